@@ -372,12 +372,12 @@ def reading(path: Path) -> Iterator[None]:
 
 DECODERS: Registry[type[Decoder]] = Registry(
     "decoder",
-    homes={
-        "prefix_gpt2": "decoders.gpt2",
-        "viecap": "decoders.viecap",
-        "meacap": "decoders.retrieval",
-        "retrieval": "decoders.retrieval",
-        "prefix_lm": "decoders.prefix_lm",
+    {
+        "prefix_gpt2": "decoders.gpt2:PrefixGPT2Decoder",
+        "viecap": "decoders.viecap:ViecapDecoder",
+        "meacap": "decoders.retrieval:MeacapDecoder",
+        "retrieval": "decoders.retrieval:RetrievalDecoder",
+        "prefix_lm": "decoders.prefix_lm:PrefixLMDecoder",
     },
 )
 

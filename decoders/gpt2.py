@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from decoders.base import (
     CONFIG_FILE,
-    DECODERS,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     TextMemory,
@@ -384,7 +383,6 @@ class PrefixGPT2(GPT2Network):
         return out
 
 
-@DECODERS.register("prefix_gpt2")
 class PrefixGPT2Decoder(TrainableDecoder):
     """A small GPT-2 that reads an embedding as its first input (the DeCap form).
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from decoders.base import (
     CONFIG_FILE,
-    DECODERS,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     TextMemory,
@@ -81,7 +80,6 @@ class PrefixLMConfig:
             check_whole(**{name: getattr(self, name)})
 
 
-@DECODERS.register("prefix_lm")
 class PrefixLMDecoder(LanguageDecoder):
     """Any causal language model behind a trained prefix; it runs without dropout, in training too.
 

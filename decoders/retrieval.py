@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from decoders.base import (
     CONFIG_FILE,
-    DECODERS,
     Decoded,
     DecodeOptions,
     Decoder,
@@ -45,7 +44,6 @@ _MOST_GRAPHS = 100_000  # remembered, of about 1 kB each
 _EARLIER = {"similarity": {"type": "words"}, "own_memory": False}
 
 
-@DECODERS.register("retrieval")
 class RetrievalDecoder(Decoder):
     """Captions are sentences of the memory, word for word.
 
@@ -315,7 +313,6 @@ class ConceptPrompter:
         return known
 
 
-@DECODERS.register("meacap")
 class MeacapDecoder(ViecapDecoder):
     """A `ViecapDecoder` whose hard prompt comes from a memory of captions, such as the model's bank.
 

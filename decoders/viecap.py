@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from decoders.base import (
     CONFIG_FILE,
-    DECODERS,
     TOKENIZER_FILE,
     WEIGHTS_FILE,
     TextMemory,
@@ -284,7 +283,6 @@ def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-@DECODERS.register("viecap")
 class ViecapDecoder(LanguageDecoder):
     """Soft prompt, hard prompt, GPT-2 of any size (or another causal language model).
 

@@ -329,11 +329,14 @@ def preprocessing_of(given: Any) -> Preprocessing:
 
 BACKBONES: Registry[type[Backbone]] = Registry(
     "backbone",
-    homes={
-        **dict.fromkeys(("timm", "siglip"), "patchioner.backbones.vit"),
-        **dict.fromkeys(("open_clip", "proxy_clip"), "patchioner.backbones.clip"),
-        "dinotxt": "patchioner.backbones.dinotxt",
-        **dict.fromkeys(("onnx", "openvino"), "patchioner.backbones.exported"),
+    {
+        "timm": "patchioner.backbones.vit:TimmViT",
+        "siglip": "patchioner.backbones.vit:SiglipViT",
+        "open_clip": "patchioner.backbones.clip:OpenClipViT",
+        "proxy_clip": "patchioner.backbones.clip:ProxyClip",
+        "dinotxt": "patchioner.backbones.dinotxt:DinoTxtViT",
+        "onnx": "patchioner.backbones.exported:ExportedBackbone",
+        "openvino": "patchioner.backbones.exported:ExportedBackbone",
     },
 )
 

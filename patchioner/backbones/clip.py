@@ -476,7 +476,3 @@ def resample(cells: Tensor, grid: tuple[int, int]) -> Tensor:
     given = cells.permute(0, 3, 1, 2).float()  # torch resamples no half precision on the CPU
     spread = F.interpolate(given, size=grid, mode="bilinear", align_corners=False, antialias=True)
     return spread.permute(0, 2, 3, 1).to(cells.dtype)
-
-
-BACKBONES.register("open_clip")(OpenClipViT)
-BACKBONES.register("proxy_clip")(ProxyClip)

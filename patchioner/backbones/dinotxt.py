@@ -14,7 +14,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from patchioner.backbones import BACKBONES, Dense
+from patchioner.backbones import Dense
 from patchioner.backbones.vit import (
     TimmNetwork,
     cls_attention,
@@ -152,6 +152,3 @@ class DinoTxtViT(TimmNetwork):
             patches = torch.cat([cls[:, None].expand_as(patches), patches], dim=2)
             whole = torch.cat([cls, whole], dim=1)
         return Dense(patches.unflatten(1, grid), whole, attention)
-
-
-BACKBONES.register("dinotxt")(DinoTxtViT)

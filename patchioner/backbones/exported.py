@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from patchioner.backbones import BACKBONES, Dense, SingleViT, preprocessing_of
+from patchioner.backbones import Dense, SingleViT, preprocessing_of
 from patchioner.backbones.vit import resample_positions
 from patchioner.base.errors import CheckpointError, ExportError, OptionError, first_line
 from patchioner.base.files import atomic_path, file_sha256, write_json
@@ -190,5 +190,3 @@ def open_openvino(path: Path, precision: ExportPrecision, threads: int) -> Run:
 
 
 _RUNTIMES = {"onnx": open_onnx, "openvino": open_openvino}
-BACKBONES.register("onnx")(ExportedBackbone)
-BACKBONES.register("openvino")(ExportedBackbone)

@@ -20,7 +20,7 @@ from timm.layers import AttentionPoolLatent, resample_abs_pos_embed  # type: ign
 from timm.models.vision_transformer import Attention, Block  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
-from patchioner.backbones import BACKBONES, Dense, SingleViT
+from patchioner.backbones import Dense, SingleViT
 from patchioner.base.errors import (
     CheckpointError,
     HubError,
@@ -458,7 +458,3 @@ def _without_absent_biases(vit: Any, state: Mapping[str, Tensor], source: str) -
 
 def _no_vit(name: str, reason: str) -> OptionError:
     return OptionError(f"{name!r} is not a vision transformer that takes any input size ({reason})")
-
-
-BACKBONES.register("timm")(TimmViT)
-BACKBONES.register("siglip")(SiglipViT)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
 
-from patchioner.base.errors import CheckpointError, MissingExtraError, OptionError, UnknownNameError
+from patchioner.base.errors import CheckpointError, MissingExtraError, UnknownNameError
 
 T = TypeVar("T")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -69,53 +69,34 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the parts are, in the singular, for messages ("backbone").
-        homes: names -> modules that register them, imported when the name is first asked for.
+        homes: names -> where each is, "module:attribute", imported when it is asked for.
 
     Example:
-        >>> shapes: Registry[type] = Registry("shape")
-        >>> @shapes.register("square")
-        ... class Square: ...
-        >>> shapes.get("square") is Square
-        True
+        >>> paths: Registry[type] = Registry("path", {"pure": "pathlib:PurePath"})
+        >>> paths.get("pure").__name__
+        'PurePath'
     """
 
-    def __init__(self, kind: str, homes: Mapping[str, str] | None = None) -> None:
-        self.kind = kind
-        self._homes = dict(homes or {})
-        self._parts: dict[str, T] = {}
-
-    def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that files a part under `name`; taken twice, it is an OptionError."""
-
-        def file_under_name(part: T) -> T:
-            if name in self._parts:
-                raise OptionError(f"{self.kind} {name!r} is registered twice; choose another name")
-            self._parts[name] = part
-            return part
-
-        return file_under_name
+    def __init__(self, kind: str, homes: Mapping[str, str]) -> None:
+        self.kind, self._homes = kind, dict(homes)
 
     def get(self, name: str) -> T:
         """Return the part called `name`, or raise UnknownNameError offering the close names."""
-        if name not in self._parts and name in self._homes:
-            importlib.import_module(self._homes[name])
-        try:
-            return self._parts[name]
-        except KeyError:
-            raise UnknownNameError.among(self.kind, name, self.names()) from None
+        if name not in self._homes:
+            raise UnknownNameError.among(self.kind, name, self._homes)
+        module, _, attribute = self._homes[name].partition(":")
+        part: T = getattr(importlib.import_module(module), attribute)
+        return part
 
     def of_config(self, config: object, source: str) -> T:
         """Return the part that a config names by its "type"; CheckpointError, with `source`, where it does not."""
         kind = config.get("type") if isinstance(config, Mapping) else None
-        if not isinstance(kind, str) or kind not in self:
+        if not isinstance(kind, str) or kind not in self._homes:
             known = ", ".join(map(repr, self.names()))
-            unknown = UnknownNameError.among(f"type of {self.kind}", str(kind), self.names())
+            unknown = UnknownNameError.among(f"type of {self.kind}", str(kind), self._homes)
             raise CheckpointError(f'{source} must name its "type", one of {known}: {unknown}')
         return self.get(kind)
 
     def names(self) -> tuple[str, ...]:
         """Return all names, sorted."""
-        return tuple(sorted({*self._parts, *self._homes}))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._parts or name in self._homes
+        return tuple(sorted(self._homes))

@@ -126,7 +126,8 @@ def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str
             given = read_json(source)
             _refuse_paths_out(given, source)
         part = registry.of_config(given, source)
-        with AllocationLimit.beside(folder / WEIGHTS_FILE, source):
+        own = Path() if "weights" in given else folder / WEIGHTS_FILE
+        with AllocationLimit.beside(own, source):
             return part.from_config(given, folder)
     except CheckpointError:
         raise

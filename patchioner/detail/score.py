@@ -375,11 +375,13 @@ def _unit(rows: Tensor) -> Tensor:
     return F.normalize(rows.float(), dim=-1)
 
 
-SCORERS: Registry[Callable[[str], Matcher]] = Registry("independent scorer")
+SCORERS: Registry[Callable[[str], Matcher]] = Registry(
+    "independent scorer",
+    {"blip": "patchioner.detail.score:load_blip", "clip": "patchioner.detail.score:load_clip"},
+)
 """Name -> makes a matcher from the name or folder of a checkpoint."""
 
 
-@SCORERS.register("blip")
 def load_blip(checkpoint: str) -> Matcher:
     """BLIP from a hub id or folder, e.g. "Salesforce/blip-itm-large-coco"."""
     transformers = require("transformers", "language-models")
@@ -387,7 +389,6 @@ def load_blip(checkpoint: str) -> Matcher:
     return blip_matcher(model.eval(), transformers.AutoProcessor.from_pretrained(checkpoint))
 
 
-@SCORERS.register("clip")
 def load_clip(checkpoint: str) -> Matcher:
     """CLIP by open_clip's spelling: "ViT-B-32@laion2b_s34b_b79k" or "hf-hub:owner/name"."""
     open_clip = require("open_clip", "clip")

@@ -148,7 +148,13 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 TEXT_TOWERS: Registry[type[TextTower]] = Registry(
     "text tower",
-    homes=dict.fromkeys(("open_clip", "siglip", "dinotxt"), "patchioner.text.clip"),
+    {
+        "bert": "patchioner.text:BertTower",
+        "talk2dino": "patchioner.text:Talk2DinoTower",
+        "open_clip": "patchioner.text.clip:OpenClipText",
+        "siglip": "patchioner.text.clip:SiglipText",
+        "dinotxt": "patchioner.text.clip:DinoTxtText",
+    },
 )
 
 
@@ -247,9 +253,6 @@ class BertTower(ShapedTower):
         """See `TextTower.token_ids`."""
         encoded = self.tokenizer.encode_batch(list(texts))
         return cut_ids([one.ids for one in encoded], self.settings.max_tokens)
-
-
-TEXT_TOWERS.register("bert")(BertTower)
 
 
 class Talk2DinoTower(TextTower):
@@ -353,6 +356,3 @@ def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         for published, ours in names.items()
         for kind in ("weight", "bias")
     }
-
-
-TEXT_TOWERS.register("talk2dino")(Talk2DinoTower)

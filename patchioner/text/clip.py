@@ -37,7 +37,6 @@ from patchioner.checkpoints.stored import (
     settings_of,
 )
 from patchioner.text import (
-    TEXT_TOWERS,
     TOKENIZER_FILE,
     ShapedTower,
     TextTower,
@@ -317,10 +316,6 @@ def _network(settings: SiglipTextSettings) -> nn.Module:
     return network
 
 
-TEXT_TOWERS.register("open_clip")(OpenClipText)
-TEXT_TOWERS.register("siglip")(SiglipText)
-
-
 Half = Literal["patch", "both"]
 
 
@@ -440,6 +435,3 @@ class DinoTxtText(ShapedTower):
         own = part_of(state, ("text_model.", ""))
         own.pop("logit_scale", None)  # of the contrastive loss
         fit_weights(self, own, source=source)
-
-
-TEXT_TOWERS.register("dinotxt")(DinoTxtText)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from decoders import DecodeOptions, Decoder
+from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank
 from patchioner.backbones import BACKBONES, Backbone
 from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
@@ -22,6 +24,7 @@ from patchioner.base.errors import (
 )
 from patchioner.checkpoints.folder import ModelSettings, Parts
 from patchioner.checkpoints.hub import fetch
+from patchioner.checkpoints.published import decoders
 from patchioner.checkpoints.published.files import (
     PublishedConfig,
     PublishedFiles,
@@ -33,14 +36,14 @@ from patchioner.checkpoints.published.files import (
 )
 from patchioner.checkpoints.stored import make_part
 from patchioner.regions import Weighting
-from patchioner.text import TextTower
+from patchioner.text import TEXT_TOWERS, TextTower
 
 STEPS = 30  # of the published greedy loop
 Fit = Literal["stretch", "crop"]
 _CLIP_STATISTICS = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
 _SIZES = {"s": "small", "b": "base", "l": "large", "g": "giant"}
 _PATTERNS = ("talk2dino*.pth", "talk2dino*.safetensors", "*infonce*.pth", "*infonce*.safetensors")
-_CLIP_FILES = ("ViT-*.pt", "clip*.pt", "open_clip*.safetensors", "clip*.safetensors")
+_CLIP = ("ViT-*.pt", "clip*.pt", "open_clip*.safetensors", "clip*.safetensors")
 _log = logging.getLogger(__name__)
 
 
@@ -74,41 +77,31 @@ def read_published(
     config = read_config(files.config)
     if talk2dino is not None:
         config = replace(config, use_talk2dino_project=str(talk2dino))
-    try:
-        return _read(replace(files, hub_id=config.hf_repo_id), config, mode, backbone)
+    files = replace(files, hub_id=config.hf_repo_id)
+    try:  # the cheap parts first: a fault in them should not wait for a download of the backbone
+        tower = partial(read_text_tower, files, config)
+        bank, decoder = _bank(files, config), _decoder(files, config, tower)
+        backbone = backbone or read_backbone(files, config, mode=mode)
     except OptionError as error:  # a number in the config that makes no sense
         raise CheckpointError(f"{files.config}: {error}") from error
+    return Parts(backbone, decoder, bank, tower, _settings(files.name, config))
 
 
-def _read(
-    files: PublishedFiles, config: PublishedConfig, mode: Fit, backbone: Backbone | None
-) -> Parts:
-    """The cheap parts first: a fault in them should not wait for a download of the backbone."""
-    from patchioner.checkpoints.published import decoders
-
-    dim, viecap = config.prefix_size, config.viecap
-    bank, decoder = _bank(files, config), _small_decoder(files, config)
-    backbone = backbone or read_backbone(files, config, mode=mode)
-    tower = partial(read_text_tower, files, config, backbone.dim)
+def _settings(name: str, config: PublishedConfig) -> ModelSettings:
+    projection = "memory" if config.support_memory_size else "raw"
+    if config.viecap is not None or config.calculate_argmax_text:
+        projection = "none"
     # Retrieval counts words and passes longer sentences over, which the published code does not.
     decode = DecodeOptions(max_tokens=1000 if config.calculate_argmax_text else STEPS)
-    projection = "raw" if bank is None else "memory"
-    if viecap is not None or config.calculate_argmax_text:
-        projection = "none"
-    if viecap is not None:
-        decode = decoders.decode_options(viecap)
-        decoder = decoder or decoders.read_viecap(files, viecap, tower, dim=dim)
-    assert decoder is not None, "every other decoder is a small one"
     # Patches count alike; backbones that were not trained on images alone were read at their CLS token.
     dino = config.dino_model is not None and "dino" in config.dino_model
-    settings = ModelSettings(
-        name=files.name,
+    return ModelSettings(
+        name=name,
         weighting=Weighting("uniform" if dino else "cls", rounding="reference"),
         projection=projection,
-        normalize=config.normalize or viecap is not None,
-        decode=decode,
+        normalize=config.normalize or config.viecap is not None,
+        decode=decode if config.viecap is None else decoders.decode_options(config.viecap),
     )
-    return Parts(backbone, decoder, bank, tower, settings)
 
 
 def _bank(files: PublishedFiles, config: PublishedConfig) -> MemoryBank | None:
@@ -120,21 +113,16 @@ def _bank(files: PublishedFiles, config: PublishedConfig) -> MemoryBank | None:
     return read_bank(find_bank(files, config), unit_rows=config.clip_like, dim=config.prefix_size)
 
 
-def _small_decoder(files: PublishedFiles, config: PublishedConfig) -> Decoder | None:
-    """The decoder; None for ViECap, which may need the text tower."""
-    from patchioner.checkpoints.published import decoders
-
+def _decoder(
+    files: PublishedFiles, config: PublishedConfig, tower: Callable[[], TextTower | None]
+) -> Decoder:
     if config.viecap is not None:
-        if config.viecap.meacap is None:
-            return None
-        return decoders.read_meacap(files, config.viecap, dim=config.prefix_size)
+        return decoders.read_viecap(files, config.viecap, tower, dim=config.prefix_size)
     if config.calculate_argmax_text:
         if config.support_memory_size == 0:
             raise CheckpointError(
                 f"{files.config}: calculate_argmax_text needs a bank: support_memory_size"
             )
-        from decoders.retrieval import RetrievalDecoder
-
         return RetrievalDecoder(config.prefix_size)
     if config.decap_weights is None:
         raise CheckpointError(
@@ -232,8 +220,8 @@ def vit_of(name: str) -> _Vit | None:
     return None
 
 
-def read_text_tower(files: PublishedFiles, config: PublishedConfig, dim: int) -> TextTower | None:
-    """The text tower whose vectors live in the backbone's space, `dim` wide; None where its weights are not to be had.
+def read_text_tower(files: PublishedFiles, config: PublishedConfig) -> TextTower | None:
+    """The text tower whose vectors live in the backbone's space; None where its weights are not to be had.
 
     What is missing is logged as one warning; a projection that is damaged or of another width is a CheckpointError.
     """
@@ -242,17 +230,22 @@ def read_text_tower(files: PublishedFiles, config: PublishedConfig, dim: int) ->
         wrong = "no text tower: put the Talk2DINO projection of the model beside %s (%s)"
         _log.warning(wrong, files.config, ", ".join(_PATTERNS[::2]))
         return None
-    clip = _clip_text(files, config)
-    if clip is None or projection is None:
-        return clip if clip is not None and clip.dim == dim else None
-    from patchioner.text import Talk2DinoTower, load_talk2dino_weights
-
-    tower = Talk2DinoTower.from_weights(clip, load_talk2dino_weights(projection))
-    if tower.dim != dim:
+    name, beside = (config.clip_model_name or "ViT-B/16").replace("/", "-"), files.any_of(_CLIP)
+    given: dict[str, Any] = {"type": "open_clip", "name": name, "quick_gelu": True}
+    given["weights"] = "pretrained:openai" if beside is None else str(beside)
+    if projection is not None:
+        given = {"type": "talk2dino", "tower": given, "weights": str(projection)}
+    try:
+        tower = make_part(TEXT_TOWERS, given, Path(), str(files.config))
+    except (HubError, MissingExtraError) as error:
+        wrong = "no text tower: CLIP %s cannot be had (%s): connect, or put one of %s beside %s"
+        _log.warning(wrong, name, first_line(error), ", ".join(_CLIP), files.config)
+        return None
+    if tower.dim != config.prefix_size and projection is not None:
         raise CheckpointError(
-            f"{projection} projects into width {tower.dim}, the backbone has {dim}"
+            f"{projection} projects into width {tower.dim}, the config says prefix_size {config.prefix_size}"
         )
-    return tower
+    return tower if tower.dim == config.prefix_size else None
 
 
 def find_projection(files: PublishedFiles, config: PublishedConfig) -> Path | None:
@@ -274,18 +267,3 @@ def find_projection(files: PublishedFiles, config: PublishedConfig) -> Path | No
         except HubError as error:
             _log.warning("the Talk2DINO projection %s", error)
     return files.any_of((f"{as_pattern(named)}.*", *_PATTERNS))
-
-
-def _clip_text(files: PublishedFiles, config: PublishedConfig) -> TextTower | None:
-    name = (config.clip_model_name or "ViT-B/16").replace("/", "-")
-    beside = files.any_of(_CLIP_FILES)
-    weights = "pretrained:openai" if beside is None else str(beside)
-    try:
-        from patchioner.text.clip import OpenClipText
-
-        given = {"name": name, "quick_gelu": True, "weights": weights}
-        return OpenClipText.from_config(given, Path())
-    except (HubError, MissingExtraError, OptionError) as error:
-        wrong = "no text tower: CLIP %s cannot be had (%s): connect, or put one of %s beside %s"
-        _log.warning(wrong, name, first_line(error), ", ".join(_CLIP_FILES), files.config)
-        return None

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.base import reading
 from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
-from decoders.language_model import build_language_model, fit_stored
+from decoders.language_model import GPT2, build_language_model, fit_stored
 from decoders.retrieval import ConceptPrompter, MeacapDecoder
 from decoders.tokenizers import ClipTokenizer, LanguageTokenizer
 from decoders.viecap import (
@@ -34,7 +34,7 @@ from decoders.viecap import (
 from decoders.viecap import ViecapConfig as Shape
 from patchioner.base.errors import CheckpointError, first_line
 from patchioner.base.optional import require
-from patchioner.base.weights import as_float, fit_weights, load_weights
+from patchioner.base.weights import as_float, load_weights
 from patchioner.checkpoints.published.files import (
     PublishedFiles,
     ViecapConfig,
@@ -46,10 +46,8 @@ from patchioner.text import TextTower
 
 USUAL_TOKENS = 64  # of ViECap
 _WORDS = "decoder.transformer.wte.weight"
-_HEAD = "decoder.lm_head.weight"
 # Old files hold buffers of causal masks.
 _MASKS = re.compile(r"(decoder|gpt)\.transformer\.h\.\d+\.attn\.(bias|masked_bias)")
-_TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
 def read_decap(path: Path, *, prefix_size: int | None = None) -> PrefixGPT2Decoder:
@@ -61,17 +59,12 @@ def read_decap(path: Path, *, prefix_size: int | None = None) -> PrefixGPT2Decod
     state = _without_masks(path)
     with reading(path):
         network = PrefixGPT2(_config(state, str(path)))
-    body, words = network.transformer, network.transformer.get_submodule("wte")
-    # The same network under the published names; GPT-2 stores its matrices transposed.
-    parts = {"transformer": body, "lm_head": words}
+    # The same network under the published names, which are those of a language model and a projection.
+    language = GPT2({"vocab_size": 1, "n_positions": 1, "n_embd": 1, "n_layer": 1, "n_head": 1})
+    language.transformer = network.transformer
     project = nn.ModuleDict({"model": nn.Sequential(network.prefix)})
-    theirs = nn.ModuleDict({"decoder": nn.ModuleDict(parts), "clip_project": project})
-    own = {k: t.T if k.endswith(_TRANSPOSED) and t.dim() == 2 else t for k, t in state.items()}
-    if path.suffix == ".safetensors":  # the format stores tied tensors once
-        own.setdefault(_HEAD, own[_WORDS])
-    if _HEAD in own and not torch.equal(own[_HEAD], own[_WORDS]):
-        raise CheckpointError(f"{path}: {_HEAD} differs from {_WORDS}; in DeCap they are one")
-    fit_weights(theirs, own, source=str(path))
+    theirs = nn.ModuleDict({"decoder": language, "clip_project": project})
+    fit_stored(theirs, state, source=str(path))
     if prefix_size not in (None, width := network.config.embedding_dim):
         raise CheckpointError(f"{path}: width {width}, the config says prefix_size {prefix_size}")
     try:
@@ -110,28 +103,15 @@ def _config(state: Mapping[str, Tensor], source: str) -> PrefixGPT2Config:
 def read_viecap(
     files: PublishedFiles, config: ViecapConfig, tower: Callable[[], TextTower | None], *, dim: int
 ) -> ViecapDecoder:
-    """Read a published ViECap decoder for embeddings of width `dim`, with the `viecap` part of a config.
+    """Read a published ViECap or MeaCap decoder for embeddings of width `dim`, with the `viecap` part of a config.
 
-    Beside the config are the decoder's file, a vocabulary, and a folder of the language model's configuration and
-    tokenizer, else fetched from the hub; what `tower` reads embeds the entities where no file has their embeddings.
+    Beside the config are the decoder's file and a folder of the language model's configuration and tokenizer, else
+    fetched from the hub. ViECap has a vocabulary there; what `tower` reads embeds the entities where no file has their
+    embeddings. MeaCap's captions are the model's memory bank (`read_memory`).
 
     Raises:
         CheckpointError, MissingExtraError: a file is missing, damaged, or does not fit; transformers is not installed.
     """
-    network, tokenizer, shape = read_network(files, config, dim=dim)
-    if "hard" not in shape.prompts:
-        return ViecapDecoder(network, tokenizer, shape, None)
-    how: dict[str, Any] = {
-        key: getattr(config, key) for key in ("temperature", "top_k", "threshold")
-    }
-    prompter = EntityPrompter(*read_entities(files, config, tower, dim), **how)
-    return ViecapDecoder(network, tokenizer, shape, prompter)
-
-
-def read_network(
-    files: PublishedFiles, config: ViecapConfig, *, dim: int
-) -> tuple[ViecapNetwork, LanguageTokenizer, Shape]:
-    """Mapping network and GPT-2 with their weights, the tokenizer, and the shape that the tensors tell."""
     if config.weight_path is None:
         raise CheckpointError(f"{files.config}: viecap.weight_path, the decoder's file, is missing")
     path = files.find(config.weight_path, "ViECap decoder")
@@ -141,7 +121,14 @@ def read_network(
     with reading(path):
         network = ViecapNetwork(shape, build_language_model(language))
     fit_stored(network, state, source=str(path))
-    return network, tokenizer, shape
+    if config.meacap is not None:
+        concepts = ConceptPrompter(captions=config.meacap.memory_caption_num)
+        return MeacapDecoder(network, tokenizer, shape, concepts)
+    if "hard" not in shape.prompts:
+        return ViecapDecoder(network, tokenizer, shape, None)
+    names, rows = read_entities(files, config, tower, dim)
+    how: dict[str, Any] = {k: getattr(config, k) for k in ("temperature", "top_k", "threshold")}
+    return ViecapDecoder(network, tokenizer, shape, EntityPrompter(names, rows, **how))
 
 
 def decode_options(config: ViecapConfig) -> DecodeOptions:
@@ -201,14 +188,6 @@ def _language_model(files: PublishedFiles, name: str) -> tuple[dict[str, Any], L
     if not (stops := own.full_stops()):
         raise CheckpointError(f'the tokenizer of {name!r} has no "." to end a caption')
     return json.loads(config.to_json_string(use_diff=False)), own.ending_with(stops)
-
-
-def read_meacap(files: PublishedFiles, config: ViecapConfig, *, dim: int) -> MeacapDecoder:
-    """Read a published MeaCap decoder as `read_viecap`; its captions are the model's memory bank (`read_memory`)."""
-    assert config.meacap is not None, "asked for by the caller"
-    network, tokenizer, shape = read_network(files, config, dim=dim)
-    prompter = ConceptPrompter(captions=config.meacap.memory_caption_num)
-    return MeacapDecoder(network, tokenizer, shape, prompter)
 
 
 def read_entities(

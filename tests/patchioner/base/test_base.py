@@ -14,7 +14,6 @@ from patchioner.base import errors, optional
 from patchioner.base.errors import (
     CheckpointError,
     MissingExtraError,
-    OptionError,
     PatchionerError,
     UnknownNameError,
 )
@@ -48,39 +47,22 @@ def test_unknown_name_offers_the_close_names_and_lists_all() -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def one_registered() -> Registry[int]:
-    registry: Registry[int] = Registry("number")
-    registry.register("one")(1)
-    return registry
+PARTS: Registry[str] = Registry("part", {"far": "far_home:FOUND", "empty": "empty_home:FOUND"})
 
 
-def test_a_name_is_filed_once_only() -> None:
-    registry = one_registered()
-    with pytest.raises(OptionError, match="'one' is registered twice"):
-        registry.register("one")(11)
-    assert registry.get("one") == 1
-
-
-FAR: Registry[str] = Registry("part", homes={"far": "far_home", "empty": "empty_home"})
-
-
-def test_a_home_is_imported_when_its_part_is_asked_for(
+def test_a_part_is_imported_when_it_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = f"from {__name__} import FAR\nFAR.register('far')('found')\n"
-    (tmp_path / "far_home.py").write_text(code)
+    (tmp_path / "far_home.py").write_text("FOUND = 'found'")
     monkeypatch.syspath_prepend(tmp_path)
-    assert "far" in FAR and FAR.names() == ("empty", "far")
+    assert PARTS.names() == ("empty", "far")
     assert "far_home" not in sys.modules, "asking for the names imports nothing"
-    assert FAR.get("far") == FAR.get("far") == "found"
-    assert "far_home" in sys.modules
-
-
-@pytest.mark.parametrize("config", [None, [], {}, {"type": 3}, {"type": "three"}])
-def test_a_config_names_its_type(config: object) -> None:
-    with pytest.raises(CheckpointError, match="there.json must name its \"type\", one of 'one'"):
-        one_registered().of_config(config, "there.json")
-    assert one_registered().of_config({"type": "one"}, "there.json") == 1
+    assert PARTS.get("far") == PARTS.of_config({"type": "far"}, "there.json") == "found"
+    with pytest.raises(UnknownNameError, match="unknown part 'fär': did you mean 'far'"):
+        PARTS.get("fär")
+    for config in list[object]([None, [], {}, {"type": 3}, {"type": "three"}]):
+        with pytest.raises(CheckpointError, match='there.json must name its "type", one of \'empt'):
+            PARTS.of_config(config, "there.json")
 
 
 @pytest.mark.parametrize(

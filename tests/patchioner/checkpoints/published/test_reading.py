@@ -26,6 +26,7 @@ from patchioner.embedding import project
 from patchioner.geometry import Preprocessing
 from patchioner.regions import Weighting
 from patchioner.text import TextTower
+from patchioner.text.clip import OpenClipText
 from tests.patchioner.checkpoints.published.test_decoders import naive_greedy, until_end
 from tests.support import Log, MonkeyPatch, published
 from tests.support.published import official_dinov2, talk2dino_state, write_config
@@ -211,15 +212,15 @@ def test_what_is_not_supported_or_nowhere_says_why(
 CONFIG = PublishedConfig(64, 0, dino_model="dinov2_vitb14_reg")
 
 
-def tower_of(folder: Path, config: PublishedConfig = CONFIG, dim: int = 64) -> TextTower | None:
-    return read_text_tower(PublishedFiles.of(write_config(folder)), config, dim)
+def tower_of(folder: Path, config: PublishedConfig = CONFIG) -> TextTower | None:
+    return read_text_tower(PublishedFiles.of(write_config(folder)), config)
 
 
 @pytest.fixture
 def clip(monkeypatch: MonkeyPatch) -> TextTower:
     """Stands for CLIP's text half: 48 wide."""
     tower = tiny_tower(dim=48)
-    monkeypatch.setattr(reading, "_clip_text", lambda files, config: tower)
+    monkeypatch.setattr(OpenClipText, "from_config", lambda config, folder: tower)
     return tower
 
 
@@ -250,10 +251,10 @@ def test_a_projection_by_name(tmp_path: Path, clip: TextTower, monkeypatch: Monk
 def test_towers_that_do_not_fit(tmp_path: Path, clip: TextTower) -> None:
     name = "vit_base_patch16_clip_224.openai"
     plain = replace(CONFIG, dino_model=name, use_talk2dino_project=False)
-    assert tower_of(tmp_path, plain, 48) is clip  # in CLIP's own space alone
-    assert tower_of(tmp_path, plain, 64) is None
+    assert tower_of(tmp_path, replace(plain, prefix_size=48)) is clip  # in CLIP's own space alone
+    assert tower_of(tmp_path, plain) is None
     for sizes, message in (
-        ((32, 48), "projects into width 32, the backbone has 64"),
+        ((32, 48), "projects into width 32, .* prefix_size 64"),
         ((64, 40), "40 wide, the text tower gives 48"),
     ):
         torch.save(talk2dino_state(*sizes), tmp_path / "talk2dino.pth")
