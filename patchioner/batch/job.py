@@ -108,10 +108,15 @@ class Worker:
             if not path.exists() or (self.job.retry and any(row.error for row in read_rows(path)))
         ]
 
-    def photos_of(self, shards: Sequence[int]) -> int | None:
-        """How many photos these hold, where each is a file of its own."""
-        found = sum(len(self.manifest.shards[number]) for number in shards)
-        return found if isinstance(self.source, Photos) and not self.job.retry else None
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Ray's way to have a shard done: what came of it."""
+        self.photos = self.rows = 0
+        stopped = None
+        try:
+            self.write(int(row["shard"]), wait=True)
+        except TooManyFailuresError as error:
+            stopped = str(error)
+        return {"photos": self.photos, "regions": self.rows, "stopped": stopped}
 
     def write(self, number: int, *, wait: bool = False) -> bool:
         """Do a shard; False where another process is about it and we do not wait."""
@@ -190,95 +195,81 @@ def run(
         >>> run("photos/", "captions.parquet", reading=Reading(regions="instances.json"))  # doctest: +SKIP
         Report(rows=4096, failed={}, ...)
     """
-    name = model if isinstance(model, str) else Job.model
-    job = Job(str(source), str(out), model=name, **settings)
-    if engine == "local":
-        return _finished(job, _work_here(job, None if isinstance(model, str) else model))
-    if engine != "ray":
+    engines = {"local": _work_here, "ray": _work_on_ray}
+    if engine not in engines:
         raise OptionError(f"engine {engine!r} is unknown: use 'local' or 'ray'")
-    if not isinstance(model, str):
-        raise OptionError("with engine='ray' give the model's name: each worker loads its own")
-    return _finished(job, _work_on_ray(job))
+    if engine == "ray":
+        require("ray.data", "ray")
+        if not isinstance(model, str):
+            raise OptionError("with engine='ray' give the model's name: each worker loads its own")
+    name, loaded = (model, None) if isinstance(model, str) else (Job.model, model)
+    worker = Worker(Job(str(source), str(out), model=name, **settings), loaded)
+    started = time.perf_counter()
+    stopped = engines[engine](worker, worker.pending())
+    return _finished(worker, time.perf_counter() - started, stopped)
 
 
-def _work_here(job: Job, model: Patchioner | None) -> Report:
-    worker = Worker(job, model)
-    started, stopped, left = time.perf_counter(), None, worker.pending()
-    with meter(description=job.task.kind, total=worker.photos_of(left), unit="photo") as step:
+def _work_here(worker: Worker, left: Sequence[int]) -> str | None:
+    """Do these shards; why it ended before its end, if it did."""
+    are_files = isinstance(worker.source, Photos) and not worker.job.retry
+    total = sum(len(worker.manifest.shards[number]) for number in left) if are_files else None
+    with meter(description=worker.job.task.kind, total=total, unit="photo") as step:
         worker.on_photo = lambda failures: step(f"{failures} failed" if failures else "")
         try:
             taken = [number for number in left if not worker.write(number)]
             for number in taken:  # by another process, which may have been killed since
                 worker.write(number, wait=True)
         except TooManyFailuresError as error:
-            stopped = str(error)
-    seconds = time.perf_counter() - started
-    return Report(0, {}, worker.photos, worker.rows, seconds, stopped, worker.source.left_out)
+            return str(error)
+    return None
 
 
-class _Actor:
-    """One process of Ray's pool: a worker, which loads its own model."""
-
-    def __init__(self, job: Job) -> None:
-        self._worker = Worker(job)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        before, stopped = (self._worker.photos, self._worker.rows), None
-        try:
-            self._worker.write(int(row["shard"]), wait=True)
-        except TooManyFailuresError as error:
-            stopped = str(error)
-        photos, rows = self._worker.photos - before[0], self._worker.rows - before[1]
-        return {"photos": photos, "regions": rows, "stopped": stopped}
-
-
-def _work_on_ray(job: Job) -> Report:
+def _work_on_ray(worker: Worker, left: Sequence[int]) -> str | None:
     """The same on the cluster that Ray is connected to, or a local one; all reach source and output by the same paths.
 
     A worker that dies is started again, and its shard begun anew.
     """
-    ray, data = require("ray", "ray"), require("ray.data", "ray")
+    ray = require("ray", "ray")
     if not ray.is_initialized():
         ray.init()
     found = ray.cluster_resources()
     gpus = int(found.get("GPU", 0))
     count = gpus or max(1, int(found.get("CPU", 1)) // _CPUS)
-    started = time.perf_counter()
-    first = Worker(job)  # begins the run, and finds what is left
-    left = [{"shard": number} for number in first.pending()]
-    photos, regions, stopped = 0, 0, None
-    if left:
-        done = data.from_items(left, override_num_blocks=len(left)).map(
-            _Actor,
-            fn_constructor_args=(job,),
-            compute=data.ActorPoolStrategy(size=min(count, len(left))),
-            num_cpus=_CPUS,
-            num_gpus=float(gpus > 0),
-        )
-        try:
-            for row in done.iter_rows():
-                photos, regions = photos + row["photos"], regions + row["regions"]
-                stopped = stopped or row["stopped"]
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1:]
-            raise PatchionerError(f"Ray stopped ({' '.join(reason):.300}); start again") from error
-    seconds = time.perf_counter() - started
-    return Report(0, {}, photos, regions, seconds, stopped, first.source.left_out)
+    if not left:
+        return None
+    shards = [{"shard": number} for number in left]
+    done = ray.data.from_items(shards, override_num_blocks=len(left)).map(
+        Worker,
+        fn_constructor_args=(worker.job,),
+        compute=ray.data.ActorPoolStrategy(size=min(count, len(left))),
+        num_cpus=_CPUS,
+        num_gpus=float(gpus > 0),
+    )
+    stopped = None
+    try:
+        for row in done.iter_rows():
+            worker.photos, worker.rows = worker.photos + row["photos"], worker.rows + row["regions"]
+            stopped = stopped or row["stopped"]
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1:]
+        raise PatchionerError(f"Ray stopped ({' '.join(reason):.300}); start again") from error
+    return stopped
 
 
-def _finished(job: Job, report: Report) -> Report:
+def _finished(worker: Worker, seconds: float, stopped: str | None) -> Report:
     """The report of all rows there are, which are joined to the one file that was asked for."""
-    folder, suffix = run_folder(job.out)
-    shards, out = Manifest.read(folder, suffix).paths(), Path(job.out)
+    folder, suffix = run_folder(worker.job.out)
+    shards, out = Manifest.read(folder, suffix).paths(), Path(worker.job.out)
     finished = [path for path in shards if path.exists()]
     errors = Counter(row.error for path in finished for row in read_rows(path))
     total = errors.total()
     del errors[None]
     written = out.stat().st_mtime_ns if folder != out and out.exists() else 0
     is_older = any(path.stat().st_mtime_ns >= written for path in finished)
-    if folder != out and finished == shards and (report.regions or is_older or not written):
+    if folder != out and finished == shards and (worker.rows or is_older or not written):
         write_rows(out, chain.from_iterable(map(read_rows, finished)))
-    return replace(report, rows=total, failed={str(key): n for key, n in errors.most_common()})
+    failed, left_out = {str(key): n for key, n in errors.most_common()}, worker.source.left_out
+    return Report(total, failed, worker.photos, worker.rows, seconds, stopped, left_out)
 
 
 def stage_seconds(job: Job, photos: int = 32) -> dict[str, float]:

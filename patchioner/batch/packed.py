@@ -93,7 +93,7 @@ class Tars(Source):
             own = next((one for one in beside.values() if _has_regions(one)), None)
             file, called = None if own is None else RegionFile(name, own, **self.how.numbers), None
             if self.regions is not None:
-                file, called = self.regions.of(picture.name)
+                file, called = self.regions.of(picture.name), picture.name
         except PatchionerError as error:
             return Sample(name, source=beside, error=error)
         return Sample(name, image, picture.size, file, called, beside)
@@ -192,7 +192,7 @@ class Tables(Source):
         size = len(data) if isinstance(data, bytes) else None
         try:
             own = (self._own(place, given), None)
-            file, called = own if self.regions is None else self.regions.of(photo)
+            file, called = own if self.regions is None else (self.regions.of(photo), photo)
         except PatchionerError as error:
             return Sample(photo, source=row, error=error)
         except ValueError as error:  # lists of unequal lengths

@@ -6,10 +6,9 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 from typing import Any, ClassVar, TypeAlias
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
@@ -142,41 +141,11 @@ def plain(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-class Regions:
-    """Where regions of photos stand: in one file about all, or in a folder with a file for each."""
-
-    def __init__(self, place: str, how: Reading) -> None:
-        if "://" in place:
-            place = require("fsspec", "batch").open_local(f"simplecache::{place}")
-        self._place, self._numbers = Path(place), how.numbers
-        is_folder = self._place.is_dir()
-        self.file = None if is_folder else RegionFile(place, **self._numbers)
-        self.identity = str(self._place.resolve()) if is_folder else file_sha256(place)
-
-    @cached_property
-    def _beside(self) -> dict[str, str]:
-        names = Store(str(self._place)).below()
-        return {os.path.splitext(name)[0]: name for name in names if not is_picture(name)}
-
-    def _own(self, photo: str) -> str | None:
-        stem = os.path.splitext(photo)[0]
-        return self._beside.get(stem) or self._beside.get(stem.rpartition("/")[2])
-
-    def stamps(self, photos: Iterable[str]) -> dict[str, str]:
-        """By photo, of the files that are about one each."""
-        if self.file is not None:
-            return {}
-        store = Store(str(self._place))
-        return {photo: store.stamp(name) for photo in photos if (name := self._own(photo))}
-
-    def of(self, photo: str) -> tuple[RegionFile, str | None]:
-        """The file for a photo, and the name by which it knows the photo; RegionFileError without one."""
-        if self.file is not None:
-            return self.file, photo
-        if (name := self._own(photo)) is not None:
-            return RegionFile(self._place / name, **self._numbers), None
-        wanted = f"name it {os.path.splitext(photo)[0]}.json"
-        raise RegionFileError(f"no file of regions for {photo!r} in {str(self._place)!r}: {wanted}")
+def region_file(place: str, how: Reading) -> RegionFile:
+    """The regions of photos: a file about all, or a folder with one for each; a copy of what lies behind a URL."""
+    if "://" in place:
+        place = require("fsspec", "batch").open_local(f"simplecache::{place}")
+    return RegionFile(place, **how.numbers)
 
 
 class Source(ABC):
@@ -190,13 +159,16 @@ class Source(ABC):
     endings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
-        self, store: Store, sizes: Sizes, how: Reading, name: str, regions: Regions | None = None
+        self, store: Store, sizes: Sizes, how: Reading, name: str, regions: RegionFile | None = None
     ) -> None:
         self.store, self.sizes, self.how = store, sizes, how
         if how.exif == "ignore" and not (isinstance(self, Photos) and store.is_local):
             raise OptionError("--exif ignore needs photos that are files here: unpack them first")
-        self.regions = regions or (None if how.regions is None else Regions(how.regions, how))
-        told = self.regions and self.regions.identity
+        self.regions = regions or (None if how.regions is None else region_file(how.regions, how))
+        told = None
+        if self.regions is not None:
+            path, is_folder = self.regions.path, self.regions.path.is_dir()
+            told = str(path.resolve()) if is_folder else file_sha256(path)
         self.identity: dict[str, Any] = {"source": name, "regions": told, "box_format": None}
         self.identity |= how.numbers
         self.left_out: dict[str, int] = {}
@@ -230,21 +202,22 @@ class Photos(Source):
         return is_picture(name)
 
     def stamps(self) -> dict[str, str]:
-        """Of files of regions; what was said of a photo stays, and one that is mended is read by a retry."""
-        return self.regions.stamps(self.sizes) if self.regions else {}
+        """Of files of regions that are about one each; what was said of a photo stays, and a retry reads it anew."""
+        own = {name: self.regions.own_path(name) for name in self.sizes if self.regions}
+        here = Store("/")
+        return {name: here.stamp(str(path.absolute())) for name, path in own.items() if path}
 
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """See `Source`."""
         for name in keys:
             photo, image = plain(name), self.store.image(name)
+            # An EXIF rotation is looked up in the photo itself.
+            called = str(image) if self.how.exif == "ignore" else name
             try:
-                file, called = self.regions.of(name) if self.regions else (None, None)
+                file = self.regions and self.regions.of(name)
+                yield Sample(photo, image, self.sizes.get(name), file, called)
             except PatchionerError as error:
                 yield Sample(photo, error=error)
-            else:
-                if self.how.exif == "ignore":  # which is looked up in the photo itself
-                    called = str(image)
-                yield Sample(photo, image, self.sizes.get(name), file, called)
 
 
 def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -> Source:
@@ -299,9 +272,9 @@ def _of_files(store: Store, sizes: Sizes, how: Reading, identity: str) -> Source
 
 def _absent(source: Source) -> int:
     """How many photos the file of regions names that the folder does not have."""
-    file = source.regions and source.regions.file
+    photos = source.regions.photos if source.regions else ()
     here = {name.rpartition("/")[2] for name in source.sizes}
-    named = [photo.name.replace("\\", "/") for photo in (file.photos if file else ()) if photo.name]
+    named = [photo.name.replace("\\", "/") for photo in photos if photo.name]
     return sum(name.rpartition("/")[2] not in here for name in named)
 
 
@@ -318,9 +291,8 @@ def _of_list(store: Store, name: str, how: Reading, identity: str) -> Source:
 
 def _of_annotations(store: Store, name: str, path: str, identity: str, how: Reading) -> Source:
     """A file of regions, whose photos lie beside it or below its folder."""
-    regions = Regions(path, how)
-    stem = os.path.splitext(name)[0]
-    photos = () if regions.file is None else regions.file.photos
+    regions = region_file(path, how)
+    stem, photos = os.path.splitext(name)[0], regions.photos
     names = [_named(store, one.name) or _beside(store, one.image_id or stem) for one in photos]
     if len(set(names)) < len(names):  # alike but for their folders
         names = [one.name or name for one, name in zip(photos, names, strict=True)]

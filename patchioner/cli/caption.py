@@ -22,7 +22,7 @@ from patchioner.base.progress import progress
 from patchioner.cli import spelling
 from patchioner.cli.spelling import PhotoSource, report, report_error, write_line
 from patchioner.geometry import ImageGeometry
-from patchioner.regions import Kind, Patch, Region, RegionFile, WholeImage
+from patchioner.regions import Kind, NamedRegion, Patch, Region, RegionFile, WholeImage
 from patchioner.results import Caption, Label
 
 _EXAMPLES = f"""\
@@ -113,20 +113,13 @@ def _how_counted(text: str) -> Any:
 
 def wrong_combination(options: argparse.Namespace) -> str | None:
     """What is wrong about arguments that are right one by one; None when nothing is."""
-    decoding = (
-        options.beam,
-        options.temperature,
-        options.max_tokens,
-        options.plain or None,
-        options.gendered or None,
-    )
-    writes = any(value is not None for value in decoding)
-    if options.patches and (options.regions or options.region_file):
+    numbers = (options.beam, options.temperature, options.max_tokens)
+    writes = options.plain or options.gendered or any(one is not None for one in numbers)
+    regions = options.regions or options.region_file
+    if options.patches and regions:
         return "--patches captions every patch: leave the other regions out"
     name = getattr(options.weighting, "name", None)
-    if name in ("registers", "heads") and (
-        options.regions or options.region_file or options.patches
-    ):
+    if name in ("registers", "heads") and (regions or options.patches):
         return f"--weighting {name} captions the whole photo: leave the regions out"
     if options.variance is not None and options.weighting != "gaussian":
         return "--variance belongs to --weighting gaussian: add it or leave --variance out"
@@ -139,11 +132,10 @@ def wrong_combination(options: argparse.Namespace) -> str | None:
 
 @dataclass(frozen=True)
 class _Answered:
-    """A caption or label of one region, with the region's name and id in its file."""
+    """A caption or label of one region."""
 
     answer: Caption | Label
-    name: str | None = None
-    id: int | str | None = None
+    about: NamedRegion
 
     @property
     def text(self) -> str:
@@ -154,7 +146,7 @@ class _Answered:
 
     def line(self) -> str:
         """For people."""
-        answer, name = self.answer, f" [{self.name}]" if self.name else ""
+        answer, name = self.answer, f" [{self.about.label}]" if self.about.label else ""
         if isinstance(answer, Label):
             more = f"  ({100 * answer.probability:.0f} %)"
         elif answer.reason is not None:
@@ -170,52 +162,47 @@ class _Answered:
         said = self.answer.to_dict()
         for key in ("cosines", "probabilities") if isinstance(self.answer, Label) else ():
             said[key] = dict(zip(texts, said[key], strict=True))
-        known = {"region": said.pop("region"), "label": self.name}
-        return known | ({} if self.id is None else {"id": self.id}) | said
+        known = {"region": said.pop("region"), "label": self.about.label}
+        return known | ({} if self.about.id is None else {"id": self.about.id}) | said
 
 
 @dataclass
 class _Job:
-    """One photo of the command, and what its regions are called."""
+    """One photo of the command, and its regions."""
 
     photo: PhotoSource
     picture: Path | None
     options: argparse.Namespace
     file: RegionFile | None
     geometry: ImageGeometry | None = None
-    names: list[tuple[str | None, int | str | None]] = field(default_factory=list)
+    asked: list[NamedRegion] = field(default_factory=list)
     errors: list[PatchionerError] = field(default_factory=list)
 
     def regions(self, geometry: ImageGeometry) -> Sequence[Region]:
         """What to caption, once the photo's size is known; entries of the file that are none are noted."""
         self.geometry = geometry
-        if self.options.patches:
-            return Patch.all(geometry)
-        regions: list[Region] = list(self.options.regions)
-        self.names = [(None, None)] * len(regions)
+        given = Patch.all(geometry) if self.options.patches else self.options.regions
+        self.asked = [NamedRegion(region) for region in given]
         entries = self.file.entries(geometry.image_size, self.photo.file_name) if self.file else ()
         for entry in entries:
             if isinstance(entry, PatchionerError):
                 self.errors.append(entry)
             else:
-                regions.append(entry.region)
-                self.names.append((entry.label, entry.id))
-        if not regions and self.errors:
+                self.asked.append(entry)
+        if not self.asked and self.errors:
             raise self.errors.pop(0)
-        if not regions and self.file is not None:
+        if not self.asked and self.file is not None:
             report(f"{self.photo.name}: {self.options.region_file} has no region of it")
-            return []
-        return regions or [WholeImage()]
+        elif not self.asked:
+            self.asked = [NamedRegion(WholeImage())]
+        return [one.region for one in self.asked]
 
     def finish(self, found: Sequence[Any]) -> None:
         """Write what was said of the photo, and draw it."""
         assert self.geometry is not None, "an answered photo was encoded"
-        names = self.names or [(None, None)] * len(found)
-        pairs = list(zip(found, names, strict=True))
-        self.errors += [one for one, _ in pairs if isinstance(one, PatchionerError)]
-        answered = [
-            _Answered(one, *name) for one, name in pairs if not isinstance(one, PatchionerError)
-        ]
+        self.errors += [one for one in found if isinstance(one, PatchionerError)]
+        pairs = zip(found, self.asked, strict=True)
+        answered = [_Answered(*pair) for pair in pairs if not isinstance(pair[0], PatchionerError)]
         write_line("\n".join(self._lines(answered, self.geometry)))
         if self.picture is not None:
             self._draw(answered, self.picture, self.geometry)
@@ -248,7 +235,7 @@ class _Job:
         if self.options.patches:
             picture = draw_patch_map(photo, shown, geometry)
         else:
-            labels = [one.name for one in answered]
+            labels = [one.about.label for one in answered]
             picture = draw_overlay(photo, shown, geometry=geometry, labels=labels)
         spelling.save_picture(picture, path)
 

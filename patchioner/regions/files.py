@@ -8,17 +8,22 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, overload
 from urllib.parse import unquote
 
 from patchioner.base.errors import OptionError, RegionError, RegionFileError
+from patchioner.base.files import walk
 from patchioner.regions import formats
 from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size
 from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo, id_key
 from patchioner.regions.paths import Trace
+
+_OWN = (".txt", ".json", ".xml", ".npz", ".npy")  # what a file for one photo may be
+_SAM = "metadata.csv"  # in a folder of SAM's masks
 
 
 class RegionFile:
@@ -58,13 +63,13 @@ class RegionFile:
         self._photos: list[Photo] = []
         is_folder = content is None and self.path.is_dir()
         with _named_errors(self.path):
-            if is_folder and (self.path / "metadata.csv").is_file():
+            if is_folder and (self.path / _SAM).is_file():
                 self._photos = [sam_masks(self.path)]
             elif not is_folder:
                 if content is None and not self.path.is_file():  # a pipe might never end
                     raise RegionError("no such file")
                 self._photos = formats.photos_of(self.path, content, box_format)
-        self._has_own_files = is_folder and not self._photos
+        self.has_own_files = is_folder and not self._photos  # one for each photo
         self._by_file_name: dict[str, list[Photo]] = {}
         for photo in self._photos:
             if photo.name is not None:
@@ -77,6 +82,8 @@ class RegionFile:
 
     def items(self, image_name: str | None = None) -> list[Item]:
         """The entries of one photo as they stand, one for each of `entries`; RegionFileError as there."""
+        if self.has_own_files:
+            return self.of(image_name).items(image_name)
         with _named_errors(self.path):
             return [item for photo in self._matching(image_name) for item in photo.items]
 
@@ -103,8 +110,8 @@ class RegionFile:
         Raises:
             RegionFileError: the photo is not in the file, is ambiguous, or has another size there.
         """
-        if self._has_own_files:
-            return self._own_file(image_name).entries(image_size, image_name)
+        if self.has_own_files:
+            return self.of(image_name).entries(image_size, image_name)
         with _named_errors(self.path):
             photos = self._matching(image_name)
             turn = 1 if self._how["exif"] == "apply" else _orientation(image_name)
@@ -126,18 +133,38 @@ class RegionFile:
                 found.append(error)
         return found
 
-    def _own_file(self, image_name: str | None) -> RegionFile:
-        """Of a folder: the file, or the folder of SAM's masks, that is called like the photo."""
-        stem = PurePosixPath(_parts(image_name or "")[-1]).stem
-        wanted = [f"{stem}{suffix}" for suffix in (".txt", ".json", ".xml", ".npz", ".npy", "")]
-        with _named_errors(self.path):
-            for name in wanted if image_name else ():
-                if (self.path / name).exists():
-                    own = RegionFile(self.path / name, **self._how)
-                    if len(own._photos) == 1:  # found by the file's name: the one in it may be old
-                        own._photos = [replace(own._photos[0], name=None)]
-                    return own
-            raise RegionError(f"no file in it is called like the photo, {', '.join(wanted[:-1])}")
+    def of(self, image_name: str | None) -> RegionFile:
+        """Of a folder, the file for a photo, read; else itself. RegionFileError without one."""
+        if not self.has_own_files:
+            return self
+        if (path := self.own_path(image_name or "")) is None:
+            stem = PurePosixPath(_parts(image_name or "")[-1]).stem
+            wanted = ", ".join(f"{stem}{suffix}" for suffix in _OWN)
+            raise RegionFileError(
+                f"region file {str(self.path)!r}: no file in it is called like the photo, {wanted}"
+            )
+        own = RegionFile(path, **self._how)
+        if len(own._photos) == 1:  # found by the file's name: the one in it may be old
+            own._photos = [replace(own._photos[0], name=None)]
+        return own
+
+    def own_path(self, image_name: str) -> Path | None:
+        """Of a folder: the file that is called like the photo, in the folders that are called like the photo's last."""
+        *folders, name = _parts(image_name)
+        wanted = (*folders, PurePosixPath(name).stem)
+        ends = (wanted[at:] for at in range(len(wanted)))
+        return next((self._own[end] for end in ends if end in self._own), None)
+
+    @cached_property
+    def _own(self) -> dict[tuple[str, ...], Path]:
+        """Of a folder: its files, and folders of SAM's masks, by their path without the suffix."""
+        names = [PurePosixPath(name) for name, _ in walk(self.path)] if self.has_own_files else ()
+        found = {_parts(str(one.parent)): one.parent for one in names if one.name == _SAM}
+        for suffix in reversed(_OWN):
+            found |= {
+                _parts(str(one.with_suffix(""))): one for one in names if one.suffix == suffix
+            }
+        return {parts: self.path / one for parts, one in found.items()}
 
     def _matching(self, image_name: str | None) -> list[Photo]:
         """The photos that are the named one; several where one name has several ids."""

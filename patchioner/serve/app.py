@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import fastapi
 import prometheus_client as prometheus
@@ -21,17 +20,17 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from patchioner import __version__
-from patchioner.base.errors import PatchionerError
 from patchioner.model import Patchioner
 from patchioner.serve import dialects, native
 from patchioner.serve.engine import Engine
-from patchioner.serve.guard import Guard, PunctualProtocol, error_response
+from patchioner.serve.guard import Guard, PunctualProtocol
 from patchioner.serve.native import why_invalid
-from patchioner.serve.reading import RequestError, bad_request, told
+from patchioner.serve.reading import RequestError, bad_request
 from patchioner.serve.settings import ServeSettings
 
 _PAGE = Path(__file__).with_name("static")
 _HTTP = {404: ("not_found", "there is nothing here"), 405: ("bad_request", "not this method")}
+_OTHER = ("bad_request", "this cannot be answered")
 
 
 def create_app(model: Patchioner, settings: ServeSettings | None = None) -> FastAPI:
@@ -53,7 +52,7 @@ def create_app(model: Patchioner, settings: ServeSettings | None = None) -> Fast
     )
     app.state.engine = engine
     app.add_middleware(Guard, engine=engine)
-    for kind in (PatchionerError, RequestValidationError, HTTPException):
+    for kind in (RequestValidationError, HTTPException):
         app.add_exception_handler(kind, _refuse)
     for router in (native.router, dialects.router):
         app.include_router(router)
@@ -96,17 +95,11 @@ def run_server(model: Patchioner, settings: ServeSettings) -> None:
     )
 
 
-async def _refuse(request: Request, error: Any) -> Response:
-    """Any error as our own JSON."""
+async def _refuse(request: Request, error: Any) -> NoReturn:
+    """FastAPI's errors as ours, which the guard answers."""
     if isinstance(error, RequestValidationError):
-        error = bad_request(why_invalid(error.errors()))
-    elif isinstance(error, HTTPException):
-        kind, message = _HTTP.get(error.status_code, ("bad_request", "this cannot be answered"))
-        error = RequestError(error.status_code, kind, message)
-    found = told(error)
-    if found.status == 500:
-        logging.getLogger("patchioner.serve").exception("a request failed", exc_info=error)
-    return error_response(found, request.url.path)
+        raise bad_request(why_invalid(error.errors())) from error
+    raise RequestError(error.status_code, *_HTTP.get(error.status_code, _OTHER)) from error
 
 
 if __name__ == "__main__":

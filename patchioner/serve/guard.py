@@ -63,9 +63,10 @@ class Guard:
             else:
                 await self._in_time(call, receive)
         except Exception as error:
-            if not isinstance(error, RequestError):
+            refused = told(error)
+            if refused.status == 500:
                 logger.exception("request %s failed", call.id)
-            await call.refuse(told(error), receive)
+            await call.refuse(refused, receive)
         finally:
             seconds = time.monotonic() - started
             self._engine.metrics.request(call.path, call.status, seconds)
@@ -206,16 +207,13 @@ class _Call:
             async with asyncio.timeout(_DRAIN):
                 while not self.is_read:
                     self.is_read = not (await receive()).get("more_body", False)
-        await error_response(error, self.scope["path"])(self.scope, receive, self.send)
-
-
-def error_response(error: RequestError, path: str) -> JSONResponse:
-    """The error as JSON; Ollama's clients know a text only."""
-    headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    said = str(error) if path.startswith("/api/") else error.to_dict()
-    return JSONResponse({"error": said}, error.status, headers)
+        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+        if error.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        # Ollama's clients know a text only.
+        said = str(error) if self.scope["path"].startswith("/api/") else error.to_dict()
+        answer = JSONResponse({"error": said}, error.status, headers)
+        await answer(self.scope, receive, self.send)
 
 
 def _token(header: str) -> bytes:

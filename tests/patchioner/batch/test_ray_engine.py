@@ -40,7 +40,7 @@ def workers() -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            is_ours = b"ray::MapWorker(Map(_Actor))" in path.read_bytes()
+            is_ours = b"ray::MapWorker(Map(Worker))" in path.read_bytes()
         except OSError:  # it is gone
             continue
         if is_ours:

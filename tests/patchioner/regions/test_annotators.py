@@ -151,6 +151,16 @@ def test_unknown_ways_and_photos_are_refused(tmp_path: Path) -> None:
         read_regions(tmp_path, SIZE, "b.jpg")
 
 
+def test_of_a_folder_the_file_in_the_photo_s_own_folders_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name, edge in (("a.json", 10), ("sub/a.json", 20)):
+        (tmp_path / name).write_text(json.dumps([{"box": [0, 0, edge, 5]}]))
+    file = read_regions(tmp_path)
+    for photo, edge in (("a.jpg", 10), ("x/a.jpg", 10), ("x/sub/a.jpg", 20), ("../sub/a.jpg", 20)):
+        (named,) = file.for_photo(SIZE, photo)
+        assert named.region == Box(0, 0, edge, 5) and len(file.items(photo)) == 1
+
+
 SMALL = (40, 20)
 RECTANGLE = {"x": 25, "y": 50, "width": 50, "height": 25}
 
