@@ -27,7 +27,7 @@ from decoders.base import (
     check_whole,
 )
 from decoders.head import GivenLogits, OutputHead
-from decoders.language_model import GPT2, vocabulary_of
+from decoders.language_model import GPT2, stored_state, vocabulary_of
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
@@ -230,26 +230,29 @@ class PromptedModel:
 class LanguageDecoder(TrainableDecoder):
     """A decoder that puts vectors (at most `prefix_tokens`) before a language model and lets the one loop drive it.
 
-    `network` holds the language model and the mapper, under the names MODEL and MAPPER; OptionError for a model that
-    cannot be driven, or has too few positions.
+    `network` holds the language model and the mapper, under the names MODEL and MAPPER, which files have, too;
+    OptionError for a model that cannot be driven, or has too few positions.
     """
 
-    MODEL: ClassVar[str] = "model"
-    MAPPER: ClassVar[str] = "mapper"
+    MODEL: ClassVar[str]
+    MAPPER: ClassVar[str]
     TYPE: ClassVar[str]
     USUAL_TOKENS = 64  # published ViECap: at most 64 steps
+    config: Any
 
     def __init__(
         self,
-        network: nn.Module,
+        model: nn.Module,
+        mapper: nn.Module,
         tokenizer: LanguageTokenizer,
-        embedding_dim: int,
+        config: Any,
         *,
         prefix_tokens: int,
     ) -> None:
-        self.network, self.tokenizer = network.eval(), tokenizer
-        self.embedding_dim, self._prefix_tokens = embedding_dim, prefix_tokens
-        known = vocabulary_of(self.model)
+        self.network = nn.ModuleDict({self.MAPPER: mapper, self.MODEL: model}).eval()
+        self.tokenizer, self.config = tokenizer, config
+        self.embedding_dim, self._prefix_tokens = config.embedding_dim, prefix_tokens
+        known = vocabulary_of(model)
         if tokenizer.vocab_size != known:
             raise CheckpointError(
                 f"the language model has {known} tokens, the tokenizer was made for "
@@ -262,8 +265,6 @@ class LanguageDecoder(TrainableDecoder):
                 f"the language model has {self._driven.max_places} positions, the prompt takes "
                 f"{prefix_tokens}; use a shorter prompt or a model with more positions"
             )
-
-    config: Any
 
     @property
     def model(self) -> nn.Module:
@@ -294,12 +295,28 @@ class LanguageDecoder(TrainableDecoder):
         prefixes = partial(self.prefixes, memory=memory)
         return PromptedModel(self._driven, prefixes, self._prefix_tokens), self.tokenizer
 
-    def _write(self, folder: Path, state: dict[str, Tensor], storage: Storage, **more: Any) -> None:
-        """Write config.json (with `more`), weights.safetensors and tokenizer.json."""
+    def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
+        """Write config.json, weights.safetensors, tokenizer.json and what the decoder keeps beside them."""
+        folder, state = Path(folder), self._stored()
+        more = self._save_more(folder)
         save_weights(state, folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
         values = {**asdict(self.config), "end_ids": list(self.tokenizer.end_ids), **more}
         write_json(folder / CONFIG_FILE, {"type": self.TYPE, **values})
+
+    def _stored(self) -> dict[str, Tensor]:
+        """The weights as the file has them."""
+        return stored_state(self.network)
+
+    @abstractmethod
+    def _save_more(self, folder: Path) -> dict[str, Any]:
+        """Write what is neither weight nor tokenizer; what config.json keeps, the "language_model" among it."""
+
+    @staticmethod
+    def _tokenizer(settings: dict[str, Any], folder: Path, model: nn.Module) -> LanguageTokenizer:
+        """Read a decoder's tokenizer, taking its values out of `settings`."""
+        how = {"end_ids": settings.pop("end_ids"), "vocab_size": vocabulary_of(model)}
+        return LanguageTokenizer.load(folder / TOKENIZER_FILE, **how)
 
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text as trained: words, end. A text stops at its first end token ("." in ViECap)."""

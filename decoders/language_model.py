@@ -25,6 +25,7 @@ EXTRA = "language-models"
 _PRIVATE = ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype")
 # GPT-2 keeps these the other way round in all files.
 _TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+BASE_LAYER = ".base_layer"  # what `peft` puts into the names of layers that have LoRA matrices
 
 
 class GPT2(GPT2Network):
@@ -260,7 +261,9 @@ def turned(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(part, GPT2)
     )
     return {
-        name: tensor.T if roots and name.startswith(roots) and name.endswith(_TURNED) else tensor
+        name: tensor.T
+        if roots and name.startswith(roots) and name.replace(BASE_LAYER, "").endswith(_TURNED)
+        else tensor
         for name, tensor in state.items()
     }
 

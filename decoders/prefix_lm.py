@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from decoders.base import (
     CONFIG_FILE,
-    TOKENIZER_FILE,
     WEIGHTS_FILE,
     TextMemory,
     check_whole,
@@ -23,6 +22,7 @@ from decoders.base import (
 )
 from decoders.language_decoder import LanguageDecoder, MappingNetwork, PromptMLP
 from decoders.language_model import (
+    BASE_LAYER,
     EXTRA,
     GPT2,
     build_language_model,
@@ -31,19 +31,17 @@ from decoders.language_model import (
     fetch_language_model,
     fingerprint,
     fit_stored,
-    turned,
-    untied_state,
-    vocabulary_of,
+    stored_state,
     width_of,
 )
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.optional import require
-from patchioner.base.weights import Storage, fit_weights, load_weights
+from patchioner.base.weights import load_weights
 
 Mapper = Literal["mlp", "transformer"]
 Tune = Literal["frozen", "lora", "full"]
-_LORA, _BASE = "lora_", ".base_layer"
+_LORA = "lora_"
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class PrefixLMDecoder(LanguageDecoder):
     matrices (needs `peft`) are added to `model` in place.
     """
 
-    TYPE: ClassVar[str] = "prefix_lm"
+    TYPE, MODEL, MAPPER = "prefix_lm", "language_model", "mapper"
     config: PrefixLMConfig
 
     def __init__(
@@ -105,11 +103,10 @@ class PrefixLMDecoder(LanguageDecoder):
                 "a language model trained in full is stored in the checkpoint; leave reference out, or "
                 "use tune='lora'"
             )
-        self.config, self.reference = config, reference
+        self.reference = reference
         self._fingerprint = None if reference is None else fingerprint(model)
-        parts = {"mapper": _mapper(config, width_of(model), seed), "model": model}
-        dim, prefix = config.embedding_dim, config.prompt_tokens
-        super().__init__(nn.ModuleDict(parts), tokenizer, dim, prefix_tokens=prefix)
+        mapper, prefix = _mapper(config, width_of(model), seed), config.prompt_tokens
+        super().__init__(model, mapper, tokenizer, config, prefix_tokens=prefix)
         model.requires_grad_(config.tune == "full")
         if config.tune == "lora":
             _add_lora(model, config, seed)
@@ -150,45 +147,51 @@ class PrefixLMDecoder(LanguageDecoder):
         """The soft prompt of each row."""
         return list(self.soft_prompts(embeddings, normalize=self.config.normalize_input))
 
-    def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
-        """Write config.json, weights.safetensors and tokenizer.json."""
-        folder = Path(folder)
-        state = {f"mapper.{name}": value for name, value in self.mapper.state_dict().items()}
-        base, lora = _base_and_lora(self.model)
-        state |= {f"lora.{name}": value for name, value in lora.items()}
-        place: dict[str, Any] = {"reference": self.reference, "fingerprint": self._fingerprint}
+    def _save_more(self, folder: Path) -> dict[str, Any]:
         if self.reference is None:
-            state |= {f"language_model.{name}": value for name, value in base.items()}
-            place = {"config": describe_language_model(self.model)}
-        self._write(folder, state, storage, language_model=place)
+            return {"language_model": {"config": describe_language_model(self.model)}}
+        kept = {"reference": self.reference, "fingerprint": self._fingerprint}
+        return {"language_model": kept}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
         """Read what `save` wrote, strictly; HubError where a referred language model cannot be had."""
         settings, path = dict(config), folder / CONFIG_FILE
-        state = load_weights(folder / WEIGHTS_FILE)
         with reading(path):
-            language, end_ids = settings.pop("language_model"), settings.pop("end_ids")
+            place = settings.pop("language_model")
             settings["lora_targets"] = tuple(settings.get("lora_targets", ()))
-            model = _stored_model(language, state, folder)
-            file, size = folder / TOKENIZER_FILE, vocabulary_of(model)
-            tokenizer = LanguageTokenizer.load(file, end_ids=end_ids, vocab_size=size)
-            shape, reference = PrefixLMConfig(**settings), language.get("reference")
+            model = _model_at(place, path)
+            tokenizer = cls._tokenizer(settings, folder, model)
+            shape, reference = PrefixLMConfig(**settings), place.get("reference")
             decoder = cls(model, tokenizer, shape, reference=reference)
-        decoder._fit(state, str(folder / WEIGHTS_FILE))
+        decoder._fit(folder / WEIGHTS_FILE)
         return decoder
 
-    def _fit(self, state: Mapping[str, Tensor], source: str) -> None:
-        """Load mapper and LoRA matrices; what else the file holds must be the language model."""
-        fit_weights(self.mapper, _under(state, "mapper."), source=source)
-        own = _base_and_lora(self.model)[1]
-        holder = nn.ParameterDict({_key(name): nn.Parameter(t) for name, t in own.items()})
-        found = {_key(name): value for name, value in _under(state, "lora.").items()}
-        fit_weights(holder, found, source=source)  # into memory that the model shares
-        if self.reference is not None and _under(state, "language_model."):
-            raise CheckpointError(
-                f"{source} holds a language model that config.json refers to elsewhere"
-            )
+    def _stored(self) -> dict[str, Tensor]:
+        whole = {_in_file(name): tensor for name, tensor in stored_state(self.network).items()}
+        return {name: tensor for name, tensor in whole.items() if not self._is_elsewhere(name)}
+
+    def _fit(self, path: Path) -> None:
+        """Load the file; what it leaves out is the language model that it refers to, and is there."""
+        state, own = load_weights(path), stored_state(self.network)
+        if any(map(self._is_elsewhere, state)):
+            wrong = f"{path} holds a language model that config.json refers to elsewhere"
+            raise CheckpointError(f"{wrong}; fetch the checkpoint again")
+        names = {_in_file(name): name for name in own}
+        held = {name: tensor for name, tensor in own.items() if self._is_elsewhere(_in_file(name))}
+        held |= {names.get(name, name): tensor for name, tensor in state.items()}
+        fit_stored(self.network, held, source=str(path))
+
+    def _is_elsewhere(self, name: str) -> bool:
+        """Whether a weight, by its name in files, is one of a language model that is only referred to."""
+        return self.reference is not None and name.startswith(f"{self.MODEL}.")
+
+
+def _in_file(name: str) -> str:
+    """The name that a weight of the network has in files: LoRA matrices stand apart and move no layer."""
+    if _LORA in name:
+        return name.replace(PrefixLMDecoder.MODEL, "lora", 1)
+    return name.replace(BASE_LAYER, "")
 
 
 def _key(name: str) -> str:
@@ -228,32 +231,12 @@ def _add_lora(model: nn.Module, config: PrefixLMConfig, seed: int) -> None:
     model.eval()
 
 
-def _base_and_lora(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The language model's own weights as files have them, and the LoRA matrices; both share memory with it."""
-    state = untied_state(model)
-    base = {name.replace(_BASE, ""): t for name, t in state.items() if _LORA not in name}
-    return turned(model, base), {name: t for name, t in state.items() if _LORA in name}
-
-
-def _under(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
-    }
-
-
-def _stored_model(place: Any, state: Mapping[str, Tensor], folder: Path) -> nn.Module:
-    """The language model of a checkpoint, before any LoRA: from the file, or from where it is referred to."""
+def _model_at(place: Any, path: Path) -> nn.Module:
+    """The language model of a checkpoint, without LoRA: built anew, or fetched from where it is referred to."""
     if not isinstance(place, dict) or not {"config", "reference"} & place.keys():
-        wrong = f"{folder / CONFIG_FILE}: language_model must have a config or a reference"
-        raise CheckpointError(wrong)
-    strange = [n for n in state if not n.startswith(("mapper.", "lora.", "language_model."))]
-    if strange:
-        names = ", ".join(sorted(strange)[:5])
-        raise CheckpointError(f"{folder / WEIGHTS_FILE}: unexpected {names}")
+        raise CheckpointError(f"{path}: language_model must have a config or a reference")
     if "config" in place:
-        model = build_language_model(place["config"])
-        fit_stored(model, _under(state, "language_model."), source=str(folder / WEIGHTS_FILE))
-        return model
+        return build_language_model(place["config"])
     model, _ = fetch_language_model(place["reference"])
     if fingerprint(model) != place.get("fingerprint"):
         raise CheckpointError(

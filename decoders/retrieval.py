@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import mean
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ from decoders.scene_graph import Graph, Parser, T5Parser, parse_all
 from decoders.search import draw, row_uniforms
 from decoders.tagging import WORDS, entries, singular
 from decoders.tokenizers import LanguageTokenizer
-from decoders.viecap import ViecapConfig, ViecapDecoder, ViecapNetwork, entity_prompt
+from decoders.viecap import ViecapConfig, ViecapDecoder, entity_prompt
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage
@@ -319,17 +319,19 @@ class MeacapDecoder(ViecapDecoder):
     Trained like a `ViecapDecoder`, on the entities of the caption itself.
     """
 
-    TYPE: ClassVar[str] = "meacap"
+    TYPE = "meacap"
     prompter: ConceptPrompter
 
     def __init__(
         self,
-        network: ViecapNetwork,
+        model: nn.Module,
         tokenizer: LanguageTokenizer,
         config: ViecapConfig,
         prompter: ConceptPrompter | None = None,
+        *,
+        seed: int = 0,
     ) -> None:
-        super().__init__(network, tokenizer, config, prompter or ConceptPrompter())
+        super().__init__(model, tokenizer, config, prompter or ConceptPrompter(), seed=seed)
         self.needs_memory = "hard" in config.prompts
 
     def _save_prompter(self, folder: Path) -> dict[str, Any]:
@@ -343,11 +345,10 @@ class MeacapDecoder(ViecapDecoder):
 
     @classmethod
     def _load_prompter(cls, folder: Path, settings: dict[str, Any]) -> ConceptPrompter:
-        with reading(folder / CONFIG_FILE):
-            concepts = dict(settings.pop("concepts"))
-            limits, kind = concepts.pop("options"), dict(concepts.pop("parser"))
-            name = kind.pop("type")
-            # What earlier releases wrote beside them, and all that is left of it.
-            if name not in ("rules", "t5") or concepts not in ({}, _EARLIER):
-                raise OptionError(f"concepts: parser {name!r} (known: rules, t5), {concepts!r}")
-            return ConceptPrompter(T5Parser(**kind) if name == "t5" else parse_all, **limits)
+        concepts = dict(settings.pop("concepts"))
+        limits, kind = concepts.pop("options"), dict(concepts.pop("parser"))
+        name = kind.pop("type")
+        # What earlier releases wrote beside them, and all that is left of it.
+        if name not in ("rules", "t5") or concepts not in ({}, _EARLIER):
+            raise OptionError(f"concepts: parser {name!r} (known: rules, t5), {concepts!r}")
+        return ConceptPrompter(T5Parser(**kind) if name == "t5" else parse_all, **limits)

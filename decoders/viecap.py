@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
 import torch
 import torch.nn.functional as functional
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from decoders.base import (
     CONFIG_FILE,
-    TOKENIZER_FILE,
     WEIGHTS_FILE,
     TextMemory,
     check_whole,
@@ -32,15 +31,13 @@ from decoders.language_model import (
     choose_language_model,
     describe_language_model,
     fit_stored,
-    stored_state,
-    vocabulary_of,
     width_of,
 )
 from decoders.tagging import entries
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import atomic_path
-from patchioner.base.weights import Storage, load_weights, save_weights
+from patchioner.base.weights import load_weights, save_weights
 
 Prompts = Literal["soft_hard", "hard_soft", "soft", "hard"]
 
@@ -89,23 +86,6 @@ class ViecapConfig:
         """Most vectors before a caption."""
         soft = self.prompt_tokens if "soft" in self.prompts else 0
         return soft + (self.hard_tokens if "hard" in self.prompts else 0)
-
-
-class ViecapNetwork(nn.Module):
-    """Mapping network and language model under the published names: `mapping_network.*`, `gpt.*`."""
-
-    def __init__(self, config: ViecapConfig, gpt: nn.Module, *, seed: int = 0) -> None:
-        super().__init__()
-        self.mapping_network = MappingNetwork(
-            config.embedding_dim,
-            width_of(gpt),
-            prompt_tokens=config.prompt_tokens,
-            project_tokens=config.project_tokens,
-            layers=config.mapping_layers,
-            heads=config.mapping_heads,
-            seed=seed,
-        )
-        self.gpt = gpt
 
 
 NOTHING = "something"
@@ -293,20 +273,29 @@ class ViecapDecoder(LanguageDecoder):
     noise_sigma=0.126, label_smoothing=0.0)`, all weights of both networks.
     """
 
-    TYPE: ClassVar[str] = "viecap"
-    MODEL, MAPPER = "gpt", "mapping_network"
+    TYPE, MODEL, MAPPER = "viecap", "gpt", "mapping_network"
     config: ViecapConfig
 
     def __init__(
         self,
-        network: ViecapNetwork,
+        model: nn.Module,
         tokenizer: LanguageTokenizer,
         config: ViecapConfig,
         prompter: HardPrompter | None = None,
+        *,
+        seed: int = 0,
     ) -> None:
-        self.config, self.prompter = config, prompter
-        dim, prefix = config.embedding_dim, config.prefix_tokens
-        super().__init__(network, tokenizer, dim, prefix_tokens=prefix)
+        self.prompter = prompter
+        mapper = MappingNetwork(
+            config.embedding_dim,
+            width_of(model),
+            prompt_tokens=config.prompt_tokens,
+            project_tokens=config.project_tokens,
+            layers=config.mapping_layers,
+            heads=config.mapping_heads,
+            seed=seed,
+        )
+        super().__init__(model, mapper, tokenizer, config, prefix_tokens=config.prefix_tokens)
 
     @classmethod
     def create(
@@ -335,7 +324,7 @@ class ViecapDecoder(LanguageDecoder):
                 raise OptionError('the tokenizer has no token for "."; use its own end of text')
             tokenizer = tokenizer.ending_with(tuple(dict.fromkeys(stops + tokenizer.end_ids)))
         config = ViecapConfig(embedding_dim, **shape)
-        return cls(ViecapNetwork(config, model, seed=seed), tokenizer, config, prompter)
+        return cls(model, tokenizer, config, prompter, seed=seed)
 
     def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
         """Soft and hard prompt of each row, joined as the configuration says."""
@@ -365,27 +354,21 @@ class ViecapDecoder(LanguageDecoder):
             texts.append(entity_prompt(kept))
         return self._join(embeddings, texts)
 
-    def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
-        """Write config.json, weights.safetensors, tokenizer.json and what the hard prompter keeps."""
-        folder = Path(folder)
-        language, kept = describe_language_model(self.model), self._save_prompter(folder)
-        state = stored_state(self.network)
-        self._write(folder, state, storage, language_model=language, **kept)
-
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
         """Read what `save` wrote; see `Decoder.from_config`."""
-        settings, path = dict(config), folder / CONFIG_FILE
-        prompter = cls._load_prompter(folder, settings)
-        with reading(path):
-            language, end_ids = settings.pop("language_model"), settings.pop("end_ids")
-            shape = ViecapConfig(**settings)
-            network = ViecapNetwork(shape, build_language_model(language))
-        weights = folder / WEIGHTS_FILE
-        fit_stored(network, load_weights(weights), source=str(weights))
-        path, size = folder / TOKENIZER_FILE, vocabulary_of(network.gpt)
-        tokenizer = LanguageTokenizer.load(path, end_ids=end_ids, vocab_size=size)
-        return cls(network, tokenizer, shape, prompter)
+        settings, weights = dict(config), folder / WEIGHTS_FILE
+        with reading(folder / CONFIG_FILE):
+            prompter = cls._load_prompter(folder, settings)
+            model = build_language_model(settings.pop("language_model"))
+            tokenizer = cls._tokenizer(settings, folder, model)
+            decoder = cls(model, tokenizer, ViecapConfig(**settings), prompter)
+        fit_stored(decoder.network, load_weights(weights), source=str(weights))
+        return decoder
+
+    def _save_more(self, folder: Path) -> dict[str, Any]:
+        language = describe_language_model(self.model)
+        return {"language_model": language, **self._save_prompter(folder)}
 
     def _save_prompter(self, folder: Path) -> dict[str, Any]:
         """Write the prompter's files; give back what config.json keeps of it."""
@@ -402,10 +385,7 @@ class ViecapDecoder(LanguageDecoder):
     def _load_prompter(cls, folder: Path, settings: dict[str, Any]) -> HardPrompter | None:
         """Read what `_save_prompter` wrote, taking its values out of `settings`."""
         entities = settings.pop("entities", None)
-        if entities is None:
-            return None
-        with reading(folder / CONFIG_FILE):
-            return EntityPrompter.load(folder, **entities)
+        return None if entities is None else EntityPrompter.load(folder, **entities)
 
     def _join(self, embeddings: Tensor, texts: Sequence[str] | None) -> list[Tensor]:
         order = self.config.prompts.split("_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,9 @@ def test_prompts_are_joined_in_their_order() -> None:
     decoder: Any = make()
 
     def prefixes(order: Prompts) -> Any:
-        config = replace(decoder.config, prompts=order)
-        return ViecapDecoder(decoder.network, decoder.tokenizer, config, decoder.prompter).prefixes(
-            ROWS
-        )
+        other = copy(decoder)
+        other.config = replace(decoder.config, prompts=order)
+        return other.prefixes(ROWS)
 
     soft, hard = prefixes("soft"), prefixes("hard")
     assert len({len(prompt) for prompt in hard}) > 1

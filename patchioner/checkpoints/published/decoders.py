@@ -28,7 +28,6 @@ from decoders.viecap import (
     EntityPrompter,
     Prompts,
     ViecapDecoder,
-    ViecapNetwork,
     embed_entities,
 )
 from decoders.viecap import ViecapConfig as Shape
@@ -119,16 +118,16 @@ def read_viecap(
     shape = _shape(state, config, dim, str(path))
     language, tokenizer = _language_model(files, config.language_model)
     with reading(path):
-        network = ViecapNetwork(shape, build_language_model(language))
-    fit_stored(network, state, source=str(path))
+        kind = ViecapDecoder if config.meacap is None else MeacapDecoder
+        decoder = kind(build_language_model(language), tokenizer, shape)
+    fit_stored(decoder.network, state, source=str(path))
     if config.meacap is not None:
-        concepts = ConceptPrompter(captions=config.meacap.memory_caption_num)
-        return MeacapDecoder(network, tokenizer, shape, concepts)
-    if "hard" not in shape.prompts:
-        return ViecapDecoder(network, tokenizer, shape, None)
-    names, rows = read_entities(files, config, tower, dim)
-    how: dict[str, Any] = {k: getattr(config, k) for k in ("temperature", "top_k", "threshold")}
-    return ViecapDecoder(network, tokenizer, shape, EntityPrompter(names, rows, **how))
+        decoder.prompter = ConceptPrompter(captions=config.meacap.memory_caption_num)
+    elif "hard" in shape.prompts:
+        names, rows = read_entities(files, config, tower, dim)
+        how: dict[str, Any] = {k: getattr(config, k) for k in ("temperature", "top_k", "threshold")}
+        decoder.prompter = EntityPrompter(names, rows, **how)
+    return decoder
 
 
 def decode_options(config: ViecapConfig) -> DecodeOptions:
