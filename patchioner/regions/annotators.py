@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from patchioner.base.errors import RegionError
 from patchioner.regions.base import XY, Region, Size
 from patchioner.regions.items import (
     Bools,
+    BoxFormat,
     Entry,
     Item,
+    Make,
     Photo,
+    at,
     box_of,
     entries_of,
     items_from,
@@ -33,6 +37,11 @@ from patchioner.regions.shapes import Box, Point, finite, items_of, numbers
 _ANGLES = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 _SQUARE = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
+_NAMED: tuple[tuple[tuple[str, ...], BoxFormat], ...] = (
+    (("x1", "y1", "x2", "y2"), "xyxy"),
+    (("x", "y", "w", "h"), "xywh"),
+    (("x", "y", "width", "height"), "xywh"),
+)
 # Results of Label Studio that say something of a region which has its own result.
 _ABOUT_REGIONS = ("textarea", "choices", "rating", "number", "taxonomy", "datetime", "labels")
 
@@ -56,9 +65,35 @@ def labelme(shape: Entry, image_size: Size) -> Region:
         return Point(*pairs[0])
     if kind in ("line", "linestrip"):
         return Trace(pairs)
+    if kind == "mask" and len(pairs) == 2:
+        own = Mask.from_file(base64.b64decode(str(shape.get("mask"))))
+        corner = np.min(pairs, axis=0).astype(int).tolist()
+        found, part = _canvas(corner, own.image_size, image_size)
+        part[:] = own.array
+        return Mask(found)
     if kind in ("polygon", "rotation", "rectangle", "oriented_rectangle") and len(pairs) != 2:
         return Polygon(pairs)
     raise RegionError(f"labelme's shape_type {kind!r:.40} is not read; draw a polygon or rectangle")
+
+
+def drawn(part: Entry, image_size: Size) -> Region:
+    """An outline, or a box whose numbers have names: of ultralytics, Visual Genome, BDD100K, Cityscapes, Darwin."""
+    outline, segments = part.get("polygon"), part.get("segments")
+    if isinstance(outline, list):
+        return Polygon(outline)
+    if isinstance(outline, Mapping):
+        rings = outline.get("paths") or [outline["path"]]
+        return Polygon([[(one["x"], one["y"]) for one in ring] for ring in rings])
+    if isinstance(segments, Mapping):
+        return Polygon(zip(segments["x"], segments["y"], strict=True))
+    boxes = [part.get(key) for key in ("box", "box2d", "bounding_box")]
+    box = next((one for one in boxes if isinstance(one, Mapping)), part)
+    for names, form in _NAMED:
+        if box.keys() >= set(names):
+            return box_of([box[name] for name in names], form)
+    raise RegionError(
+        f"it has keys {sorted(part)!r:.80}: neither an outline nor a box is among them"
+    )
 
 
 def is_visual_genome(entry: Entry) -> bool:
@@ -76,17 +111,12 @@ def visual_genome(entry: Entry) -> Photo:
         names = part.get("names") or [None]
         return part.get("phrase", part.get("name", names[0]))
 
-    def make(part: Entry, image_size: Size) -> Region:
-        width, height = part.get("width", part.get("w")), part.get("height", part.get("h"))
-        return Box.from_xywh(part["x"], part["y"], width, height)
-
     parts = [part for part in entry.get("regions", entry.get("objects", ())) if part]
-    items = items_from(parts, "region", make, label)
     number = str(entry.get("image_id", entry.get("id")))
-    return Photo(None, items, image_id=number, in_pixels=False)
+    return Photo(None, items_from(parts, "region", drawn, label), image_id=number)
 
 
-def label_studio(task: Entry) -> Photo:
+def label_studio(task: Entry, make: Make) -> Photo:
     """A task of Label Studio's JSON export, or its predictions."""
     given = entries_of(task, "annotations") if task.get("annotations") else []
     every = [
@@ -207,6 +237,9 @@ def yolo(lines: Sequence[str], folder: Path) -> Photo:
             raise RegionError(f"{values.tolist()!r:.80}: labels of YOLO are in 0..1 of the photo")
         if len(values) in (4, 5):  # or with its confidence
             return box_of(values[:4] * (image_size * 2), "cxcywh")
+        if len(values) == 6 and values[5] == 1 and (values[:2] <= 1 - values[2:4] / 2).all():
+            what = f"{values.tolist()} may be a box, its confidence and a track, or a triangle"
+            raise RegionError(f"{what}: leave the track out")
         if len(values) < 6 or len(values) % 2:
             raise RegionError(f"{len(values)} numbers: give 4 of a box, or x, y pairs")
         return Polygon(values.reshape(-1, 2) * image_size)
@@ -266,7 +299,7 @@ def _cvat(image: ElementTree.Element) -> Photo:
         if shape.tag != "tag"
     ]
     size = stated_size(image.get("width"), image.get("height"))
-    return Photo(image.get("name"), items, size, in_pixels=False)
+    return Photo(image.get("name"), items, size)
 
 
 def _cvat_region(shape: ElementTree.Element, image_size: Size) -> Region:
@@ -281,9 +314,13 @@ def _cvat_region(shape: ElementTree.Element, image_size: Size) -> Region:
     if shape.tag == "ellipse":
         return _turned(_CIRCLE, read("cx", "cy"), read("rx", "ry"), degrees)
     if shape.tag == "mask":
-        corner = [int(value) for value in read("left", "top", "width", "height")]
-        runs = [_number(one, "rle") for one in shape.get("rle", "").split(",")]
-        return Mask(_cvat_mask(runs, corner, image_size))
+        left, top, width, height = (int(value) for value in read("left", "top", "width", "height"))
+        found, part = _canvas((left, top), (width, height), image_size)
+        runs = [int(_number(one, "rle")) for one in shape.get("rle", "").split(",")]
+        if min(runs) < 0 or sum(runs) != width * height:
+            raise RegionError(f"the mask's runs do not sum to {width} x {height}: export it again")
+        part[:] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+        return Mask(found)
     pairs: list[XY] = []
     for pair in shape.get("points", "").split(";") if shape.get("points") else ():
         x, _, y = pair.partition(",")
@@ -297,18 +334,14 @@ def _cvat_region(shape: ElementTree.Element, image_size: Size) -> Region:
     raise RegionError(f"CVAT's {shape.tag!r:.40} is not read: draw a polygon")
 
 
-def _cvat_mask(lengths: Sequence[float], corner: Sequence[int], image_size: Size) -> Bools:
-    """Run lengths by rows, from outside, within a box of the image: left, top, width, height."""
-    left, top, width, height = corner
+def _canvas(corner: Sequence[int], part: Size, image_size: Size) -> tuple[Bools, Bools]:
+    """An empty mask of an image, and the view of a part of it, (width, height), at a left top corner."""
+    (left, top), (width, height) = corner, part
     if min(left, top) < 0 or left + width > image_size[0] or top + height > image_size[1]:
-        raise RegionError(f"the mask at {left},{top} of {width}x{height} sticks out of the image")
-    runs = [int(length) for length in lengths]
-    if min(runs) < 0 or sum(runs) != width * height:
-        raise RegionError(f"the runs of the mask do not sum to {width} x {height}")
+        place = f"the mask at {left},{top} of {width}x{height}"
+        raise RegionError(f"{place} sticks out of the image: draw it on this one")
     found = np.zeros(image_size[::-1], dtype=bool)
-    part = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
-    found[top : top + height, left : left + width] = part
-    return found
+    return found, found[top : top + height, left : left + width]
 
 
 def _voc(root: ElementTree.Element) -> Photo:
@@ -323,7 +356,7 @@ def _voc(root: ElementTree.Element) -> Photo:
         for number, entry in enumerate(root.iter("object"))
     ]
     size = stated_size(root.findtext("size/width"), root.findtext("size/height"))
-    return Photo(root.findtext("filename"), items, size, in_pixels=False)
+    return Photo(root.findtext("filename"), items, size)
 
 
 def _number(text: str | None, what: str) -> float:
@@ -345,3 +378,67 @@ def sam_masks(folder: Path) -> Photo:
 
     items = [Item(f"mask {one}", partial(make, f"{one}.png"), id=one) for one in ids]
     return Photo(None, items)
+
+
+def photo_of(
+    record: Entry,
+    make: Make,
+    parts: str = "annotations",
+    name: str = "",
+    size: tuple[str, str] = ("width", "height"),
+    label: str = "label",
+    read: Make | None = None,
+) -> Photo:
+    """The photo of a record.
+
+    Args:
+        make: as of a part of COCO's kind.
+        parts, name, size, label: keys of them, nested ones with dots; of each part its label's.
+        read: of a part that is not of COCO's kind.
+    """
+    entries = entries_of(record, parts) if record.get(parts) is not None else []
+    called = at(record, name)
+    items = items_from(entries, parts[:-1], read or make, label)
+    sides = stated_size(*(at(record, side) for side in size))
+    return Photo(None if called is None else str(called), items, sides)
+
+
+def _grounded_sam(record: Entry, make: Make) -> Photo:
+    def boxed(entry: Entry, image_size: Size) -> Region:
+        return make({"bbox_mode": record["box_format"], **entry}, image_size)
+
+    return photo_of(record, boxed, size=("img_width", "img_height"), label="class_name")
+
+
+def _refused(record: Entry, make: Make, why: str) -> Photo:
+    raise RegionError(why)
+
+
+_MIN = "Label Studio's JSON-MIN leaves out what shapes are; export JSON or COCO"
+_REFS = "RefCOCO's phrases without boxes: give its instances.json by ann_id"
+_INNER = ("image.width", "image.height")
+FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
+    ("annotations", "box_format"): _grounded_sam,
+    ("annotations", "item.name"): partial(photo_of, name="item.name", label="name", read=drawn),
+    ("annotations", "image.filename"): partial(
+        photo_of, name="image.filename", size=_INNER, label="name", read=drawn
+    ),
+    ("annotations", "image.width"): partial(photo_of, size=_INNER),
+    ("annotations", "file_name"): partial(photo_of, name="file_name"),
+    ("shapes",): partial(
+        photo_of, parts="shapes", name="imagePath", size=("imageWidth", "imageHeight"), read=labelme
+    ),
+    ("objects", "imgWidth"): partial(
+        photo_of, parts="objects", size=("imgWidth", "imgHeight"), read=drawn
+    ),
+    ("labels", "name"): partial(
+        photo_of, parts="labels", name="name", label="category", read=drawn
+    ),
+    ("data", "annotations"): label_studio,
+    ("data", "predictions"): label_studio,
+    ("annotator", "image"): partial(_refused, why=_MIN),
+    ("annotator", "label"): partial(_refused, why=_MIN),
+    ("ann_id", "sentences"): partial(_refused, why=_REFS),
+}
+"""Keys that tell a photo's record of JSON -> its reader: Grounded SAM 2, Darwin 2 and 1, SA-1B, detectron2, labelme,
+Cityscapes, BDD100K, Label Studio. A record of the first that fits, in this order."""

@@ -73,7 +73,7 @@ class RegionFile:
         self._by_file_name: dict[str, list[Photo]] = {}
         for photo in self._photos:
             if photo.name is not None:
-                self._by_file_name.setdefault(_parts(photo.name)[-1], []).append(photo)
+                self._by_file_name.setdefault(_lowered(_parts(photo.name)[-1]), []).append(photo)
 
     @property
     def photos(self) -> Sequence[Photo]:
@@ -176,7 +176,7 @@ class RegionFile:
         wanted = _parts(image_name)
         if photos and not self._by_file_name:
             return [_by_number(photos, wanted[-1])]
-        named = self._by_file_name.get(wanted[-1], ())
+        named = self._by_file_name.get(_lowered(wanted[-1]), ())
         if not named:
             names = [str(photo.name) for photo in photos]
             close = ", ".join(difflib.get_close_matches(image_name, names, n=3, cutoff=0.0))
@@ -285,11 +285,17 @@ def _parts(name: str) -> tuple[str, ...]:
     return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).parts or ("",)
 
 
-def _alike(one: Sequence[str], wanted: Sequence[str]) -> tuple[int, bool]:
-    """How many parts are the same from the end, and whether all are."""
-    pairs = zip(reversed(one), reversed(wanted), strict=False)
+def _lowered(name: str) -> str:
+    """A file's name with its ending in lower case."""
+    stem, point, ending = name.rpartition(".")
+    return f"{stem}{point}{ending.lower()}"
+
+
+def _alike(one: Sequence[str], wanted: Sequence[str]) -> tuple[bool, int, bool]:
+    """Whether the file's name is the same, how many parts before it from the end, and whether all are."""
+    pairs = zip(reversed(one[:-1]), reversed(wanted[:-1]), strict=False)
     count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-    return count, count == len(one) == len(wanted)
+    return one[-1] == wanted[-1], count, count + 1 == len(one) == len(wanted)
 
 
 def _by_number(photos: Sequence[Photo], file_name: str) -> Photo:

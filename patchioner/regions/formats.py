@@ -6,8 +6,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -17,9 +16,9 @@ import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
 from patchioner.regions.annotators import (
+    FORMS,
+    drawn,
     is_visual_genome,
-    label_studio,
-    labelme,
     visual_genome,
     xml_photos,
     yolo,
@@ -27,11 +26,13 @@ from patchioner.regions.annotators import (
 from patchioner.regions.base import Region, Size, as_numpy
 from patchioner.regions.items import (
     LARGE,
+    NAME_KEYS,
     BoxFormat,
     Entry,
     Item,
     Make,
     Photo,
+    at,
     box_of,
     entries_of,
     id_key,
@@ -47,11 +48,15 @@ from patchioner.regions.shapes import items_of
 _Array = npt.NDArray[np.generic]
 _logger = logging.getLogger(__name__)
 
-_UNKNOWN = (
-    "JSON, but of no known form; give this project's JSON ({'regions': [...]}), COCO annotations, "
-    "or SAM's masks as .json or .npz"
+_GIVE = (
+    "export COCO, Pascal VOC or YOLO from the tool that made it, or give this project's JSON "
+    "({'regions': [...]}), or SAM's masks as .json or .npz"
 )
 _YOLO = re.compile(rb"(?:\xef\xbb\xbf)?\s*\d+(?:\.0*)?(?:[ \t]+[-+.\deE]+){4,}[ \t]*(?:\r?\n|\Z)")
+_BOX_MODES: dict[str, BoxFormat] = {
+    **{"None": "xywh", "1": "xywh", "XYWH_ABS": "xywh", "0": "xyxy", "XYXY_ABS": "xyxy"},
+    **{form: form for form in get_args(BoxFormat)},
+}
 _ONE_ID = "(of files that were joined?) have one id; give each its own:"
 _REMEDY = 'save bool masks with np.savez_compressed("masks.npz", masks=array)'
 # Masks of a hundred objects in a photo of 40 megapixels; larger files are refused before they are unpacked.
@@ -81,6 +86,10 @@ def from_coco(
     if not isinstance(annotation, Mapping):
         raise RegionError(f"a COCO annotation is a dictionary, not {annotation!r:.80}")
     given = annotation.get("segmentation")
+    if isinstance(given, list) and given and isinstance(given[0], (int, float)):
+        given = [given]  # a ring that is in no list
+    if isinstance(given, list) and all(isinstance(ring, list) and not ring for ring in given):
+        given = None
     if isinstance(given, Mapping):
         return Mask.from_rle(given, image_size)
     if hasattr(given, "shape") or _is_yes_or_no(given):
@@ -93,10 +102,11 @@ def from_coco(
     if annotation.get("bbox") is None:
         keys = sorted(map(str, annotation))
         raise RegionError(f"it has keys {keys}; give 'segmentation' (polygons or RLE) or 'bbox'")
-    mode = annotation.get("bbox_mode", 1)
-    if box_format is None and mode not in (0, 1):
+    mode = annotation.get("bbox_mode")
+    form = box_format or _BOX_MODES.get(str(mode).removeprefix("BoxMode."))
+    if form is None:
         raise RegionError(f"bbox_mode {mode!r:.40} is not read; give 0 (corners) or 1 (x, y, w, h)")
-    return box_of(annotation["bbox"], box_format or ("xyxy" if mode == 0 else "xywh"))
+    return box_of(annotation["bbox"], form)
 
 
 def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
@@ -144,6 +154,9 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
         content: the JSON in it, where that has been read already.
         box_format: of boxes whose format does not say how they are written.
     """
+    from patchioner.images import is_picture
+
+    make = partial(from_coco, box_format=box_format)
     if content is None:
         with path.open("rb") as stream:
             opening = stream.read(4096)
@@ -152,69 +165,59 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
             raise RegionError(f"it is a pickle, which runs the code in it; {_REMEDY} ({refcoco})")
         if opening[:4] == b"PK\x03\x04" or opening[:6] == b"\x93NUMPY":
             return [Photo(None, _array_items(path, box_format))]
-        if opening.lstrip(b"\xef\xbb\xbf \r\n\t")[:1] == b"<":
+        if is_picture(path):
+            mask = f"name it in JSON, {{'regions': [{{'mask': {path.name!r}}}]}}"
+            raise RegionError(f"it is a picture: {mask}; or save numbers of regions as .npy")
+        if opening.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1] == b"<":
             return xml_photos(path.read_bytes())
         if _YOLO.match(opening) or (path.suffix == ".txt" and not opening.strip()):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
             return [yolo([line for line in lines if line.strip()], path.parent)]
-        coco = partial(_coco, region_of=partial(from_coco, box_format=box_format))
-        large = large_coco(path, coco) if path.stat().st_size > LARGE else None
+        large = large_coco(path, partial(_coco, make=make)) if path.stat().st_size > LARGE else None
         if large is not None:
             return large
         content = read_json(path)
-    if isinstance(content, Mapping):
-        return _of_mapping(content, path.parent, box_format)
-    if isinstance(content, list) and all(isinstance(entry, Mapping) for entry in content):
-        return _of_list(content, path.parent, box_format)
-    raise RegionError(_UNKNOWN)
+    records: list[Any] = content if isinstance(content, list) else [content]
+    if not all(isinstance(record, Mapping) for record in records):
+        raise RegionError(f"JSON, but of no known form: {_GIVE}")
+    found = _of_records(records, make)
+    return _of_ours(content, path.parent, box_format) if found is None else found
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in a file, or a list of its JSON lines, with or without a byte order mark; RegionError for neither."""
+    """The JSON in a file, or a list of its JSON lines, of any Unicode encoding; RegionError for neither."""
+    data = path.read_bytes()
     try:
-        text = path.read_text(encoding="utf-8-sig")
         try:
-            return json.loads(text)
-        except ValueError as error:
-            if not str(error).startswith("Extra data"):
+            return json.loads(data)
+        except json.JSONDecodeError as error:
+            if error.msg != "Extra data":
                 raise
-            return [json.loads(line) for line in text.split("\n") if line.strip()]
+            lines = data.decode(json.detect_encoding(data)).split("\n")
+            return [json.loads(line) for line in lines if line.strip()]
     except ValueError as error:
-        raise RegionError(f"not JSON ({error}): give JSON, or masks as .npz") from error
+        raise RegionError(f"not JSON ({error}), nor of another known form: {_GIVE}") from error
 
 
-def _of_mapping(content: Entry, folder: Path, box_format: BoxFormat | None) -> list[Photo]:
-    make: Make = partial(from_coco, box_format=box_format)
-    image, images = content.get("image"), content.get("images")
-    if "annotations" in content and "images" in content:
-        return _coco(content, make)
-    if "annotations" in content and isinstance(image, Mapping):  # SA-1B
-        size = [image.get(key) for key in ("width", "height")]
-        return _one(content, "annotations", make, size)
-    if "annotations" in content and "box_format" in content:  # Grounded SAM 2
-        stated = content["box_format"]
-        if stated not in get_args(BoxFormat):
-            raise RegionError(f"box_format is {stated!r:.40}; give one of {get_args(BoxFormat)}")
-        make = partial(from_coco, box_format=box_format or stated)
-        size = [content.get(key) for key in ("img_width", "img_height")]
-        return _one(content, "annotations", make, size, label="class_name")
-    if "traces" in content:
-        return _of_list([content], folder, box_format)
-    if "shapes" in content:
-        size = [content.get(key) for key in ("imageWidth", "imageHeight")]
-        (photo,) = _one(content, "shapes", labelme, size, in_pixels=False)
-        return [replace(photo, name=content.get("imagePath") and str(content["imagePath"]))]
-    if is_visual_genome(content) or {"segmentation", "bbox", "data"} & content.keys():
-        return _of_list([content], folder, box_format)
-    if "file_name" in content and "annotations" in content:
-        return _of_list([content], folder, box_format)
-    if "regions" in content:
-        return [_ours(None, content["regions"], folder, box_format)]
-    if isinstance(images, Mapping):
-        return [_ours(str(name), given, folder, box_format) for name, given in images.items()]
-    if "images" in content:
-        raise RegionError("'images' is not {'name.jpg': [...]}, as in this project's JSON")
-    raise RegionError(_UNKNOWN)
+def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
+    """Photos of JSON of any tool, and of lists of annotations; None where it can only be ours."""
+    keys = set().union(*records)
+    if len(records) == 1 and keys >= {"images", "annotations"}:
+        return _coco(records[0], make)
+    if any(is_visual_genome(record) for record in records):
+        return [visual_genome(record) for record in records]
+    for telling, photo_of in FORMS.items():
+        if any(all(at(record, key) is not None for key in telling) for record in records):
+            return [photo_of(record, make) for record in records]
+    if any(isinstance(record.get("box"), Mapping) for record in records):  # of ultralytics
+        return [Photo(None, items_from(records, "entry", drawn, "name"))]
+    if keys & {"segmentation", "bbox"}:
+        groups = _by_image(records, "annotation" if "image_id" in keys else "entry", make)
+        return [Photo(None, items, image_id=one) for one, items in groups.items()]
+    if "traces" in keys:  # Localized Narratives
+        groups = _by_image(records, "narrative", lambda entry, _: narrated(entry.get("traces")))
+        return [Photo(None, items, None, one, in_pixels=False) for one, items in groups.items()]
+    return None
 
 
 def narrated(strokes: object) -> Trace:
@@ -226,40 +229,15 @@ def narrated(strokes: object) -> Trace:
     return Trace.from_points_xyt(points[1:], normalized=True)
 
 
-def _one(
-    content: Entry,
-    key: str,
-    make: Make,
-    size: Sequence[object],
-    label: str = "label",
-    in_pixels: bool = True,
-) -> list[Photo]:
-    items = items_from(entries_of(content, key), key[:-1], make, label)
-    return [Photo(None, items, stated_size(*size), in_pixels=in_pixels)]
-
-
-def _of_list(content: list[Entry], folder: Path, box_format: BoxFormat | None) -> list[Photo]:
-    keys = set().union(*content)
-    if any(is_visual_genome(entry) for entry in content):
-        return [visual_genome(entry) for entry in content]
-    if any("data" in entry and {"annotations", "predictions"} & entry.keys() for entry in content):
-        return [label_studio(entry) for entry in content]
-    if all({"file_name", "annotations"} <= entry.keys() for entry in content) and content:
-        return [
-            _of_detectron(entry, partial(from_coco, box_format=box_format)) for entry in content
-        ]
-    if any({"image", "label"} & entry.keys() and "annotator" in entry for entry in content):
-        raise RegionError("Label Studio's JSON-MIN leaves out what shapes are; export JSON or COCO")
-    if keys & {"segmentation", "bbox"}:
-        what = "annotation" if "image_id" in keys else "entry"
-        groups = _by_image(content, what, partial(from_coco, box_format=box_format))
-        return [Photo(None, items, image_id=one) for one, items in groups.items()]
-    if "traces" in keys:  # Localized Narratives
-        groups = _by_image(content, "narrative", lambda entry, _: narrated(entry.get("traces")))
-        return [Photo(None, items, None, one, in_pixels=False) for one, items in groups.items()]
-    if keys >= {"ann_id", "sentences"}:
-        raise RegionError("RefCOCO's phrases without boxes: give its instances.json by ann_id")
-    return [_ours(None, content, folder, box_format)]
+def _of_ours(content: Any, folder: Path, box_format: BoxFormat | None) -> list[Photo]:
+    given: Any = {None: content}
+    if isinstance(content, Mapping):
+        given = {None: content["regions"]} if "regions" in content else content.get("images")
+        if not isinstance(given, Mapping):
+            images = "'images' is not {'name.jpg': [...]}, as in this project's JSON"
+            other = f"JSON, but of no known form, with keys {sorted(content)!r:.90}: {_GIVE}"
+            raise RegionError(images if "images" in content else other)
+    return [_ours(name, entries, folder, box_format) for name, entries in given.items()]
 
 
 def _ours(name: str | None, entries: object, folder: Path, box_format: BoxFormat | None) -> Photo:
@@ -297,7 +275,7 @@ def _rle_sizes(entry: object) -> Iterator[object]:
             yield from _rle_sizes(part)
 
 
-def _coco(content: Entry, region_of: Callable[..., Region]) -> list[Photo]:
+def _coco(content: Entry, make: Make) -> list[Photo]:
     names: dict[str, object] = {}
     for one in entries_of(content, "categories") if "categories" in content else ():
         key, name = id_key(one.get("id"), "id of a category"), one.get("name")
@@ -309,11 +287,11 @@ def _coco(content: Entry, region_of: Callable[..., Region]) -> list[Photo]:
         name = None if isinstance(given, (Mapping, list)) else names.get(id_key(given))
         return None if name is None else str(name)
 
-    def make(entry: Entry, image_size: Size) -> Region:
+    def checked(entry: Entry, image_size: Size) -> Region:
         id_key(entry.get("category_id"), "category_id")
-        return region_of(entry, image_size)
+        return make(entry, image_size)
 
-    groups = _by_image(entries_of(content, "annotations"), "annotation", make, label)
+    groups = _by_image(entries_of(content, "annotations"), "annotation", checked, label)
     images = entries_of(content, "images")
     ids = [id_key(image.get("id"), "id of an image") for image in images]
     if len(set(ids)) < len(ids):
@@ -321,19 +299,12 @@ def _coco(content: Entry, region_of: Callable[..., Region]) -> list[Photo]:
     warn_of_lost({key: len(items) for key, items in groups.items()}, ids)
     return [
         Photo(
-            # LVIS v1 has URLs alone.
-            str(image.get("file_name") or image.get("coco_url") or image.get("id")),
+            next((str(image[name]) for name in NAME_KEYS if image.get(name)), key),
             groups.get(key, []),
             stated_size(image.get("width"), image.get("height")),
         )
         for image, key in zip(images, ids, strict=True)
     ]
-
-
-def _of_detectron(entry: Entry, make: Make) -> Photo:
-    size = stated_size(entry.get("width"), entry.get("height"))
-    items = items_from(entries_of(entry, "annotations"), "annotation", make)
-    return Photo(str(entry["file_name"]), items, size)
 
 
 def _by_image(entries: Iterable[Entry], *how: Any) -> dict[str, list[Item]]:

@@ -33,7 +33,8 @@ _WINDOW = 4 * 2**20
 _AHEAD = 2**16  # numbers and words are never cut off by the window's end
 _DECODER, _SPACES = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
 _logger = logging.getLogger(__name__)
-_IMAGE_KEYS = ("id", "file_name", "coco_url", "width", "height")
+NAME_KEYS = ("file_name", "filename", "path", "coco_url")  # LVIS v1 has URLs alone
+_IMAGE_KEYS = (*NAME_KEYS, "id", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,14 @@ def entries_of(content: Entry, key: str) -> list[Entry]:
     return entries
 
 
+def at(record: Entry, path: str) -> Any:
+    """What stands in a record under a key, or under nested ones with dots between them; None where nothing does."""
+    found: Any = record
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
 def id_key(value: object, what: str = "an id") -> str:
     """Exporters write an id as 7, 7.0, "7" or "007"; RegionError for a list or dictionary."""
     if isinstance(value, (Mapping, list)):
@@ -140,8 +149,8 @@ def warn_of_lost(counts: Mapping[str, int], ids: Iterable[str]) -> None:
 def stated_size(width: object, height: object) -> Size | None:
     """Text that is a number counts; 0 and -1 are how exporters say that they do not know."""
     try:
-        size = int(str(width)), int(str(height))
-    except ValueError:
+        size = int(float(str(width))), int(float(str(height)))
+    except (ValueError, OverflowError):
         return None
     return size if min(size) > 0 else None
 

@@ -104,11 +104,11 @@ class Mask(Shape):
         _require_same_size(_size(size)[::-1], image_size)
 
     @classmethod
-    def from_file(cls, path: str | Path, *, label: int | None = None) -> Self:
+    def from_file(cls, path: str | Path | bytes, *, label: int | None = None) -> Self:
         """A mask from a picture of the image's size, PNG say; every pixel that is not black or transparent counts.
 
         Args:
-            path: a palette picture is read by its indices, a colour one by its channels.
+            path: or the bytes in it; a palette picture is read by its indices, a colour one by its channels.
             label: only pixels of exactly this grey value or palette index count.
 
         Raises:
@@ -123,7 +123,7 @@ class Mask(Shape):
         marked = pixels != 0 if label is None else pixels == label
         if not marked.any():
             wanted = "that is not black" if label is None else f"of value {label}"
-            raise RegionError(f"mask {str(path)!r} is empty: it has no pixel {wanted}")
+            raise RegionError(f"mask {str(path)!r:.200} is empty: it has no pixel {wanted}")
         return cls(marked)
 
     @classmethod

@@ -19,6 +19,7 @@ from patchioner.regions.base import (
     Outline,
     Shape,
     Size,
+    as_numpy,
     true_extent,
 )
 from patchioner.regions.shapes import (
@@ -271,15 +272,18 @@ class Polygon(Shape):
     def from_coco(cls, segmentation: Iterable[Iterable[float]]) -> Self:
         """A polygon from COCO's ``segmentation``: rings as flat lists [x1, y1, x2, y2, ...]."""
         rings = []
-        for index, flat in enumerate(items_of(segmentation, "segmentation")):
+        for index, ring in enumerate(items_of(segmentation, "segmentation")):
             what = f"ring {index} of the segmentation"
-            values = items_of(flat, what)
+            values = (
+                as_numpy(items_of(ring, what)).ravel().tolist()
+            )  # pairs, as OpenCV has them, too
             if len(values) % 2:
                 raise RegionError(f"{what} has {len(values)} numbers; give x, y pairs")
             rings.append(list(zip(values[::2], values[1::2], strict=True)))
         if not rings:
             raise RegionError("the segmentation has no ring; give [[x1, y1, x2, y2, ...], ...]")
-        return cls(rings)
+        # As the COCO tools do: beside a ring, what has no area counts for nothing.
+        return cls([ring for ring in rings if len(set(ring)) > 2] or rings)
 
     @classmethod
     def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:

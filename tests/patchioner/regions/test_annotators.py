@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import json
 from pathlib import Path
@@ -28,13 +30,67 @@ CORNERS = [[20, 10], [120, 10], [120, 60], [20, 60]]
 CVAT = '<annotations><image name="d/a.jpg" width="200" height="100">{}</image></annotations>'
 DRAWN = {"id": "x", "original_width": 200, "original_height": 100}
 AT = {"x": 10, "y": 10, "width": 50, "height": 50}
-NAMED = [{"type": "rectangle", "value": AT}, {"type": "labels", "value": AT | {"labels": ["cup"]}}]
+APART = [{"type": "rectangle", "value": AT}, {"type": "labels", "value": AT | {"labels": ["cup"]}}]
 LABELS = {
     "data": {"image": "a.jpg"},
-    "annotations": [{"result": [DRAWN | one for one in NAMED]}],
+    "annotations": [{"result": [DRAWN | one for one in APART]}],
 }
 LABELME = {"shapes": [{"label": "cup", "shape_type": "rectangle", "points": [[20, 10], [120, 60]]}]}
 JOINED = {"images": [{"id": 1, "file_name": f"{name}.jpg"} for name in "ab"], "annotations": []}
+NAMED = {"x1": 20, "y1": 10, "x2": 120, "y2": 60}
+PAIRS = [{"x": x, "y": y} for x, y in CORNERS]
+SIDES = {"width": 200, "height": 100}
+PART = io.BytesIO()
+Image.new("L", (100, 50), 255).save(PART, "PNG")
+BITMAP = {"label": "cup", "shape_type": "mask", "points": [[20, 10], [119, 59]]}
+COCO = {"bbox": [20, 10, 100, 50], "category_id": 1, "image_id": 1}
+RECORDS: dict[str, Any] = {
+    "labelme mask": {"shapes": [BITMAP | {"mask": base64.b64encode(PART.getvalue()).decode()}]},
+    "ultralytics": [{"name": "cup", "class": 0, "confidence": 0.9, "box": NAMED}],
+    "ultralytics outline": [
+        {"name": "cup", "box": NAMED, "segments": {"x": [20, 120, 120], "y": [10, 10, 60]}}
+    ],
+    "bdd100k": [
+        {"name": "photos/a.jpg", "labels": [{"category": "cup", "box2d": NAMED}]},
+        {"name": "b.jpg", "labels": None},
+    ],
+    "cityscapes": {
+        "imgWidth": 200,
+        "imgHeight": 100,
+        "objects": [{"label": "cup", "polygon": CORNERS}],
+    },
+    "darwin 1": {
+        "image": {"filename": "a.jpg", **SIDES},
+        "annotations": [{"name": "cup", "bounding_box": {"x": 20, "y": 10, "w": 100, "h": 50}}],
+    },
+    "darwin 1 outline": {
+        "image": {"filename": "a.jpg", **SIDES},
+        "annotations": [{"name": "cup", "polygon": {"path": PAIRS}}],
+    },
+    "darwin 2": {
+        "item": {"name": "a.jpg"},
+        "annotations": [{"name": "cup", "polygon": {"paths": [PAIRS]}}],
+    },
+    **{
+        f"coco {name}": {
+            "images": [{"id": 1, "file_name": "photos/a.JPG"} | image],
+            "categories": [{"id": 1, "name": "cup"}],
+            "annotations": [COCO | annotation],
+        }
+        for name, image, annotation in (
+            ("of the stored ending", {}, {}),
+            ("path", {"file_name": None, "path": "photos/a.jpg"}, {}),
+            ("float sides", {"width": 200.0, "height": "100.0"}, {}),
+            ("mode", {}, {"bbox": list(BOX), "bbox_mode": "BoxMode.XYXY_ABS"}),
+            ("no mode", {}, {"bbox_mode": None}),
+            ("empty ring", {}, {"segmentation": [[]]}),
+            ("ring of pairs", {}, {"segmentation": [CORNERS]}),
+            ("ring of OpenCV", {}, {"segmentation": [[[pair] for pair in CORNERS]]}),
+            ("ring in no list", {}, {"segmentation": [20, 10, 120, 10, 120, 60]}),
+            ("ring and a dash", {}, {"segmentation": [[20, 10, 120, 10, 120, 60], [1, 1, 9, 9]]}),
+        )
+    },
+}
 FILES: dict[str, tuple[str, str]] = {
     **{
         f"cvat {shape.split()[0]}": ("a.xml", CVAT.format(f"<{shape}/>"))
@@ -60,18 +116,20 @@ FILES: dict[str, tuple[str, str]] = {
     ),
     "label studio's rectangle, named apart": ("a.json", json.dumps(LABELS)),
     "labelme": ("a.json", json.dumps(LABELME | {"imagePath": "..\\photos\\a.jpg"})),
+    **{name: ("a.json", json.dumps(content)) for name, content in RECORDS.items()},
 }
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_tool_s_file_gives_its_region_and_label(name: str, tmp_path: Path) -> None:
     file, content = FILES[name]
-    (tmp_path / file).write_text(content)
     (tmp_path / "classes.txt").write_text("cup\ndog\n")
-    for path in (tmp_path / file, tmp_path):
-        (found,) = read_regions(path, SIZE, "photos/a.jpg")
-        np.testing.assert_allclose(found.region.bounds, BOX, atol=0.2)
-        assert found.label == "cup"
+    for encoding in ("utf-8", "utf-16") if file != "a.txt" else ("utf-8",):
+        (tmp_path / file).write_text(content, encoding=encoding)
+        for path in (tmp_path / file, tmp_path):
+            (found,) = read_regions(path, SIZE, "photos/a.jpg")
+            np.testing.assert_allclose(found.region.bounds, BOX, atol=0.2)
+            assert found.label == "cup"
 
 
 def test_a_folder_of_sam_s_masks_is_read_by_its_table(tmp_path: Path) -> None:
@@ -127,6 +185,18 @@ def test_stored_pixels_turn_with_the_photo(orientation: int, kind: str, tmp_path
         ("a.xml", CVAT.format("<cuboid/>")),
         ("a.txt", "0 0.1 0.2 0.3 0.4 0.5 0.6 0.7\n"),
         ("a.txt", "0 0.1 0.1 0.6 0.1\nzero\n"),
+        ("a.txt", "0 0.35 0.35 0.5 0.5 0.9 1\n"),  # with the number of a track
+        ("a.json", json.dumps({"shapes": [BITMAP | {"mask": "no picture"}]})),
+        ("a.json", json.dumps({"shapes": [BITMAP | {"points": [[150, 0], [249, 49]]}]})),
+        (
+            "a.xml",
+            CVAT.format(
+                f'<mask rle="{10**14}" left="0" top="0" width="{10**7}" height="{10**7}"/>'
+            ),
+        ),
+        ("a.png", "a picture"),
+        ("a.csv", "ImageID,XMin\na,0.1\n"),
+        ("a.json", json.dumps({"_via_img_metadata": {}})),
         ("a.txt", "0 0.5 0.5 0.2 0.2 0.4 0.4 2 0.5 0.5 1\n"),
         ("a.json", '[{"ann_id": 1, "sentences": []}]'),
         ("a.json", json.dumps(LABELME | {"imagePath": "b.jpg"})),

@@ -387,7 +387,7 @@ def test_coco_prefers_the_outline_to_the_box() -> None:
     assert from_coco({"segmentation": FULL, "bbox": box}, SIZE) == Mask(np.ones((4, 6)))
     for absent in ({}, {"segmentation": []}, {"segmentation": None}):
         assert from_coco({**absent, "bbox": box}) == Box(1, 2, 4, 6)
-    with pytest.raises(RegionError, match="ring 0 .* is 1; give a list"):
+    with pytest.raises(RegionError, match="ragged"):
         from_coco({"segmentation": [1, [0, 1]], "bbox": box})
 
 
