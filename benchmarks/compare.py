@@ -12,32 +12,29 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import command, scoring
 from benchmarks.answerers import FILE, read_predictions
 from benchmarks.command import CIDER_WARNING, figure, markdown_table, with_interval
 from benchmarks.data import TASK_NAMES, BenchmarkDataError, task_named
-from benchmarks.metrics.regions import summarize
-from benchmarks.run import BASELINE_FOLDER, FORMAT, HIDDEN, RESULTS_FILE, SHOWN, VERSION
+from benchmarks.metrics.regions import dense_map
+from benchmarks.run import BASELINE_FOLDER, FORMAT, RESULTS_FILE, VERSION, in_order
 from benchmarks.scoring import MAP_ROUNDS, Interval, dense_matches, stem_f_measure
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import read_json
 
-UNCOMPARED = ("detmap", "unique_captions")
-"""The same for all runs on one set of boxes; and a twin of `repeated_pairs`."""
 NAMES = {
     "cider": "CIDEr", "meteor": "METEOR", "stem_f": "stem-F", "rouge_l": "ROUGE-L", "spice": "SPICE",
     "bleu1": "BLEU-1", "bleu2": "BLEU-2", "bleu3": "BLEU-3", "bleu4": "BLEU-4",
     "grounding_margin": "grounding margin", "grounding_wins": "grounding wins, %",
-    "repeated_pairs": "repeated pairs, % (lower is better)", "unique_captions": "unique captions, %",
+    "repeated_pairs": "repeated pairs, % (lower is better)",
     "object_hits": "objects named, %", "object_hits_but_person": "objects named but people, %",
     "object_margin": "object margin, %", "object_wins": "object wins, %",
     "cider_one_reference": "CIDEr, one reference each", "rouge_l_one_reference": "ROUGE-L, one reference each",
@@ -157,8 +154,8 @@ class Change:
 
 def changes(first: MeasuredRun, second: MeasuredRun) -> list[Change]:
     """The change of every metric that both runs of a task have, in the order of tables."""
-    names = [name for name in second.metrics if name in first.metrics and name not in UNCOMPARED]
-    return [_change(name, first, second) for name in in_order(names)]
+    names = in_order(name for name in second.metrics if name in first.metrics)
+    return [_change(name, first, second) for name in names]
 
 
 def _change(name: str, first: MeasuredRun, second: MeasuredRun) -> Change:
@@ -224,21 +221,10 @@ def _dense_map(first: MeasuredRun, second: MeasuredRun) -> tuple[Interval, str]:
     _, theirs = dense_matches(first.predictions, stem_f_measure)
     photos, ours = dense_matches(second.predictions, stem_f_measure)
 
-    def gain(often: NDArray[np.int64]) -> float:
-        after, before = (summarize(one, name="stem-F", weights=often) for one in (ours, theirs))
-        return after.value - before.value
-
+    gain = lambda often: dense_map(ours, often) - dense_map(theirs, often)  # noqa: E731
     rounds = min(second.how["rounds"], MAP_ROUNDS)
     found = scoring.bootstrap_statistic(gain, photos, rounds=rounds, seed=second.how["seed"])
     return found, f"{rounds} resamples"
-
-
-def in_order(metrics: Iterable[str]) -> list[str]:
-    """Metrics in the order of the terminal's table, without those that say little."""
-    there = list(dict.fromkeys(metrics))
-    first = [name for name in SHOWN if name in there]
-    hidden = {*SHOWN, *HIDDEN} - {"unique_captions"}
-    return first + [name for name in there if name not in hidden]
 
 
 MARK = "published, not measured here; other data"

@@ -20,8 +20,9 @@ from PIL import Image
 from benchmarks import compare
 from benchmarks.answerers import Prediction
 from benchmarks.command import CIDER_WARNING, command_parser, run_command, with_interval
-from benchmarks.compare import DIFFERENCES, NAMES, MeasuredRun, changes, in_order, read_runs
+from benchmarks.compare import DIFFERENCES, NAMES, MeasuredRun, changes, read_runs
 from benchmarks.data import TASK_NAMES, task_named
+from benchmarks.run import in_order
 from benchmarks.scoring import ONE_REFERENCE, draw_region
 from patchioner.base.errors import ImageError
 from patchioner.base.files import atomic_path

@@ -12,7 +12,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -75,9 +75,16 @@ SHOWN = (
     "repeated_pairs",
 )  # fmt: skip
 """Metrics of the terminal table, in this order; further ones follow. results.json has all."""
-HIDDEN = (
-    "bleu2", "bleu3", "unique_captions", "detmap", "bleu4_one_reference", "rouge_l_one_reference"
-)  # fmt: skip
+HIDDEN = ("bleu2", "bleu3", "bleu4_one_reference", "rouge_l_one_reference")
+
+
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """Metrics in the order of tables, without those that say little."""
+    there = dict.fromkeys(metrics)
+    first = [name for name in SHOWN if name in there]
+    return first + [name for name in there if name not in (*SHOWN, *HIDDEN)]
+
+
 _SHOWN_ROWS = 10
 PACKAGES = [
     "torch", "timm", "numpy", "pillow", "tokenizers", "transformers", "open_clip_torch", "pycocoevalcap",
@@ -390,9 +397,7 @@ def report(outcomes: Sequence[Outcome]) -> str:
 
 def score_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Results as a Markdown table: runs down, metrics across, each with its interval over photos."""
-    there = dict.fromkeys(name for row in rows for name in row["metrics"])
-    names = [name for name in SHOWN if name in there]
-    names += [name for name in there if name not in SHOWN and name not in HIDDEN]
+    names = in_order(name for row in rows for name in row["metrics"])
     body = []
     for row in rows:
         cells = [with_interval(row["metrics"].get(name)) for name in names]

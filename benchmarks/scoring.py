@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -111,23 +112,20 @@ def bootstrap_pooled(
 class Score:
     """One measured value of the whole set, as papers print it, and how it was made; `interval` None: not resampled.
 
-    `samples` has the score of each answered sample (None: it has none); `mean` is that of the samples, for a score that
-    pools counts (BLEU, METEOR); `pairs` are, of "repeated_pairs", those of each photo with one caption, and all.
+    `samples` has the score of each answered sample (None: it has none); `pairs` are, of "repeated_pairs", those of each
+    photo with one caption, and all.
     """
 
     value: float
     interval: Interval | None
     made: str
     samples: tuple[float | None, ...] | None = None
-    mean: Interval | None = None
     higher_is_better: bool = True
     pairs: Mapping[str, tuple[int, int]] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All but the samples, which results.json keeps elsewhere; an undefined bound is null."""
         values: dict[str, Any] = {"value": self.value, "interval": finite(self.interval)}
-        if self.mean is not None:
-            values["mean_of_samples"] = finite(self.mean)
         return values | {"higher_is_better": self.higher_is_better, "made": self.made}
 
 
@@ -140,13 +138,12 @@ def finite(interval: Interval | None) -> dict[str, float | None] | None:
 
 def caption_score(result: MetricResult, photos: Photos, how: How) -> Score:
     """A metric's result with its interval."""
-    mean = bootstrap_mean(result.samples, photos, **how)
+    interval: Interval | None = bootstrap_mean(result.samples, photos, **how)
     # A score that pools its counts over the set is not the mean, so the mean's interval is not its own.
-    pooled = result.name in POOLED or not np.isclose(mean.value, result.corpus, rtol=1e-9)
-    interval: Interval | None = None if pooled else mean
-    if pooled and result.resample is not None:
-        interval = bootstrap_pooled(result.resample, photos, **how)
-    return Score(result.corpus, interval, result.made, result.samples, mean if pooled else None)
+    if result.name in POOLED or not np.isclose(np.mean(result.samples), result.corpus, rtol=1e-9):
+        resample = result.resample
+        interval = None if resample is None else bootstrap_pooled(resample, photos, **how)
+    return Score(result.corpus, interval, result.made, result.samples)
 
 
 class Scorer(ExitStack):
@@ -261,14 +258,12 @@ def regional_scores(said: Said, how: How, *, classes: bool = False) -> dict[str,
     names, (photos, captions, references) = region_names(said), _columns(said)
     if _alone(photos, names):
         return {}
-    pairs, unique = regions.distinctness(captions, photos, names)
+    pairs = regions.distinctness(captions, photos, names)
     same, every = np.array(list(pairs.values()), dtype=np.float64).T
     repeated = bootstrap_ratio(100.0 * same, every, list(pairs), **how)
     made = f"{_OURS}: share of pairs of regions of one photo with the same caption, %"
     several = repeated if len(pairs) > 1 else None
-    scores = {"repeated_pairs": Score(repeated.value, several, made, None, None, False, pairs)}
-    made = f"{_OURS}: different captions per photo, % of its regions"
-    scores["unique_captions"] = Score(100.0 * unique, None, made)
+    scores = {"repeated_pairs": Score(repeated.value, several, made, None, False, pairs)}
     kinds = [due[0] for due in references]
     if classes and _alone(photos, kinds):
         return scores
@@ -322,23 +317,14 @@ def one_reference_scores(said: Said, how: How, meteor: Meteor | None) -> dict[st
 
 
 def dense_scores(said: Said, measure: regions.Measure, name: str, how: How) -> dict[str, Score]:
-    """The dense mAP with one text measure, and without any ("detmap", beside stem-F alone: it is the same for all)."""
+    """The dense mAP with one text measure; its published name is for METEOR."""
     photos, matches = dense_matches(said, measure)
     rounds = min(how["rounds"], MAP_ROUNDS)
-    whole = regions.summarize(matches, name=name)
-    note = f"benchmarks.metrics.regions over {whole.detections} given boxes, {whole.truths} merged ground truths"
-    scores = {}
-    wanted = {whole.name: False, **({"detmap": True} if name == "stem-F" else {})}
-    for key, detection in wanted.items():
-
-        def value(often: Counts, detection: bool = detection) -> float:
-            found = regions.summarize(matches, name=name, weights=often)
-            return found.detection if detection else found.value
-
-        found = bootstrap_statistic(value, photos, rounds=rounds, seed=how["seed"])
-        made = f"{note}; text: {'none' if detection else name}; {rounds} resamples"
-        scores[key] = Score(found.value, found, made)
-    return scores
+    value = partial(regions.dense_map, matches)
+    found = bootstrap_statistic(value, photos, rounds=rounds, seed=how["seed"])
+    over = f"{len(matches.photo)} given boxes, {matches.truths.sum()} merged ground truths"
+    made = f"benchmarks.metrics.regions over {over}; text: {name}; {rounds} resamples"
+    return {"mAP" if name == "METEOR" else f"mAP ({name})": Score(found.value, found, made)}
 
 
 def dense_matches(predictions: Said, measure: regions.Measure) -> tuple[list[str], DenseMatches]:

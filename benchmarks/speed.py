@@ -10,18 +10,18 @@ Times are medians of rounds in which both sides take turns, tokens checked first
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from benchmarks import naive
 from benchmarks.command import as_json, command_parser, markdown_table, positive, run_command
-from benchmarks.naive import CHUNK, OPTIONS, SHAPES, Ours, Published, Shapes, check_equal
+from benchmarks.naive import CHUNK, OPTIONS, SHAPES, Ours, Published, Shapes, Tokens, check_equal
 from benchmarks.run import machine, versions
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError, PatchionerError
@@ -39,6 +39,7 @@ from patchioner.base.files import write_json
 from patchioner.images import load_image
 from patchioner.regions import Box, Patch
 
+T = TypeVar("T")
 _TOLERANCE = 1e-4
 _GPU_REGIONS, _GPU_IMAGES = 16, {"published": 32, "tiny": 2}
 Clock = Callable[[], float]  # does something, and says how many seconds it took
@@ -89,13 +90,12 @@ def time_function(label: str, clock: Clock, *, rounds: int) -> Timing:
     return Timing(label, tuple(clock() for _ in range(rounds)))
 
 
-def run_process(command: Sequence[str]) -> str:
-    """Standard output of a child process; PatchionerError with the end of its complaint where it fails."""
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        said, shown = result.stderr.strip()[-500:], " ".join(command)
-        raise PatchionerError(f"`{shown}` ended with status {result.returncode}: {said}")
-    return result.stdout
+def in_a_process(function: Callable[..., T], *arguments: Any) -> T:
+    """What a function gives in a process of its own, with as many threads as here."""
+    threads = (torch.get_num_threads(),)
+    new = get_context("spawn")
+    with ProcessPoolExecutor(1, new, torch.set_num_threads, threads) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def peak_memory_mb() -> float | None:
@@ -287,14 +287,11 @@ class Contest:
 
 def run_cpu_suite(arguments: argparse.Namespace) -> int:
     """Memory first, each side in a process of its own; then time; PatchionerError: the two sides' tokens differ."""
-    shapes = SHAPES[arguments.shapes]
+    shapes, most_chunks = SHAPES[arguments.shapes], arguments.naive_chunks
     with _work(arguments) as work:
-        if arguments.child is not None:
-            return run_child(arguments.child, shapes, work, arguments.naive_chunks)
         naive.write_bank(shapes, work)
-        memory = memory_line(arguments, work)
-        rounds = arguments.rounds or 3
-        contest = Contest(shapes, work, rounds=rounds, most_chunks=arguments.naive_chunks)
+        memory = memory_line(shapes, work, most_chunks)
+        contest = Contest(shapes, work, rounds=arguments.rounds or 3, most_chunks=most_chunks)
         lines = [*contest.lines(), memory]
     told = f"Tokens of both ways were equal in {contest.compared:,} captions."
     timings = {label: list(found.seconds) for label, found in contest.timings.items()}
@@ -302,41 +299,31 @@ def run_cpu_suite(arguments: argparse.Namespace) -> int:
     return _finish(arguments, f"{line_table(lines)}\n{told}\n", extra | {"timings": timings})
 
 
-def memory_line(arguments: argparse.Namespace, work: Path) -> Line:
+def memory_line(shapes: Shapes, work: Path, most_chunks: int) -> Line:
     """Peak memory of ours against the published way, each in a process of its own."""
-
-    def child(name: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "benchmarks.speed", "--suite", "cpu", "--child", name]
-        chunks, threads = str(arguments.naive_chunks), str(torch.get_num_threads())
-        command += ["--shapes", arguments.shapes, "--naive-chunks", chunks, "--threads", threads]
-        written = run_process([*command, "--work", str(work)]).splitlines()[-1]
-        answer: dict[str, Any] = json.loads(written)
-        return answer | {"tokens": [tuple(ids) for ids in answer["tokens"]]}
-
-    ours, other = child("ours"), child("published")
-    check_equal(ours["tokens"], other["tokens"], "captions of a process of its own")
-    label = f"peak memory, {SHAPES[arguments.shapes].counts[-2]:,} boxes, MiB"
-    if ours["peak_mb"] is None:
+    sides = [in_a_process(caption_alone, n, shapes, work, most_chunks) for n in ("ours", "other")]
+    (ours, mine), (other, theirs) = sides
+    check_equal(ours, other, "captions of a process of its own")
+    label = f"peak memory, {shapes.counts[-2]:,} boxes, MiB"
+    if mine is None or theirs is None:
         return Line(label, "no count", "no count", float("nan"))
-    mine, theirs = ours["peak_mb"], other["peak_mb"]
     return Line(label, f"{mine:,.0f}", f"{theirs:,.0f}", theirs / mine)
 
 
-def run_child(name: str, shapes: Shapes, work: Path, most_chunks: int) -> int:
-    """Caption as one side does, and write tokens and peak memory to standard output as one JSON line."""
-    photo = load_image(make_photo(work / f"photo-{name}.jpg"))
+def caption_alone(
+    side: str, shapes: Shapes, work: Path, most_chunks: int
+) -> tuple[list[Tokens], float | None]:
+    """Tokens of captions by one side, and its peak memory."""
+    photo = load_image(make_photo(work / f"photo-{side}.jpg"))
     boxes = random_boxes(shapes.counts[-2], photo.size, seed=0)
     parts = naive.build_random_backbone(shapes), naive.build_random_decoder(shapes)
-    if name == "published":
-        tokens = Published(work, *parts, most_chunks=most_chunks).token_ids(photo, boxes)
-        peak = peak_memory_mb()
-    else:
-        ours = Ours(work, *parts)
-        ours.model.caption(photo, boxes, plain=True)
-        peak = peak_memory_mb()
-        tokens = ours.token_ids(photo, boxes[: CHUNK * most_chunks])
-    sys.stdout.write(json.dumps({"peak_mb": peak, "tokens": tokens}) + "\n")
-    return 0
+    if side == "other":
+        published = Published(work, *parts, most_chunks=most_chunks)
+        return published.token_ids(photo, boxes), peak_memory_mb()
+    ours = Ours(work, *parts)
+    ours.model.caption(photo, boxes, plain=True)
+    peak = peak_memory_mb()
+    return ours.token_ids(photo, boxes[: CHUNK * most_chunks]), peak
 
 
 def run_gpu_suite(arguments: argparse.Namespace) -> int:
@@ -393,7 +380,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     suites("--shapes", choices=list(SHAPES), default="published", help="default: %(default)s")
     chunks = "chunks of four boxes that the published way really runs; the rest is scaled"
     suites("--naive-chunks", type=positive, default=3, help=chunks)
-    suites("--child", help=argparse.SUPPRESS)
     return run_command(parser, _run, argv)
 
 

@@ -19,10 +19,7 @@ ENTRIES = {
     "Dockerfile": ["patchioner"],
     "Dockerfile.serve": ["patchioner", "serve", "--host", "0.0.0.0"],
 }
-
-
-def lines_of(name: str) -> list[str]:
-    return (ROOT / name).read_text(encoding="utf-8").splitlines()
+LINES = {name: (ROOT / name).read_text(encoding="utf-8").splitlines() for name in ENTRIES}
 
 
 def environment(tmp_path: Path) -> tuple[Path, dict[str, str]]:
@@ -36,7 +33,7 @@ def environment(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     pip.chmod(0o755)
     source = tmp_path / "src"
     source.mkdir()
-    for line in dict.fromkeys(line for name in ENTRIES for line in lines_of(name)):
+    for line in dict.fromkeys(line for lines in LINES.values() for line in lines):
         if line.startswith("COPY"):
             *given, to = line.split()[1:]
             for file in given:
@@ -53,11 +50,10 @@ def test_the_steps_of_the_dockerfiles_make_a_command_that_runs(tmp_path: Path) -
     source, variables = environment(tmp_path)
     steps: dict[str, None] = {}
     for name, entry in ENTRIES.items():
-        lines = lines_of(name)
-        found = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN pip ")]
+        found = [line.removeprefix("RUN ") for line in LINES[name] if line.startswith("RUN pip ")]
         assert len(found) == 2
         steps |= dict.fromkeys(found)
-        assert f"ENTRYPOINT {json.dumps(entry)}" in lines
+        assert f"ENTRYPOINT {json.dumps(entry)}" in LINES[name]
     how: dict[str, Any] = {"env": variables, "capture_output": True, "text": True}
     for step in steps:
         done = subprocess.run(["sh", "-c", step], cwd=source, **how)

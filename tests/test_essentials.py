@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-import subprocess
-import sys
+import pkgutil
 from configparser import ConfigParser
 from importlib import metadata
 from pathlib import Path
@@ -15,26 +15,22 @@ import pytest
 from packaging.version import Version
 
 from patchioner import Box, Patchioner, WholeImage
+from tests.support.tiny import noise_photo
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_a_caption(shipped: Patchioner) -> None:
-    rows, columns = np.mgrid[:120, :160]
-    photo = np.stack([rows * 2, columns, (rows // 20 + columns // 20) % 2 * 200], -1)
-    found = shipped.caption(photo.astype(np.uint8), [WholeImage(), Box(10, 10, 90, 90)])
-    assert len(found) == 2 and all(one.text for one in found)
-
-
-def test_a_bank(tmp_path: Path) -> None:
+def test_a_caption_and_a_bank(tmp_path: Path) -> None:
     from patchioner.cli.main import main
 
     captions = tmp_path / "captions.txt"
     captions.write_text("".join(f"a photo of {count} dogs on grass\n" for count in range(2, 40)))
     assert main(["bank", "build", str(captions), "--out", str(tmp_path / "bank")]) == 0
     model = Patchioner.from_pretrained(bank=tmp_path / "bank")
-    why = model.explain(model.encode(np.zeros((64, 64, 3), np.uint8)), WholeImage())
-    assert "dogs" in why.texts[0]
+    features = model.encode(noise_photo())
+    found = model.caption(features, [WholeImage(), Box(10, 10, 60, 60)])
+    assert len(found) == 2 and all(one.text for one in found)
+    assert "dogs" in model.explain(features, WholeImage()).texts[0]
 
 
 @pytest.mark.parametrize("kind", ["decap", "capdec", "viecap", "meacap"])
@@ -43,7 +39,7 @@ def test_a_published_folder(kind: str, tmp_path: Path) -> None:
         pytest.importorskip(library)
     from patchioner.checkpoints.published import read_published
     from tests.support import published
-    from tests.support.tiny import noise_photo, tiny_backbone
+    from tests.support.tiny import tiny_backbone
 
     write: Any = getattr(published, f"write_{kind}")
     parts = read_published(write(tmp_path), backbone=tiny_backbone(mode="stretch", size=64))
@@ -53,15 +49,11 @@ def test_a_published_folder(kind: str, tmp_path: Path) -> None:
 
 def test_every_module_but_the_servers_imports_with_what_is_installed() -> None:
     """The job of the lowest releases has few extras."""
-    code = (
-        "import importlib, pkgutil\n"
-        "for name in ('patchioner', 'memory_bank', 'decoders'):\n"
-        "    package = importlib.import_module(name)\n"
-        "    for one in pkgutil.walk_packages(package.__path__, name + '.'):\n"
-        "        if not one.name.endswith('__main__') and '.serve' not in one.name:\n"
-        "            importlib.import_module(one.name)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    for name in ("patchioner", "memory_bank", "decoders"):
+        package = importlib.import_module(name)
+        for one in pkgutil.walk_packages(package.__path__, f"{name}."):
+            if not one.name.endswith("__main__") and ".serve" not in one.name:
+                importlib.import_module(one.name)
 
 
 @pytest.mark.skipif(
@@ -72,5 +64,4 @@ def test_the_lowest_releases_are_those_of_setup_cfg() -> None:
     config.read(ROOT / "setup.cfg")
     for line in config["options"]["install_requires"].split():
         name, _, least = line.partition(">=")
-        found = Version(Version(metadata.version(name)).base_version)
-        assert found == Version(least), name
+        assert Version(metadata.version(name).partition("+")[0]) == Version(least), name

@@ -6,8 +6,6 @@ import ast
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import patchioner
@@ -23,14 +21,13 @@ MAY_IMPORT = {
 }
 LONGEST_MODULE, LONGEST_FUNCTION = 600, 80
 HEAVY = ("torch", "timm", "tokenizers", "safetensors", "huggingface_hub", "matplotlib", "skimage")
-MODULES = sorted(
-    path for room in MAY_IMPORT for path in (ROOT / room.split(".")[0]).rglob("*.py")
-)  # fmt: skip
-
-
-@cache
-def nodes(path: Path) -> list[ast.AST]:
-    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+FOLDERS = sorted({room.partition(".")[0] for room in MAY_IMPORT})
+TEXTS = {
+    path.relative_to(ROOT): path.read_text("utf-8")
+    for folder in FOLDERS
+    for path in (ROOT / folder).rglob("*.py")
+}
+NODES = [(path, node) for path, text in TEXTS.items() for node in ast.walk(ast.parse(text))]
 
 
 def room_of(dotted: str) -> str | None:
@@ -41,54 +38,31 @@ def room_of(dotted: str) -> str | None:
     return parts[0] if parts[0] in MAY_IMPORT else None
 
 
-def dotted(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+def test_arrows_point_one_way_and_carry_no_private_name() -> None:
+    for path, node in NODES:
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        own = room_of(".".join(path.with_suffix("").parts))
+        above = [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+        for parts in ([*above, one.name] for one in node.names):
+            told = f"{path} imports {'.'.join(parts)}"
+            # `from patchioner import base` names the room in its second half
+            seen = room_of(".".join(parts)) or room_of(parts[0])
+            if own is not None and seen not in (None, own):
+                assert seen in MAY_IMPORT[own], told
+                steps = [step for part in parts for step in part.split(".")]
+                assert not [s for s in steps if s.startswith("_") and not s.endswith("__")], told
 
 
-def imports() -> Iterator[tuple[str, str, str]]:
-    """(importer, module, name) of every import; name is "" for a whole module."""
-    for path in MODULES:
-        for node in nodes(path):
-            if isinstance(node, ast.ImportFrom):
-                yield from ((dotted(path), node.module or ".", one.name) for one in node.names)
-            elif isinstance(node, ast.Import):
-                yield from ((dotted(path), one.name, "") for one in node.names)
-
-
-def test_arrows_point_one_way() -> None:
-    wrong = []
-    for path, module, name in imports():
-        own = room_of(path)
-        assert own is not None
-        # `from patchioner import base` names the room in its second half
-        seen = room_of(f"{module}.{name}") or room_of(module)
-        if seen is not None and seen != own and seen not in MAY_IMPORT[own]:
-            wrong.append(f"{path} imports {module}.{name}")
-    assert wrong == []
-
-
-def test_no_private_name_crosses_from_one_room_to_another() -> None:
-    for path, module, name in imports():
-        if room_of(module) not in (None, room_of(path)):
-            parts = [part for part in (*module.split("."), name) if not part.endswith("__")]
-            assert not any(part.startswith("_") for part in parts), f"{path}: {module}.{name}"
-
-
-def test_modules_and_functions_can_be_read_at_a_sitting() -> None:
-    for path in MODULES:
-        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_MODULE, path
-        for node in nodes(path):
-            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                length = (node.end_lineno or 0) - node.lineno + 1
-                assert length <= LONGEST_FUNCTION, f"{path}: {node.name}"
-
-
-def test_libraries_do_not_print() -> None:
-    for path in MODULES:
-        for node in nodes(path):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                to_a_file = any(keyword.arg == "file" for keyword in node.keywords)
-                assert node.func.id != "print" or to_a_file, f"{path}:{node.lineno}"
+def test_modules_and_functions_can_be_read_at_a_sitting_and_do_not_print() -> None:
+    assert [path for path, text in TEXTS.items() if text.count("\n") > LONGEST_MODULE] == []
+    for path, node in NODES:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= LONGEST_FUNCTION, f"{path}: {node.name}"
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            to_a_file = any(keyword.arg == "file" for keyword in node.keywords)
+            assert node.func.id != "print" or to_a_file, f"{path}:{node.lineno}"
 
 
 def test_importing_it_its_light_parts_and_making_regions_loads_nothing_heavy() -> None:

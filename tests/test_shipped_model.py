@@ -16,8 +16,6 @@ from patchioner.cli.calibrate import adapting
 
 data = pytest.importorskip("skimage.data", reason="the photos come with scikit-image")
 MEGABYTES = 64
-
-
 CUP = Box(165, 10, 415, 310)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -52,48 +53,40 @@ def test_options_follow_the_arguments() -> None:
     assert options("--noise") == expected(noise_sigma=0.08)
     many = ("--noise", "0.2", "--seed", "4", "--autocast", "--epochs", "2")
     assert options(*many) == expected(noise_sigma=0.2, seed=4, autocast=True, epochs=2.0)
-    viecap = NewDecoder("viecap", "gpt2")
-    assert options("--decoder", "viecap", "--language-model", "gpt2") == expected(viecap)
-    words = ["--decoder", "prefix_lm", "--language-model", "DIR", "--tune", "lora", "--refer"]
-    assert options(*words) == expected(
-        NewDecoder("prefix_lm", "DIR", tune="lora", keep="reference")
-    )
-    shape = NewDecoder(layers=2, vocab_size=300)
-    assert options("--from-scratch", "--layers", "2", "--vocab-size", "300") == expected(shape)
+    for words, fresh in (
+        ("--decoder viecap --language-model gpt2", NewDecoder("viecap", "gpt2")),
+        ("--decoder prefix_lm --language-model DIR --tune lora --refer",
+         NewDecoder("prefix_lm", "DIR", tune="lora", keep="reference")),
+        ("--from-scratch --layers 2 --vocab-size 300", NewDecoder(layers=2, vocab_size=300)),
+    ):  # fmt: skip
+        assert options(*words.split()) == expected(fresh)
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--noise", "0.1", "--memory"], "not allowed with"),
-        (["--layers", "2"], "add --from-scratch"),
-        (["--language-model", "gpt2"], "name its decoder"),
-        (["--decoder", "viecap"], "needs --language-model"),
-        (["--decoder", "viecap", "--language-model", "gpt2", "--from-scratch"], "prefix_gpt2"),
-        (["--decoder", "viecap", "--language-model", "gpt2", "--entities", "/none/e"], "/none/e"),
-        (["--decoder", "gpt9"], "decoder"),
-        (["--validation", "1.5"], "validation_share"),
-        (["--noise", "0"], "noise"),
-        (["--bank-rows", "x"], "bank-rows"),
-        (["--storage", "fp8"], "storage"),
+        ("--noise 0.1 --memory", "not allowed with"), ("--layers 2", "add --from-scratch"),
+        ("--language-model gpt2", "name its decoder"), ("--decoder viecap", "needs --language-model"),
+        ("--decoder viecap --language-model gpt2 --from-scratch", "prefix_gpt2"),
+        ("--decoder viecap --language-model gpt2 --entities /none/e", "/none/e"), ("--decoder gpt9", "decoder"),
+        ("--validation 1.5", "validation_share"), ("--noise 0", "noise"), ("--bank-rows x", "bank-rows"),
+        ("--storage fp8", "storage"),
     ],
-)
-def test_wrong_usage(words: list[str], extra: list[str], message: str, capsys: Capture) -> None:
+)  # fmt: skip
+def test_wrong_usage(words: list[str], extra: str, message: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit, match="2"):
-        script.main([*words, *extra])
+        script.main([*words, *extra.split()])
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ("--corpus /none/such.txt", "such.txt"),
-        ("--text-encoder patchioner-minni", "patchioner-minni"),
-        ("--validation /none/held.txt", "held.txt"),
-        ("--from-scratch --width 33", "33"),
+        ("--corpus /none/such.txt", "such.txt"), ("--text-encoder patchioner-minni", "patchioner-minni"),
+        ("--validation /none/held.txt", "held.txt"), ("--from-scratch --width 33", "33"),
         ("--from-scratch --vocab-size 10", "10"),
     ],
-)
+)  # fmt: skip
 def test_failures(words: list[str], extra: str, message: str, capsys: Capture) -> None:
     assert script.main([*words, *extra.split()]) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -111,9 +104,6 @@ def test_the_example_corpus_is_what_its_script_writes() -> None:
 def test_ctrl_c_tells_what_next(
     words: list[str], monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(script, "run", stop)
+    monkeypatch.setattr(script, "run", Mock(side_effect=KeyboardInterrupt))
     assert script.main(words) == 130
     assert "--resume" in capsys.readouterr().err

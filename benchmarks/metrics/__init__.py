@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics import caption, official
 from benchmarks.metrics.caption import Floats, Groups, Texts, bleu, cider, rouge_l, stem_f, tokenize
-from benchmarks.metrics.official import Meteor, find_java, java_available, official_score, ptb_pairs
+from benchmarks.metrics.official import Meteor, find_java, java_available, official_score
 from patchioner import __version__
 from patchioner.base.errors import OptionError, UnknownNameError
 
 __all__ = [
     "METRICS", "Meteor", "MetricResult", "bleu", "check_metric_names", "cider", "java_available", "official_score",
-    "ptb_pairs", "rouge_l", "score_captions", "stem_f", "tokenize",
+    "rouge_l", "score_captions", "stem_f", "tokenize",
 ]  # fmt: skip
 
 Resample = Callable[[NDArray[np.int64]], Floats]
@@ -65,8 +65,8 @@ def score_captions(
     functions = {name: _resolve(name, source) for name, source in (extra or {}).items()}
     results = {}
     if metrics:
-        cut = ptb_pairs if meteor is not None else _cut_pairs
-        words = cut(predictions, references)
+        tokenizer = _cut if meteor is None else official.ptb_tokenize
+        words = official.tokenize_pairs(predictions, references, tokenizer)
     for name in metrics:
         results[name] = _result(name, *words, meteor)
     for name, function in functions.items():
@@ -84,9 +84,8 @@ def check_metric_names(metrics: Sequence[str]) -> None:
             raise UnknownNameError.among("metric", name, METRICS)
 
 
-def _cut_pairs(predictions: Texts, references: Groups) -> tuple[list[str], list[list[str]]]:
-    said, *due = [[" ".join(tokenize(t)) for t in group] for group in (predictions, *references)]
-    return said, due
+def _cut(texts: Texts) -> list[list[str]]:
+    return [tokenize(text) for text in texts]
 
 
 def _result(name: str, said: Texts, due: Groups, meteor: Meteor | None) -> MetricResult:

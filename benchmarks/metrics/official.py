@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -258,11 +258,12 @@ SPICE_SOURCE: Final = "https://nlp.stanford.edu/software/stanford-corenlp-full-2
 _OPENS: Final = ["java.lang", "java.math", "java.net", "java.text", "java.util", "java.util.concurrent"]  # fmt: skip
 
 
-def ptb_pairs(predictions: Texts, references: Groups) -> tuple[list[str], list[list[str]]]:
-    """Predictions and references through one run of the Stanford tokenizer, each as words joined by spaces."""
-    check_pairs(predictions, references)
+def tokenize_pairs(
+    predictions: Texts, references: Groups, tokenizer: Callable[[Texts], list[list[str]]]
+) -> tuple[list[str], list[list[str]]]:
+    """Predictions and references through one run of a tokenizer, each as words joined by spaces."""
     everything = [*predictions, *(text for group in references for text in group)]
-    words = iter([" ".join(found) for found in ptb_tokenize(everything)])
+    words = iter([" ".join(found) for found in tokenizer(everything)])
     said = list(islice(words, len(predictions)))
     return said, [list(islice(words, len(group))) for group in references]
 

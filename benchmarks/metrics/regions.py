@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -84,16 +85,6 @@ class DenseMatches(NamedTuple):
     truths: NDArray[np.intp]
 
 
-class DenseMap(NamedTuple):
-    """Dense-captioning mAP x 100; `detection` is the mean of the average precisions that ask nothing of the text."""
-
-    name: str
-    value: float
-    detection: float
-    detections: int
-    truths: int
-
-
 def match(photos: Iterable[DensePhoto], text_measure: Measure) -> DenseMatches:
     """Give every detection its ground truth and its text score; `text_measure`, 0..1, is asked once.
 
@@ -141,8 +132,8 @@ def _take(boxes: Floats, scores: Floats, merged: Floats) -> tuple[NDArray[np.int
     return taken, overlap
 
 
-def summarize(matches: DenseMatches, *, name: str, weights: Counts | None = None) -> DenseMap:
-    """The mean of 30 average precisions, for IoU in 0.3 .. 0.7 (at least) and text score in 0 .. 0.25 (strictly above).
+def dense_map(matches: DenseMatches, weights: Counts | None = None) -> float:
+    """Dense mAP x 100: of 30 average precisions, for IoU 0.3 .. 0.7 (at least), text score 0 .. 0.25 (strictly above).
 
     `weights` (photos,) say how often each photo counts, None: once; OptionError: they leave no ground truth.
     """
@@ -150,17 +141,9 @@ def summarize(matches: DenseMatches, *, name: str, weights: Counts | None = None
     truths = int(counts @ matches.truths)
     if truths <= 0:
         raise OptionError("no ground truth in any photo: there is no recall to measure")
-    often = counts[matches.photo]
-
-    def precision(right: NDArray[np.bool_]) -> float:
-        return 100.0 * average_precision(right, truths, often)
-
-    taken = matches.text >= 0
-    boxed = [taken & (matches.iou >= least) for least in IOU_THRESHOLDS]
-    table = [precision(one & (matches.text > least)) for one in boxed for least in TEXT_THRESHOLDS]
-    detection = float(np.mean([precision(found) for found in boxed]))
-    label = "mAP" if name == "METEOR" else f"mAP ({name})"
-    return DenseMap(label, float(np.mean(table)), detection, int(often.sum()), truths)
+    often, thresholds = counts[matches.photo], product(IOU_THRESHOLDS, TEXT_THRESHOLDS)
+    right = [(matches.iou >= iou) & (matches.text > text) for iou, text in thresholds]
+    return 100.0 * float(np.mean([average_precision(one, truths, often) for one in right]))
 
 
 def average_precision(right: NDArray[np.bool_], truths: int, often: Counts) -> float:
@@ -251,12 +234,11 @@ def class_named(captions: Sequence[str], classes: Sequence[Sequence[str]]) -> Fl
 
 def distinctness(
     captions: Texts, photos: Texts, regions: Sequence[Hashable]
-) -> tuple[dict[str, tuple[int, int]], float]:
-    """How distinct the captions of the regions of each photo are; case and punctuation do not matter.
+) -> dict[str, tuple[int, int]]:
+    """By photo with two regions or more, (pairs of regions with the same caption, pairs of regions).
 
-    By photo with two regions or more, (pairs of regions with the same caption, pairs of regions); and the mean share of
-    different captions per photo, 1 where none has two. `photos` and `regions` name those of each of n captions; what
-    comes twice in a photo counts once. OptionError: one region has two different captions.
+    Case and punctuation do not matter. `photos` and `regions` name those of each of n captions; what comes twice in a
+    photo counts once. OptionError: one region has two different captions.
     """
     said: dict[str, dict[Hashable, tuple[str, ...]]] = {}
     for caption, photo, region in zip(captions, photos, regions, strict=True):
@@ -265,12 +247,10 @@ def distinctness(
             told = f"region {region!r} of {photo!r} has two captions, {caption!r} is one"
             raise OptionError(f"{told}: give each a name of its own")
     counts = {photo: Counter(found.values()) for photo, found in said.items() if len(found) > 1}
-    pairs = {
+    return {
         photo: (sum(math.comb(n, 2) for n in found.values()), math.comb(found.total(), 2))
         for photo, found in counts.items()
     }
-    unique = [len(found) / found.total() for found in counts.values()]
-    return pairs, sum(unique) / len(unique) if unique else 1.0
 
 
 class Grounding(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.data import task_named
 from benchmarks.metrics import Meteor, java_available
 from benchmarks.run import Outcome, Run, execute, write_reports
 from benchmarks.settings import RunSettings
@@ -21,10 +22,6 @@ from tests.support.tiny import TEXTS, noise_photo
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "annotations"
 PHOTOS = 11
-FILES = {
-    "trace": "traces_dev.json", "dense": "dense_refcocos_dev.json", "region_set": "region_sets_dev.json",
-    "image": "image_captions_dev.json", "objects": "class_boxes_dev.json",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -97,12 +94,8 @@ class World:
     root: Path
     model: Patchioner
 
-    def settings(self, task: str = "region_set", **changes: Any) -> RunSettings:
-        files = {"data": str(self.file(task)), "images": str(self.root / "photos")}
-        return RunSettings(task, **{**files, "java": "no", "rounds": 20, "batch": 3, **changes})
-
     def file(self, task: str) -> Path:
-        return self.root / "annotations" / FILES[task]
+        return task_named(task).files(self.root)[0]
 
     def change(self, task: str, edit: Callable[[Any], object]) -> None:
         """Edit the JSON of a task in place."""
@@ -110,11 +103,12 @@ class World:
         edit(content)
         self.file(task).write_text(json.dumps(content))
 
-    def run(
-        self, folder: Path, *, resume: bool = False, load: Any = None, **changes: Any
-    ) -> Outcome:
-        """Run one task (region sets if none is named) into a folder."""
-        run = Run("tiny", self.settings(**changes), folder)
+    def run(self, folder: Path, task: str = "region_set", *, resume: bool = False, load: Any = None,
+            **changes: Any) -> Outcome:  # fmt: skip
+        """Run one task into a folder."""
+        given = {"data": str(self.file(task)), "images": str(self.root / "photos")}
+        given |= {"java": "no", "rounds": 20, "batch": 3, **changes}
+        run = Run("tiny", RunSettings(task, **given), folder)
         return execute([run], resume=resume, load=load or (lambda *_: self.model))[0]
 
 
@@ -122,8 +116,9 @@ class World:
 def made(tmp_path_factory: pytest.TempPathFactory, model: Patchioner) -> World:
     """Eleven photos of 40 x 20 pixels, 27 region sets; the files name them in another order than the alphabet's."""
     root = tmp_path_factory.mktemp("made") / "world"
-    (root / "photos").mkdir(parents=True)
-    (root / "annotations").mkdir()
+    world = World(root, model)
+    for folder in ("photos", "annotations"):
+        (root / folder).mkdir(parents=True)
     sets, traces, dense, images, captions, objects = {}, {}, [], [], [], []
     for index, name in enumerate(f"photo_{(7 * index) % PHOTOS:02d}" for index in range(PHOTOS)):
         noise_photo(40, 20, seed=index).save(root / "photos" / f"{name}.jpg")
@@ -145,8 +140,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, model: Patchioner) -> World:
         "image": {"images": images, "annotations": captions}, "objects": objects,
     }  # fmt: skip
     for task, content in contents.items():
-        (root / "annotations" / FILES[task]).write_text(json.dumps(content))
-    return World(root, model)
+        world.file(task).write_text(json.dumps(content))
+    return world
 
 
 @pytest.fixture

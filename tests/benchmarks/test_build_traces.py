@@ -117,16 +117,12 @@ def test_strokes_of_one_sentence_are_parted_off_the_photo() -> None:
 
 def test_what_is_left_out() -> None:
     for words, points, reason in (
-        ("Dog.", stroke(0, 1), "words"),
-        ("A dog sleeps.", stroke(0), "points"),
+        ("Dog.", stroke(0, 1), "words"), ("A dog sleeps.", stroke(0), "points"),
         ("A dog sleeps.", stroke(0, 11, 12), "points"),
-    ):
+    ):  # fmt: skip
         timed = [{"utterance": words, "start_time": 0, "end_time": 20}]
         (found,) = split({"image_id": "a", "timed_caption": timed, "traces": [points]})
         assert isinstance(found, str) and reason in found
-
-
-def test_no_record() -> None:
     for broken in (
         [], {}, {"image_id": "a", "timed_caption": 3, "traces": []},
         *({"image_id": "a", "timed_caption": [], "traces": [[{"x": 0.1, "y": y, "t": 0}]]} for y in (math.nan, "left")),

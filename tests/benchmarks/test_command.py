@@ -24,30 +24,28 @@ FAST = ["--java=no", "--rounds=20"]
 
 @pytest.mark.parametrize("task", TASK_NAMES)
 def test_every_command_starts_on_the_sample_set(
-    task: str, tmp_path: Path, loads: list[str], encoded: Encoded, capsys: Capture
+    task: str, tmp_path: Path, loads: list[str], capsys: Capture
 ) -> None:
-    """With a table, its files, one pass a photo, and a warning where there is CIDEr."""
-    baseline = "oracle" if task == "image" else "whole"
+    """With a table, its files, and a warning where there is CIDEr."""
     main = importlib.import_module(f"benchmarks.{task}").main
-    assert main([*FAST, f"--out={tmp_path}", f"--baseline={baseline}"]) == 0
+    assert main([*FAST, "--limit=3", f"--out={tmp_path}"]) == 0
     printed = capsys.readouterr().out
-    assert "| patchioner-mini |" in printed and f"| baseline: {baseline} |" in printed
+    assert "| patchioner-mini |" in printed
     assert (CIDER_WARNING in printed) is (task != "objects")
     results = json.loads((tmp_path / "results.json").read_text())
     assert Path(results["settings"]["data"]).parent == SAMPLE / "annotations"
     assert {"predictions.jsonl", "report.html"} <= {path.name for path in tmp_path.iterdir()}
-    assert len(encoded) == len(set(encoded)) >= 11
 
 
 def test_without_out_nothing_is_left_behind(
-    world: World, loads: list[str], tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture
+    world: World, loads: list[str], monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
     """A folder, or a file with its folder of photos."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    assert region_set.main([f"--data={world.root}", *FAST]) == 0
+    monkeypatch.chdir(world.root / "annotations")
+    before, quick = sorted(Path.cwd().iterdir()), [*FAST, "--limit=6"]
+    assert region_set.main([f"--data={world.root}", *quick]) == 0
     first = capsys.readouterr().out
-    words = [f"--data={world.file('region_set')}", f"--images={world.root / 'photos'}", *FAST]
+    words = [f"--data={world.file('region_set')}", "--images=../photos", *quick]
     assert region_set.main(words) == 0
     assert capsys.readouterr().out == first and "cider" in first
     world.change("region_set", lambda content: content["photo_00"].update(none=[]))
@@ -55,23 +53,17 @@ def test_without_out_nothing_is_left_behind(
     assert "row 2 (photo_00/2)" in capsys.readouterr().out
     assert region_set.main([*words, "--strict"]) == 1
     assert "--strict" in capsys.readouterr().err
-    assert list((tmp_path / "here").iterdir()) == []
+    assert sorted(Path.cwd().iterdir()) == before
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--baseline=wole"], "'whole'"),
-        (["--data=nowhere.json"], "--images"),
-        (["--data=nowhere.json", "--images=."], "nowhere.json is missing"),
-        (["--images=nowhere"], "nowhere is no folder"),
-        (["--metric=bleu"], "'bleu4'"),
-    ],
-)
-def test_errors(more: list[str], message: str, loads: list[str], capsys: Capture) -> None:
-    assert dense.main([*FAST, *more]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+def test_errors_are_one_line(loads: list[str], capsys: Capture) -> None:
+    for more, message in (
+        ("--baseline=wole", "'whole'"), ("--data=nowhere.json", "--images"), ("--metric=bleu", "'bleu4'"),
+        ("--data=nowhere.json --images=.", "nowhere.json is missing"), ("--images=nowhere", "nowhere is no folder"),
+    ):  # fmt: skip
+        assert dense.main([*FAST, *more.split()]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and message in error and error.count("\n") == 1
 
 
 def test_all_shares_the_model_and_every_backbone_pass(
@@ -100,17 +92,13 @@ def test_all_shares_the_model_and_every_backbone_pass(
 def test_configs_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     for text, message in (
-        ("runs: [", "is not YAML"),
-        ("defaults: {}", "has no runs"),
+        ("runs: [", "is not YAML"), ("defaults: {}", "has no runs"), ("runs: {a: 3}", "must hold options"),
         ("runs: {a: {task: dense}}\nrun: {}", "did you mean 'runs'"),
-        ("runs: {a: {weighting: uniform}}", "must name its task"),
-        ("runs: {a: 3}", "must hold options"),
+        ("runs: {a: {weighting: uniform}}", "must name its task"), ("runs: {a: {task: tracing}}", "'trace'"),
         ("runs: {a: {task: dense, weigthing: uniform}}", "--weigthing"),
-        ("runs: {a: {task: dense, limit: none}}", "limit"),
+        ("runs: {a: {task: dense, limit: none}}", "limit"), ("runs: {../a: {task: dense}}", "becomes a folder"),
         ("runs: {a: {task: dense, out: here}}", "command line"),
-        ("runs: {../a: {task: dense}}", "becomes a folder"),
-        ("runs: {a: {task: tracing}}", "'trace'"),
-    ):
+    ):  # fmt: skip
         path.write_text(text)
         with pytest.raises((OptionError, UnknownNameError), match=message):
             read_runs(path, tmp_path)

@@ -93,10 +93,9 @@ def test_did_bench_is_read_and_its_controls_are_as_long_as_ours(did: Path) -> No
     assert found[AGAIN][1] == found[ALONE][1] == photos[1].statements[0].text
     assert all(len(text.split()) <= 14 for text in found[EXTRACTIVE] + found[AGAIN])
     (did / "describe_run.json").write_text('[{"file_name": "a.jpg"}]')
-    with pytest.raises(BenchmarkDataError, match=r"describe_run\.json"):
-        read_did(did)
-    with pytest.raises(BenchmarkDataError, match=r"references_dev\.json"):
-        read_did(did / "none")
+    for folder, file in ((did, "describe_run"), (did / "none", "references_dev")):
+        with pytest.raises(BenchmarkDataError, match=rf"{file}\.json"):
+            read_did(folder)
 
 
 def test_scores_are_on_raw_strings() -> None:

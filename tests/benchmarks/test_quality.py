@@ -36,7 +36,7 @@ def test_answers(
     names, kinds = embed_names(model, PROMPTS), list(SYNONYMS)
     for part in ("sets", "traces", "boxes"):
         samples = read_folder(world.root, TASKS[part])
-        asked = [s for s in samples if part != "boxes" or s.references[0] != "person"]
+        asked = [sample for sample in samples if sample.references[0] != "person"]
         answers = [a for a in found[part] if part != "boxes" or a["share"] > LARGE]
         for sample, answer in zip(asked, answers, strict=True):
             features = model.encode(str(world.root / "photos" / sample.photo))

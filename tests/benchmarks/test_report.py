@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -95,10 +96,8 @@ def test_photos_are_small_upright_and_stored_once(tmp_path: Path) -> None:
     exif[0x0112] = 6  # stored lying
     Image.new("RGB", (1200, 600), "blue").save(tmp_path / "a.jpg", exif=exif)
     gallery, whole, box = Gallery(), {"whole": True}, {"box": [0, 0, 300, 300]}
-    pictures = [
-        gallery.picture(str(tmp_path), "a.jpg", region, words)
-        for region, words in ((whole, "one"), (whole, "two"), (box, "three"))
-    ]
+    show = partial(gallery.picture, str(tmp_path), "a.jpg")
+    pictures = [show(whole, "one"), show(whole, "two"), show(box, "three")]
     size = LONG_SIDE // 2, LONG_SIDE
     assert f'viewBox="0 0 {size[0]} {size[1]}"' in pictures[0]
     assert "<title>two</title>" in pictures[1]

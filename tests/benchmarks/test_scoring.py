@@ -46,7 +46,7 @@ def test_objects_by_hand() -> None:
     assert scores["object_margin"].value == pytest.approx(100 * (1 - 1 + 1 + 1 + 0) / 5)
     assert scores["object_wins"].value == pytest.approx(100 * (1 + 0 + 1 + 1 + 0.5) / 5)
     assert scores["repeated_pairs"].value == pytest.approx(100 / 4)  # of 3 pairs in x and 1 in z
-    same = object_scores([said("x", 0, "a dog", "dog"), said("x", 1, "a dog", "dog")], HOW)
+    same = object_scores([said("x", row, "a dog", "dog") for row in (0, 1)], HOW)
     assert "object_margin" not in same and same["repeated_pairs"].value == 100.0
     assert set(object_scores(OBJECTS[3:4], HOW)) == {"object_hits"}
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from benchmarks import naive, speed
-from benchmarks.naive import SHAPES, STEPS, NaiveDecoder, Ours, Published, build_random_decoder
-from benchmarks.speed import Contest, main, make_photo, random_boxes
+from benchmarks.naive import SHAPES, STEPS, NaiveDecoder, Ours
+from benchmarks.speed import Contest, main, random_boxes
 from memory_bank import MemoryBank
-from patchioner.backbones import TimmViT
 from patchioner.base.errors import PatchionerError
-from patchioner.images import load_image
 from tests.support import Capture, MonkeyPatch
 
 TINY = SHAPES["tiny"]
@@ -23,26 +21,16 @@ CPU = ["--suite", "cpu", "--shapes", "tiny", "--rounds", "1", "--naive-chunks", 
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     folder = tmp_path_factory.mktemp("work")
     naive.write_bank(TINY, folder)
-    return folder
+    return Contest(TINY, folder, rounds=1, most_chunks=3)
 
 
-@pytest.fixture(scope="module")
-def photo(work: Path) -> Image.Image:
-    return load_image(make_photo(work / "photo.jpg"))
-
-
-@pytest.fixture(scope="module")
-def backbone() -> TimmViT:
-    return naive.build_random_backbone(TINY)
-
-
-def test_both_sides_write_the_same(work: Path, photo: Image.Image, backbone: TimmViT) -> None:
+def test_both_sides_write_the_same(contest: Contest) -> None:
     """Whole chunks and remainders."""
-    decoder = build_random_decoder(TINY)
-    ours, other = Ours(work, backbone, decoder), Published(work, backbone, decoder, most_chunks=3)
+    ours, other, photo = contest.ours, contest.other, contest.photo
+    decoder: Any = ours.model.parts.decoder
     for count in (1, 5, 9):
         boxes = random_boxes(count, photo.size, seed=count)
         tokens = other.token_ids(photo, boxes)
@@ -55,12 +43,10 @@ def test_both_sides_write_the_same(work: Path, photo: Image.Image, backbone: Tim
     assert twin.until_end([5, end, 6, end]) == (5, end) and twin.until_end([5, 6]) == (5, 6)
 
 
-def test_what_is_not_run_is_scaled(
-    work: Path, photo: Image.Image, backbone: TimmViT, monkeypatch: MonkeyPatch
-) -> None:
+def test_what_is_not_run_is_scaled(contest: Contest, monkeypatch: MonkeyPatch) -> None:
     """13 boxes are four chunks; of two that are run, each second counts twice, the image's once."""
-    side = Published(work, backbone, build_random_decoder(TINY), most_chunks=2)
-    ticks = iter(range(100))
+    side, photo, ticks = contest.other, contest.photo, iter(range(100))
+    monkeypatch.setattr(side, "most_chunks", 2)
     monkeypatch.setattr("benchmarks.naive.time.perf_counter", lambda: float(next(ticks)))
     boxes = random_boxes(13, photo.size, seed=0)
     assert (side.run(13), side.run(5)) == (8, 5)
@@ -69,19 +55,18 @@ def test_what_is_not_run_is_scaled(
     assert side.in_chunks(torch.randn(9, TINY.dim), len)() == 1.5
 
 
-def test_cpu_suite(tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
-    """Children run here instead of in processes of their own."""
+def test_cpu_suite(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """What runs in processes of its own runs here."""
     names: list[str] = []
 
-    def run(command: list[str]) -> str:
-        names.append(command[command.index("--child") + 1])
-        assert main(command[3:]) == 0
-        return capsys.readouterr().out
+    def run(work: Any, side: str, *arguments: Any) -> Any:
+        names.append(side)
+        return work(side, *arguments)
 
-    monkeypatch.setattr(speed, "run_process", run)
+    monkeypatch.setattr(speed, "in_a_process", run)
     out = tmp_path / "speed.json"
     assert main([*CPU, "--work", str(tmp_path), "--json", str(out), "--threads", "1"]) == 0
-    assert names == ["ours", "published"]
+    assert names == ["ours", "other"]
     report = json.loads(out.read_text())
     lines = {line["work"]: line for line in report["lines"]}
     assert lines.keys() >= {
@@ -92,8 +77,7 @@ def test_cpu_suite(tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch) ->
     assert report["captions_compared"] == 1 + 5 + 8 + 8 + 9, "of boxes, and rows decoded alone"
 
 
-def test_what_differs_ends_the_comparison(work: Path, monkeypatch: MonkeyPatch) -> None:
-    contest = Contest(TINY, work, rounds=1, most_chunks=2)
+def test_what_differs_ends_the_comparison(contest: Contest, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(Ours, "token_ids", lambda self, photo, boxes: [(1,)] * len(boxes))
     with pytest.raises(PatchionerError, match="1 box: caption 0 differs"):
         list(contest._boxes())

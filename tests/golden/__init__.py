@@ -16,20 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from patchioner import (
-    Box,
-    DecodeOptions,
-    Mask,
-    Patch,
-    Patchioner,
-    Point,
-    Polygon,
-    Region,
-    RegionSet,
-    Trace,
-    Weighting,
-    WholeImage,
-)
+from patchioner import DecodeOptions, Patchioner, Point, Trace, Weighting, WholeImage
+from patchioner.regions import Box, Mask, Patch, Polygon, Region, RegionSet
 
 FILE = Path(__file__).parent / "captions.json"
 _BESIDE = [parent / "shared" / "data" for parent in Path(__file__).resolve().parents]

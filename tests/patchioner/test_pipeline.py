@@ -12,17 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchioner import pipeline
 from patchioner.base.errors import ImageError, OptionError, OutOfMemoryError, PatchionerError
-from patchioner.pipeline import (
-    Batching,
-    Embedded,
-    Steps,
-    attempt,
-    chunks,
-    delivered,
-    map_ahead,
-    run,
-)
+from patchioner.pipeline import Batching, Embedded, Steps, delivered, run
 from patchioner.regions import Box
 
 ANY = Box(0, 0, 1, 1)
@@ -56,18 +48,13 @@ def shown(outcome: Any) -> Any:
 
 
 CUTS = st.builds(
-    Batching,
-    photos=st.integers(1, 5),
-    regions=st.integers(1, 20),
-    readers=st.integers(0, 3),
-    ahead=st.integers(1, 4),
-    overlap=st.booleans(),
-)
+    Batching, photos=st.integers(1, 5), regions=st.integers(1, 20), readers=st.integers(0, 3),
+    ahead=st.integers(1, 4), overlap=st.booleans(),
+)  # fmt: skip
+NUMBER = st.integers(0, 50)
 
 
-@given(
-    items=st.lists(st.integers(0, 50), max_size=30), broken=st.sets(st.integers(0, 50)), cut=CUTS
-)
+@given(items=st.lists(NUMBER, max_size=30), broken=st.sets(NUMBER), cut=CUTS)
 def test_outcomes_however_it_is_cut(items: list[int], broken: set[int], cut: Batching) -> None:
     def read(item: int) -> int:
         if item in broken:
@@ -136,7 +123,7 @@ def test_an_error_that_waits_holds_nothing() -> None:
         local = photo[group[0] :]
         raise ImageError(f"of {len(local)}") from ValueError("why")
 
-    (error,) = attempt(fails, [1])
+    (error,) = pipeline.attempt(fails, [1])
     assert isinstance(error, ImageError)
     trace = error.__traceback__
     while trace is not None:
@@ -191,7 +178,7 @@ def test_an_error_of_the_source_itself_comes_after_the_outcomes_before_it(worker
 
     found = []
     with pytest.raises(OSError, match="disk"):
-        for one in map_ahead(abs, broken(), workers=workers, ahead=2):
+        for one in pipeline.map_ahead(abs, broken(), workers=workers, ahead=2):
             found.append(one)
     assert found == [1, 2]
 
@@ -199,13 +186,9 @@ def test_an_error_of_the_source_itself_comes_after_the_outcomes_before_it(worker
 def test_threads_work_beside_the_caller_and_see_its_context() -> None:
     name: ContextVar[str] = ContextVar("name", default="nobody")
     name.set("caller")
-    seen = list(map_ahead(lambda _: (name.get(), threading.get_ident()), [1], workers=2, ahead=1))
-    assert seen[0][0] == "caller" and seen[0][1] != threading.get_ident()
-
-
-def test_chunks_end_with_the_item_that_fills_them() -> None:
-    assert list(chunks([3, 1, 4, 1, 5], lambda found: sum(found) >= 4)) == [[3, 1], [4], [1, 5]]
-    assert list(chunks([], lambda found: True)) == []
+    look = lambda _: (name.get(), threading.get_ident())  # noqa: E731
+    ((seen, thread),) = pipeline.map_ahead(look, [1], workers=2, ahead=1)
+    assert seen == "caller" and thread != threading.get_ident()
 
 
 def test_impossible_batches_are_refused_and_a_gpu_gets_larger_groups() -> None:

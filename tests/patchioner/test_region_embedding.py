@@ -29,14 +29,9 @@ def features() -> PatchFeatures:
 
 
 def test_each_kind_has_its_own_settings(features: PatchFeatures) -> None:
-    settings = ModelSettings(
-        context=0.5,
-        kinds={
-            "box": KindSettings(weighting=GAUSSIAN),
-            "trace": KindSettings(context=0.0),
-            "region_set": KindSettings(Weighting("cls"), 2.0),
-        },
-    )
+    kinds = {"box": KindSettings(GAUSSIAN), "trace": KindSettings(context=0.0)}
+    kinds["region_set"] = KindSettings(Weighting("cls"), 2.0)
+    settings = ModelSettings(context=0.5, kinds=kinds)
     trace, point = Trace([(5, 60), (60, 40)]), Point(70, 50)
     regions: list[Region] = [trace, BOXES[0], point, RegionSet(BOXES[:2]), BOXES[1]]
     found = embed_pooled(features, regions, settings)
@@ -47,24 +42,23 @@ def test_each_kind_has_its_own_settings(features: PatchFeatures) -> None:
         pooled = pool_regions(features, [region], weighting)[0]
         return F.normalize(pooled, dim=0) + context * unit if context else pooled
 
-    expected = [
-        by_hand(trace, Weighting(), 0.0),
-        by_hand(BOXES[0], GAUSSIAN, 0.5),
-        by_hand(point, Weighting(), 0.5),
-        by_hand(regions[3], Weighting("cls"), 2.0),
-        by_hand(BOXES[1], GAUSSIAN, 0.5),
-    ]
-    torch.testing.assert_close(found, torch.stack(expected))
+    weightings = (Weighting(), GAUSSIAN, Weighting(), Weighting("cls"), GAUSSIAN)
+    ways = list(zip(regions, weightings, (0.0, 0.5, 0.5, 2.0, 0.5), strict=True))
+    torch.testing.assert_close(found, torch.stack([by_hand(*way) for way in ways]))
     # The weighting of a call replaces that of every kind; contexts stay.
-    found = embed_pooled(features, regions, settings, Weighting("attention"))
-    torch.testing.assert_close(found[1], by_hand(BOXES[0], Weighting("attention"), 0.5))
-    torch.testing.assert_close(found[0], by_hand(trace, Weighting("attention"), 0.0))
+    attention = Weighting("attention")
+    found = embed_pooled(features, regions, settings, attention)
+    for row, (region, _, context) in list(zip(found, ways, strict=True))[:2]:
+        torch.testing.assert_close(row, by_hand(region, attention, context))
+
+
+def cropping(**changes: Any) -> Patchioner:
+    parts = tiny_parts()
+    return Patchioner(replace(parts, settings=replace(parts.settings, **changes)), device="cpu")
 
 
 def test_explanations_use_the_weighting_of_the_kind() -> None:
-    parts = tiny_parts()
-    settings = replace(parts.settings, kinds={"box": KindSettings(GAUSSIAN)})
-    model = Patchioner(replace(parts, settings=settings), device="cpu")
+    model = cropping(kinds={"box": KindSettings(GAUSSIAN)})
     seen = model.encode(PHOTO)
     weights = model.explain(seen, BOXES[1]).weights
     assert weights == pytest.approx(BOXES[1].patch_weights(seen.geometry, GAUSSIAN))
@@ -77,31 +71,24 @@ def test_a_crop_is_encoded_as_a_photo(
     monkeypatch.setattr("patchioner.embedding._CROPS_AT_ONCE", 3)
     backbone, settings = tiny_backbone(), ModelSettings(context=context)
     found = embed_crops(backbone, features, [*BOXES, WholeImage()], settings)
-    for row, (left, top, right, bottom) in zip(
-        found, [(0, 0, 33, 20), (30, 10, 90, 60), (0, 40, 20, 64), (0, 0, 96, 64)], strict=True
-    ):
-        alone = backbone.encode([PHOTO.crop((left, top, right, bottom))])[0]
-        expected = embed_pooled(alone, [WholeImage()], settings)[0]
-        torch.testing.assert_close(row, expected)
+    corners = (0, 0, 33, 20), (30, 10, 90, 60), (0, 40, 20, 64), (0, 0, 96, 64)
+    for row, corner in zip(found, corners, strict=True):
+        alone = backbone.encode([PHOTO.crop(corner)])[0]
+        torch.testing.assert_close(row, embed_pooled(alone, [WholeImage()], settings)[0])
 
 
 def test_a_model_that_crops_keeps_the_photo_and_captions_it() -> None:
-    parts = tiny_parts()
-    plain = Patchioner(parts, device="cpu")
-    cropping = Patchioner(replace(parts, settings=replace(parts.settings, crop=True)), device="cpu")
-    box = BOXES[1]
+    plain, own, box = cropping(), cropping(crop=True), BOXES[1]
     expected = plain.caption(PHOTO.crop((30, 10, 90, 60)))[0]
-    for caption in (
-        cropping.caption(PHOTO, [box])[0],
-        cropping.caption(cropping.encode(PHOTO), [box])[0],
-        plain.caption(PHOTO, [box], crop=True)[0],
-        plain.caption(plain.encode(PHOTO, keep_image=True), [box], crop=True)[0],
-    ):
+    kept = plain.encode(PHOTO, keep_image=True)
+    for model, photo, crop in (
+        (own, PHOTO, None), (own, own.encode(PHOTO), None), (plain, PHOTO, True), (plain, kept, True),
+    ):  # fmt: skip
+        (caption,) = model.caption(photo, [box], crop=crop)
         assert (caption.text, caption.region) == (expected.text, box)
         assert caption.score == pytest.approx(expected.score, abs=1e-5)
-    pooled = cropping.caption(PHOTO, [box], crop=False)
-    assert pooled == plain.caption(PHOTO, [box])
-    assert plain.encode(PHOTO).image is None and cropping.encode(PHOTO).image is not None
+    assert own.caption(PHOTO, [box], crop=False) == plain.caption(PHOTO, [box])
+    assert plain.encode(PHOTO).image is None and own.encode(PHOTO).image is not None
 
 
 def test_crops_need_the_photo(features: PatchFeatures) -> None:
@@ -109,7 +96,7 @@ def test_crops_need_the_photo(features: PatchFeatures) -> None:
     with pytest.raises(OptionError, match="keep_image=True"):
         embed_crops(tiny_backbone(), bare, BOXES, ModelSettings())
     with pytest.raises(OptionError, match="'twice'"):
-        Patchioner(tiny_parts(), device="cpu").caption(PHOTO, BOXES, crop="twice")  # type: ignore[arg-type]
+        cropping().caption(PHOTO, BOXES, crop="twice")  # type: ignore[arg-type]
     with pytest.raises(RegionError):
         embed_crops(tiny_backbone(), features, [Box(200, 0, 220, 20)], ModelSettings())
 

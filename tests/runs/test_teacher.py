@@ -28,31 +28,23 @@ from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_tokenizer
 CORPUS = [text for text in TEXTS if "boat" not in text] * 2
 
 
-def test_pruning_drops_unused_pieces_and_renumbers_the_rest() -> None:
-    tokenizer = tiny_tokenizer()
-    pruned, kept = prune_vocabulary(tokenizer, CORPUS, 2)
-    assert pruned.get_vocab_size() == len(kept) < tokenizer.get_vocab_size()
-    assert pruned.token_to_id("boat") is None
-    for piece, new in pruned.get_vocab().items():
-        assert tokenizer.token_to_id(piece) == kept[new]
-    for text in CORPUS:
-        assert [kept[i] for i in pruned.encode(text).ids] == tokenizer.encode(text).ids
-
-
-def test_padding_and_truncation_go_and_any_word_can_still_be_spelt() -> None:
-    tokenizer = tiny_tokenizer()
+def test_pruning_drops_unused_pieces_and_any_word_can_still_be_spelt() -> None:
+    """Pieces are renumbered; padding and truncation go."""
+    whole, tokenizer = tiny_tokenizer(), tiny_tokenizer()
     tokenizer.enable_padding(length=50)
     tokenizer.enable_truncation(3)
-    pruned, _ = prune_vocabulary(tokenizer, CORPUS, 2)
-    assert pruned.encode("a red cat").tokens == ["[CLS]", "a", "red", "cat", "[SEP]"]
+    pruned, kept = prune_vocabulary(tokenizer, CORPUS, 2)
+    assert pruned.get_vocab_size() == len(kept) < whole.get_vocab_size()
+    assert pruned.token_to_id("boat") is None
+    for piece, new in pruned.get_vocab().items():
+        assert whole.token_to_id(piece) == kept[new]
+    for text in CORPUS:
+        assert [kept[i] for i in pruned.encode(text).ids] == whole.encode(text).ids
     for word in ("boat", "zebra", "x", "it's", "rock-n-roll", "t2000"):
         tokens = pruned.encode(word).tokens
         assert "[UNK]" not in tokens
         assert "".join(token.removeprefix("##") for token in tokens[1:-1]) == word
-
-
-def test_another_kind_of_tokenizer_is_refused() -> None:
-    document = json.loads(tiny_tokenizer().to_str())
+    document = json.loads(whole.to_str())
     ends = {"sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}
     document["post_processor"] = {"type": "BertProcessing", **ends}
     with pytest.raises(CheckpointError, match="only WordPiece"):
@@ -81,9 +73,6 @@ def test_the_pruned_tower_equals_the_sentence_encoder() -> None:
     torch.testing.assert_close(sentence_vectors(tower, SENTENCES), expected, rtol=1e-3, atol=1e-5)
 
 
-# Cached tokens, pairs, lines and settings.
-
-
 def test_cached_tokens_are_the_backbones_and_shards_are_kept(tmp_path: Path) -> None:
     photos = {"a.png": noise_photo(64, 64), "b.png": noise_photo(96, 64, 1)}
     for name, picture in photos.items():
@@ -105,25 +94,19 @@ def test_cached_tokens_are_the_backbones_and_shards_are_kept(tmp_path: Path) -> 
         assert photo.attention.shape == features.attention.shape
 
 
-def test_pairs_are_sorted_by_photo_and_captions_know_their_owner(tmp_path: Path) -> None:
-    rows = [
-        {"file_name": "b.jpg", "captions": ["two  dogs"]},
-        {"file_name": "a.jpg", "captions": ["a cat ", "one cat"]},
-    ]
+def test_pairs_are_sorted_and_lines_are_read_without_blanks(tmp_path: Path) -> None:
+    said = {"b.jpg": ["two  dogs"], "a.jpg": ["a cat ", "one cat"]}
+    rows = [{"file_name": name, "captions": texts} for name, texts in said.items()]
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps(rows))
     pairs = read_pairs(path)
     assert pairs.names == photo_names(path) == ["a.jpg", "b.jpg"]
     assert pairs.captions == ["a cat", "one cat", "two dogs"]
     assert [indices.tolist() for indices in pairs.captions_of] == [[0, 1], [2]]
-
-
-@pytest.mark.parametrize("suffix", [".txt", ".txt.gz"])
-def test_lines_are_read_plain_or_gzipped_without_blanks(tmp_path: Path, suffix: str) -> None:
     data = "a  cat\n\n \nzwölf dogs\n".encode()
-    path = tmp_path / f"lines{suffix}"
-    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
-    assert read_lines(path) == ["a cat", "zwölf dogs"]
+    for name, written in (("lines.txt", data), ("lines.txt.gz", gzip.compress(data))):
+        (tmp_path / name).write_bytes(written)
+        assert read_lines(tmp_path / name) == ["a cat", "zwölf dogs"]
 
 
 def test_settings_name_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,23 +42,20 @@ def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(
 ) -> None:
     whole = run(data, OPTIONS, tmp_path / "whole")
     module: Any = tuning
-    save, calls = module.save_training, 0
+    save, saved = module.save_training, list[str]()
 
     def save_then_die(*arguments: Any, **more: Any) -> None:
-        nonlocal calls
         save(*arguments, **more)
-        calls += 1
-        if calls == 2:
+        saved.append("a step")
+        if len(saved) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuning, "save_training", save_then_die)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tuning, "save_training", save_then_die)
         run(data, OPTIONS, tmp_path / "cut")
-    monkeypatch.setattr(tuning, "save_training", save)
-    resumed = run(data, OPTIONS, tmp_path / "cut")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    finished = run(data, OPTIONS, tmp_path / "cut")  # it is not run again
-    assert all(torch.equal(whole[name], finished[name]) for name in whole)
+    for _ in range(2):  # what is finished is not run again
+        found = run(data, OPTIONS, tmp_path / "cut")
+        assert all(torch.equal(whole[name], found[name]) for name in whole)
     fresh = tiny_backbone().vit.state_dict()
     assert any(not torch.equal(whole[name], fresh[name]) for name in whole)
 

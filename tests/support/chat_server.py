@@ -9,14 +9,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+Json = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Reaction:
-    """What the server does with one request: `body` is sent as it is.
-
-    `cut` "before" closes the connection without a word, "within" after half of the body; `hang`: no answer until the
-    server is closed.
-    """
+    """An answer: `body` as it is; `cut` "before" a word or "within" the body; `hang`: none until the server closes."""
 
     body: bytes = b""
     status: int = 200
@@ -38,20 +36,20 @@ def says(*texts: str | None, usage: tuple[int, int] | None = (100, 10), **more: 
 
 
 def fails(
-    status: int, message: str = "no", *, headers: Mapping[str, str] | None = None, **more: Any
+    status: int, message: str = "no", *, headers: Json | None = None, **more: Any
 ) -> Reaction:
     """An error in OpenAI's form."""
     body = json.dumps({"error": {"message": message, "type": "x", **more}}).encode()
     return Reaction(body, status, {"Content-Type": "application/json", **(headers or {})})
 
 
-def echo(request: dict[str, Any]) -> Reaction:
+def echo(request: Json) -> Reaction:
     """The default: as many answers as `n` asks for, each telling sample and seed."""
     seed = request.get("seed")
     return says(*(f"Answer {i} to seed {seed}." for i in range(request.get("n", 1))))
 
 
-def once(request: dict[str, Any]) -> Reaction:
+def once(request: Json) -> Reaction:
     """Like a server that ignores `n`."""
     return echo({**request, "n": 1})
 
@@ -59,22 +57,15 @@ def once(request: dict[str, Any]) -> Reaction:
 class ChatServer:
     """Serves from entering to leaving; `script` says what to do with the first requests, `then` with all others.
 
-    Attributes:
-        requests: bodies, in the order of arrival.
-        headers: of each, names in lower case.
-        most: how many were under way at the same time, at most.
+    `requests` and `headers` (names in lower case) as they arrived; at `most` so many were under way together.
     """
 
-    def __init__(
-        self, *script: Reaction, then: Callable[[dict[str, Any]], Reaction] = echo
-    ) -> None:
+    def __init__(self, *script: Reaction, then: Callable[[Json], Reaction] = echo) -> None:
         self._script, self._then = list(script), then
-        self.requests: list[dict[str, Any]] = []
+        self.requests: list[Json] = []
         self.headers: list[dict[str, str]] = []
-        self.most = 0
-        self._active = 0
-        self._lock = threading.Lock()
-        self.released = threading.Event()
+        self.most = self._active = 0
+        self._lock, self.released = threading.Lock(), threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         # Polling often: leaving takes as long as one poll.
@@ -94,7 +85,7 @@ class ChatServer:
         self._server.server_close()
         self._thread.join()
 
-    def react(self, request: dict[str, Any], headers: dict[str, str]) -> Reaction:
+    def react(self, request: Json, headers: dict[str, str]) -> Reaction:
         with self._lock:
             self.requests.append(request)
             self.headers.append(headers)

@@ -25,16 +25,15 @@ CALLS: dict[str, tuple[tuple[str, str], ...]] = {
     "allocation": (("numpy", "empty"), ("numpy", "zeros"), ("numpy", "concatenate")),
 }
 _FACTORIES = ("empty", "zeros", "ones", "full", "cat", "stack")
+Action = Callable[[], object]
+Check = Callable[[BaseException | None], object]
 
 
-class Failing:
-    """Counts the calls of a kind and fails the n-th; with `lasting`, all from then on; `deadly`, it kills the process.
-
-    Attributes:
-        calls: made so far.
-    """
+class Failing(TorchFunctionMode):
+    """Counts the `calls` of a kind and fails the n-th; `lasting`, all from then on; `deadly`, it kills the process."""
 
     def __init__(self, kind: str, nth: int, *, lasting: bool = False, deadly: bool = False) -> None:
+        super().__init__()
         self.kind, self.nth, self.lasting, self.deadly, self.calls = kind, nth, lasting, deadly, 0
 
     def check(self) -> None:
@@ -61,44 +60,15 @@ class Failing:
 
         def opened(*args: Any, **kwargs: Any) -> Any:
             file = call(*args, **kwargs)
-            writes = any(sign in str(args[1:2] or kwargs.get("mode", "")) for sign in "wax+")
-            return _Counted(file, self) if writes else file
+            if any(sign in str(args[1:2] or kwargs.get("mode", "")) for sign in "wax+"):
+                file.write = self.wrapped(file.write)
+            return file
 
         return opened
 
-
-class _Counted:
-    """A file whose writes are counted; everything else is the file's own."""
-
-    def __init__(self, file: Any, failing: Failing) -> None:
-        self.__dict__.update(_file=file, _failing=failing)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-    def write(self, data: Any) -> Any:
-        """Counted."""
-        self._failing.check()
-        return self._file.write(data)
-
-    def __enter__(self) -> _Counted:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._file)
-
-
-class _Allocations(TorchFunctionMode):
-    def __init__(self, failing: Failing) -> None:
-        super().__init__()
-        self._failing = failing
-
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in _FACTORIES:
-            self._failing.check()
+            self.check()
         return func(*args, **(kwargs or {}))
 
 
@@ -115,25 +85,14 @@ def failing(kind: str, nth: int, **how: bool) -> Iterator[Failing]:
         for module, name, call in patches:
             stack.enter_context(patch.object(module, name, call))
         if kind == "allocation":
-            stack.enter_context(_Allocations(one))
+            stack.enter_context(one)
         yield one
 
 
-def every_failure(
-    kind: str,
-    action: Callable[[], object],
-    check: Callable[[BaseException | None], object],
-    step: int = 1,
-) -> int:
-    """Fail each call of a kind in turn, once and for good, until the action passes without meeting the failure.
+def every_failure(kind: str, action: Action, check: Check, step: int = 1) -> int:
+    """Fail each `step`-th call of a kind, once and for good, until the action passes without meeting the failure.
 
-    Args:
-        action: the work; may raise.
-        check: told the error, or None, after each try: that the old state or the new one is there.
-        step: only every so manyth call.
-
-    Returns:
-        How many failures were made.
+    `check` is told the error, or None, after each try: that the old state or the new one is there. How often it was.
     """
     made = 0
     for nth in itertools.count(1, step):
@@ -151,12 +110,7 @@ def every_failure(
     raise AssertionError
 
 
-def every_kill(
-    kind: str,
-    action: Callable[[], object],
-    check: Callable[[BaseException | None], object],
-    step: int = 1,
-) -> int:
+def every_kill(kind: str, action: Action, check: Check, step: int = 1) -> int:
     """As `every_failure`, in a child that is killed at the call."""
     for made, nth in enumerate(itertools.count(1, step)):
         child = os.fork()

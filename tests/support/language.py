@@ -14,13 +14,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import nn
 
-from decoders.language_model import (
-    GPT2,
-    build_language_model,
-    describe_language_model,
-    fit_stored,
-    stored_state,
-)
+from decoders import language_model as language
+from decoders.language_model import GPT2
 from decoders.tokenizers import LanguageTokenizer
 
 END = "<|endoftext|>"
@@ -37,13 +32,9 @@ def raw_tokenizer(vocab_size: int = 320) -> Tokenizer:
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = bpe_decoders.ByteLevel()
-    trainer = BpeTrainer(
-        vocab_size=vocab_size,
-        show_progress=False,
-        special_tokens=[END],
-        initial_alphabet=ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
+    how: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": [END]}
+    how |= {"show_progress": False, "initial_alphabet": ByteLevel.alphabet()}
+    tokenizer.train_from_iterator(SENTENCES, BpeTrainer(**how))
     return tokenizer
 
 
@@ -55,25 +46,21 @@ def language_config(kind: str = "gpt2", **settings: Any) -> dict[str, Any]:
     """Two layers, 32 wide, for the tokenizer above."""
     ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None}
     common = {"vocab_size": language_tokenizer().vocab_size, **ends}
-    llama_like = {
-        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "max_position_embeddings": 128,
-    }  # fmt: skip
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape["max_position_embeddings"] = 128
+    llama_like = {**shape, "intermediate_size": 48, "num_key_value_heads": 2}
     own: dict[str, dict[str, Any]] = {
         "gpt2": {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 128},
-        "opt": {
-            "hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
-            "max_position_embeddings": 128, "word_embed_proj_dim": 16,
-        },
+        "opt": {**shape, "ffn_dim": 48, "word_embed_proj_dim": 16},
         "llama": llama_like,
         "qwen2": llama_like,
         "mistral": {**llama_like, "sliding_window": 6},
-    }  # fmt: skip
+    }
     return {"model_type": kind, **common, **own[kind], **settings}
 
 
 def language_model(kind: str = "gpt2", *, seed: int = 0, **settings: Any) -> nn.Module:
-    return build_language_model(language_config(kind, **settings), seed=seed)
+    return language.build_language_model(language_config(kind, **settings), seed=seed)
 
 
 @torch.no_grad()
@@ -89,18 +76,16 @@ def transformers_twin(model: nn.Module) -> Any:
     if not isinstance(model, GPT2):
         return model
     transformers: Any = import_module("transformers")
-    twin = transformers.GPT2LMHeadModel(transformers.GPT2Config(**describe_language_model(model)))
-    fit_stored(twin, stored_state(model), source="memory")
+    config = transformers.GPT2Config(**language.describe_language_model(model))
+    twin = transformers.GPT2LMHeadModel(config)
+    language.fit_stored(twin, language.stored_state(model), source="memory")
     return twin.eval()
 
 
 def language_folder(place: Path, *, seed: int = 5) -> Path:
     """A language model and its tokenizer as `transformers` itself writes them."""
     transformers: Any = import_module("transformers")
-
     transformers_twin(language_model(seed=seed)).save_pretrained(place)
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=raw_tokenizer(), eos_token=END
-    )
-    tokenizer.save_pretrained(place)
+    fast = transformers.PreTrainedTokenizerFast
+    fast(tokenizer_object=raw_tokenizer(), eos_token=END).save_pretrained(place)
     return place

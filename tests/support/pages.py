@@ -41,7 +41,7 @@ class Page(HTMLParser):
         return " ".join(text for texts in self.text.values() for text in texts)
 
     def check_alone(self) -> None:
-        """Ids are unique; links lead to them, pictures are inside; nothing runs."""
+        """Ids are unique, links lead to them, pictures are inside, nothing runs."""
         ids = [str(attributes["id"]) for _, attributes, _ in self.elements if "id" in attributes]
         assert len(ids) == len(set(ids)) and not self.all("script")
         for _, attributes, _ in self.elements:

@@ -25,7 +25,7 @@ CAPTIONS = (
 
 
 def randoms(seed: int) -> Any:
-    """A function that draws named shapes from one seed."""
+    """A function that draws shapes from one seed."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int, scale: float = 1.0) -> Tensor:
@@ -85,9 +85,7 @@ def old_style(state: Mapping[str, Tensor], *, half: bool = False) -> OrderedDict
     return OrderedDict((f"module.{name}", tensor) for name, tensor in found.items())
 
 
-def write_bank(
-    path: Path, embeddings: Tensor, texts: Sequence[str], *, size: int | None = None
-) -> None:
+def write_bank(path: Path, embeddings: Tensor, texts: Sequence[str], *, size: int = 0) -> None:
     """An HDF5 bank as spec 2.3 has it: `size` rows, of which the unfilled rest is zero and has empty texts."""
     rows = np.zeros((size or len(embeddings), embeddings.shape[1]), dtype=np.float32)
     rows[: len(embeddings)] = embeddings.numpy()
@@ -123,16 +121,14 @@ BANK_FILE = "coco_captions_text_embeddings-B16-ViT-B.16-12.h5"
 
 def write_decap(folder: Path, state: Mapping[str, Tensor] | None = None, **config: Any) -> Path:
     """A DeCap folder of the hub's layout: config, decoder, bank with two zero rows."""
-    write_config(folder, **config)
-    torch.save(OrderedDict(state or decap_state()), folder / "decap_talk2dino-009.pt")
-    embeddings, texts = memory()
-    write_bank(folder / BANK_FILE, embeddings, texts, size=12)
+    write_capdec(folder, state, **{"support_memory_size": 12, **config})
+    write_bank(folder / BANK_FILE, *memory(), size=12)
     return folder
 
 
 def write_capdec(folder: Path, state: Mapping[str, Tensor] | None = None, **config: Any) -> Path:
     """A CapDec folder: the same decoder, no memory."""
-    write_config(folder, support_memory_size=0, **config)
+    write_config(folder, **{"support_memory_size": 0, **config})
     torch.save(OrderedDict(state or decap_state()), folder / "decap_talk2dino-009.pt")
     return folder
 

@@ -1,7 +1,4 @@
-"""A whole checkpoint, tiny and random: every part is real, nothing is trained, all of it is made in a blink.
-
-Knows: how to build each part small. Does not know: what a test does with it.
-"""
+"""A whole checkpoint, tiny and random: every part is real, nothing is trained, all of it is made in a blink."""
 
 from __future__ import annotations
 
@@ -26,15 +23,12 @@ from patchioner.geometry import Fit, Preprocessing
 from patchioner.text import BertSettings, BertTower
 
 DIM = 64  # timm's own tiny test model, `test_vit`: six blocks, two heads, patches of 16 pixels
-TEXTS = tuple(
-    f"a {colour} {thing} {place}"
-    for colour, place in zip(
-        ("red", "blue", "green", "yellow", "black"),
-        ("on a table", "in the snow", "near a river", "at night", "behind a fence"),
-        strict=True,
-    )
-    for thing in ("cat", "dog", "bus", "boat", "kite", "chair")
-)
+PLACES = {
+    "red": "on a table", "blue": "in the snow", "green": "near a river", "yellow": "at night",
+    "black": "behind a fence",
+}  # fmt: skip
+THINGS = ("cat", "dog", "bus", "boat", "kite", "chair")
+TEXTS = tuple(f"a {colour} {one} {place}" for colour, place in PLACES.items() for one in THINGS)
 WORDS = tuple(dict.fromkeys(word for text in TEXTS for word in text.split()))
 
 
@@ -71,12 +65,9 @@ def tiny_tower(seed: int = 0, *, dim: int = DIM, max_tokens: int = 32) -> BertTo
     torch.manual_seed(seed + 1)
     tokenizer = tiny_tokenizer()
     sizes: dict[str, Any] = {"width": 32, "layers": 2, "heads": 2, "inner": 64, "projection": 48}
-    vocabulary = tokenizer.get_vocab_size()
-    settings = BertSettings(vocabulary=vocabulary, dim=dim, max_tokens=max_tokens, **sizes)
-    tower = BertTower(settings, tokenizer)
-    with (
-        torch.no_grad()
-    ):  # centred, as a trained tower is: a softmax over cosines tells texts apart
+    sizes |= {"vocabulary": tokenizer.get_vocab_size(), "dim": dim, "max_tokens": max_tokens}
+    tower = BertTower(BertSettings(**sizes), tokenizer)
+    with torch.no_grad():  # centred, as a trained one: a softmax over cosines tells texts apart
         tower.project_out.bias.sub_(tower.encode(TEXTS).mean(0))
     return tower
 
@@ -92,12 +83,8 @@ def tiny_decoder(seed: int = 0, *, dim: int = DIM) -> PrefixGPT2Decoder:
 
 def tiny_settings() -> ModelSettings:
     """Settings in which nothing is neutral: context on, short captions, the memory projection."""
-    how: dict[str, Any] = {
-        "context": 0.5,
-        "temperature": 0.02,
-        "decode": DecodeOptions(max_tokens=8),
-    }
-    return ModelSettings(name="tiny", licence="none", **how)
+    how: dict[str, Any] = {"context": 0.5, "temperature": 0.02}
+    return ModelSettings(name="tiny", licence="none", decode=DecodeOptions(max_tokens=8), **how)
 
 
 def tiny_parts(seed: int = 0) -> Parts:

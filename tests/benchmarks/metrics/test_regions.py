@@ -36,12 +36,11 @@ def test_weights_are_copies_of_photos() -> None:
     photos = _random_photos(6, seed=3)
     often = np.array([2, 0, 1, 3, 1, 0])
     copied = [photo for photo, count in zip(photos, often, strict=True) for _ in range(count)]
-    weighted = regions.summarize(regions.match(photos, _alike), name="x", weights=often)
-    plain = regions.summarize(regions.match(copied, _alike), name="x")
-    assert weighted.value == pytest.approx(plain.value)
-    assert (weighted.detections, weighted.truths) == (plain.detections, plain.truths)
+    matches = regions.match(photos, _alike)
+    plain = regions.dense_map(regions.match(copied, _alike))
+    assert regions.dense_map(matches, often) == pytest.approx(plain)
     with pytest.raises(OptionError, match="no ground truth"):
-        regions.summarize(regions.match(photos, _alike), name="x", weights=0 * often)
+        regions.dense_map(matches, 0 * often)
 
 
 def _alike(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
@@ -97,10 +96,8 @@ def test_plain_twin(seed: int) -> None:
         for iou in regions.IOU_THRESHOLDS
         for text in regions.TEXT_THRESHOLDS
     ]
-    boxed = [_plain_ap([i >= iou for _, i, _ in records], truths) for iou in regions.IOU_THRESHOLDS]
-    result = regions.summarize(regions.match(photos, _alike), name="x")
-    assert result.value == pytest.approx(100 * sum(table) / 30)
-    assert result.detection == pytest.approx(100 * sum(boxed) / 5)
+    found = regions.dense_map(regions.match(photos, _alike))
+    assert found == pytest.approx(100 * sum(table) / 30)
 
 
 def _plain_ap(right: list[bool], truths: int) -> float:
@@ -118,25 +115,17 @@ def _iou(one: Any, other: Any) -> float:
     return float(wide * high / (sum(areas) - wide * high))
 
 
-@pytest.mark.parametrize(
-    ("captions", "photos", "names", "repeated", "unique"),
-    [
-        # Photo x: one pair of 3 alike, 2 of 3 captions differ. Photo y: 2 regions, all differ. Photo z: one.
-        (["a dog", "A dog!", "a cat", "p", "q", "alone"], "xxxyyz", None, 1 / 4, (2 / 3 + 1) / 2),
-        (["a"] * 4, "xxxx", None, 1.0, 1 / 4),
-        (list("abab"), "xxyy", None, 0.0, 1.0),
-        (["a", "a", "b"], "xxx", [1, 1, 2], 0.0, 1.0),  # a region that comes twice counts once
-        (["a", "b"], "xy", None, 0.0, 1.0),
-    ],
-)
-def test_distinct_by_hand(
-    captions: list[str], photos: str, names: Any, repeated: float, unique: float
-) -> None:
-    pairs, share = distinctness(captions, list(photos), names or range(len(captions)))
-    same, every = (sum(counts) for counts in zip(*pairs.values(), strict=True)) if pairs else (0, 1)
-    assert same / every == pytest.approx(repeated) and share == pytest.approx(unique)
-    assert list(pairs) == [p for p in dict.fromkeys(photos) if photos.count(p) > 1]
-    assert distinctness(["A dog.", "a dog", "a cat"], ["p"] * 3, [0, 0, 1])[0] == {"p": (0, 1)}
+def test_distinct_by_hand() -> None:
+    """Photo x: one pair of 3 alike. Photo y: two regions, another caption each. Photo z: one."""
+    for captions, photos, pairs in (
+        (["a dog", "A dog!", "a cat", "p", "q", "alone"], "xxxyyz", {"x": (1, 3), "y": (0, 1)}),
+        (["a"] * 4, "xxxx", {"x": (6, 6)}),
+        (list("abab"), "xxyy", {"x": (0, 1), "y": (0, 1)}),
+        (["a", "b"], "xy", {}),
+    ):
+        assert distinctness(captions, list(photos), range(len(captions))) == pairs
+    twice = distinctness(["A dog.", "a dog", "a cat"], ["p"] * 3, [0, 0, 1])
+    assert twice == {"p": (0, 1)}, "a region that comes twice counts once"
     with pytest.raises(OptionError, match="region 0 of 'p'"):
         distinctness(["a dog", "a cat"], ["p"] * 2, [0, 0])
 
@@ -153,9 +142,8 @@ def test_grounding_by_hand() -> None:
     "b" due "bc" (1): against "ab" 1 (a draw), "cd" 0: margin 0.5, wins 3/4. "z" due "cd": all 0: margin 0, wins 1/2.
     Photo y has one region and cannot be compared.
     """
-    found = grounding(
-        ["ab", "b", "z", "q"], [["ab"], ["bc"], ["cd"], ["q"]], ["x", "x", "x", "y"], shared
-    )
+    due = [["ab"], ["bc"], ["cd"], ["q"]]
+    found = grounding(["ab", "b", "z", "q"], due, list("xxxy"), shared)
     assert found.samples == (0, 1, 2)
     assert found.margins == pytest.approx((1.5, 0.5, 0.0))
     assert found.wins == pytest.approx((1.0, 0.75, 0.5))
