@@ -36,7 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--config", type=Path, nargs="+", required=True, help="YAML files")
     add("--data", type=Path, help="data folder of the runs that name none (the sample set)")
-    add("--only", nargs="+", metavar="RUN", help="only the runs of these names")
     default = Path("build/benchmarks")
     add("--out", type=Path, default=default, help="a folder per file, in it one per run")
     add("--resume", action="store_true", help="go on with what --out holds")
@@ -46,12 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(arguments: argparse.Namespace) -> None:
     out = arguments.out
     runs = [run for path in arguments.config for run in read_runs(path, out, arguments.data)]
-    known = [run.name for run in runs]
-    only = arguments.only or known
-    for name in only:
-        if name not in known:
-            raise UnknownNameError.among("run", name, known)
-    outcomes = execute([run for run in runs if run.name in only], resume=arguments.resume)
+    outcomes = execute(runs, resume=arguments.resume)
     text = report(outcomes)
     with atomic_path(out / TABLES_FILE) as temporary:
         temporary.write_text(text, encoding="utf-8")

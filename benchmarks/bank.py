@@ -1,10 +1,7 @@
-"""The command `python -m benchmarks.bank`: when is an index over a memory bank worth it?
-
-    patchioner bank build captions.txt.gz --storage float32 --out captions-bank
-    python -m benchmarks.bank --rows 10000 100000 1000000 --bank captions-bank --data DATA
+"""When is an index over a memory bank worth it? `python -m benchmarks.bank --rows 10000 1000000 --bank BANK`.
 
 Exact and approximate projections onto banks of many sizes: of random rows, and with --bank of the rows of a real one
-(past its size, of noised copies), asked for with regions of the photos in DATA/photos; changed captions are counted.
+(past its size, of noised copies), asked for with regions of photos; changed captions are counted.
 """
 
 from __future__ import annotations

@@ -1,9 +1,5 @@
 """Trace-captioning samples out of Localized Narratives: `python -m benchmarks.build_traces NARRATIVES.jsonl ...`.
 
-    python -m benchmarks.build_traces coco_val_localized_narratives.jsonl --rewriter openai:qwen2.5:7b \\
-        --base-url http://localhost:11434/v1 --out traces.json
-    python -m benchmarks.trace --data traces.json --images val2017
-
 A narrative is cut into its sentences; the points drawn while a sentence was spoken are its trace; a language model
 makes a caption of its words, or marks them as invalid. Answers are kept: a run that was stopped goes on with them.
 """

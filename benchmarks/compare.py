@@ -1,8 +1,5 @@
-"""Command: finished runs side by side, with what the authors published; photos are resampled for both runs together.
-
-    python -m benchmarks.compare build/benchmarks/dev/dense build/benchmarks/dev/dense-gaussian
-
-The first run of a task is what others are compared with.
+"""Finished runs side by side, the first of a task against the others, with what the authors published: `python -m
+benchmarks.compare RUN RUN`; photos are resampled for both runs together.
 """
 
 from __future__ import annotations
@@ -260,15 +257,17 @@ def published_rows(task: str | None = None) -> tuple[PublishedRow, ...]:
     return tuple(row for row in rows if task in (None, row.task))
 
 
-def published_table(task: str) -> list[list[str]]:
-    """Head and rows of a table of `published_rows`; empty where there are none."""
+def published_table(task: str) -> tuple[list[str], list[list[str]], list[str]] | None:
+    """Head and rows of a table of `published_rows`, and its sources; None where there are none."""
     rows = published_rows(task)
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     body = []
     for row in rows:
         values = [f"{row.values[name]:z.1f}" if name in row.values else "" for name in names]
         body.append([row.model, row.data, *values, row.source, row.note])
-    return [["model", "data", *names, "source", "note"], *body] if body else []
+    head = ["model", "data", *(NAMES.get(name, name) for name in names), "source", "note"]
+    sources = [f"{key}: {SOURCES[key]}" for key in dict.fromkeys(row.source for row in rows)]
+    return (head, body, sources) if rows else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -314,12 +313,10 @@ def _compared(task: str, runs: Sequence[MeasuredRun]) -> str:
         text += f"\n{CIDER_WARNING}\n"
     if len(runs) > 1:
         text += f"\n{_differences(*runs)}"
-    if rows := published_table(task):
-        head, *body = rows
-        sources = dict.fromkeys(row.source for row in published_rows(task))
-        shown = markdown_table([NAMES.get(name, name) for name in head], body)
-        text += f"\n{MARK.capitalize()}:\n\n{shown}\n"
-        text += "".join(f"{key}: {SOURCES[key]}\n" for key in sources)
+    if published := published_table(task):
+        head, body, sources = published
+        shown = markdown_table(head, body)
+        text += f"\n{MARK.capitalize()}:\n\n{shown}\n" + "".join(f"{one}\n" for one in sources)
     return text
 
 

@@ -1,8 +1,5 @@
-"""Command: how good detailed captions are.
+"""How good detailed captions are: `python -m benchmarks.detail --data FOLDER --parts objects planted`.
 
-    python -m benchmarks.detail --data FOLDER --out build/detail [--preset full] [--parts objects planted]
-
-Parts:
 * objects: things that our paragraphs name against COCO's boxes (of FOLDER/annotations).
 * planted: does the scorer drop people's captions with one thing, colour or number exchanged, or of another photo?
 * among: does the whole filter drop one exchanged thing among all that a 7-billion-parameter model said of a photo?

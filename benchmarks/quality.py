@@ -1,10 +1,4 @@
-"""Command: measures a model on a data folder and prints the quality table.
-
-    python -m benchmarks.quality --model patchioner-mini --data FOLDER --out quality.json
-
-One backbone pass a photo, whatever is asked about it. Offline, on the CPU unless told otherwise; the same command gives
-the same figures.
-"""
+"""The quality table of a model: `python -m benchmarks.quality --data FOLDER`; the same command, the same figures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Command: one HTML file that says everything about finished runs, and needs no network.
-
-    python -m benchmarks.report build/benchmarks --out report.html
+"""One HTML file that says everything about finished runs, and needs no network: `python -m benchmarks.report RUNS`.
 
 The same runs and photos give the same bytes: it holds no date, and no path but those of the runs' settings.
 """
@@ -277,15 +275,13 @@ def describe(prediction: Prediction) -> str:
 
 
 def _published(task: str) -> Markup | None:
-    found = compare.published_table(task)
-    if not found:
+    found, mark = compare.published_table(task), compare.MARK
+    if found is None:
         return None
-    head, *body = found
-    mark, names = compare.MARK, [NAMES.get(name, name) for name in head]
-    shown = table(mark.capitalize(), names, body, class_="numbers")
-    keys = dict.fromkeys(row.source for row in compare.published_rows(task))
-    sources = [element("li", f"{key}: {compare.SOURCES[key]}") for key in keys]
-    return folded(f"Published figures ({mark})", shown, element("ul", sources))
+    head, body, sources = found
+    shown = table(mark.capitalize(), head, body, class_="numbers")
+    listed = element("ul", [element("li", source) for source in sources])
+    return folded(f"Published figures ({mark})", shown, listed)
 
 
 if __name__ == "__main__":

@@ -327,10 +327,10 @@ def _results(
     scores = scorer.score(predictions, run.settings)
     said = [prediction for prediction in predictions if prediction.caption is not None]
     photos = len({prediction.photo for prediction in said})
-    baselines = {}
-    for name, of in below.items():
-        told = {"folder": f"{BASELINE_FOLDER}/{name}", "samples": of["data"]["samples"]}
-        baselines[name] = told | {"metrics": of["metrics"]}
+    baselines = {
+        name: {"folder": f"{BASELINE_FOLDER}/{name}", "samples": of["data"]["samples"], "metrics": of["metrics"]}
+        for name, of in below.items()
+    }  # fmt: skip
     silent = [prediction for prediction in predictions if prediction.caption is None]
     unanswered = [{"row": p.row, "where": p.id, "reason": p.skipped} for p in silent]
     by_sample = {

@@ -1,9 +1,5 @@
-"""The command `python -m benchmarks.serve`: latency and throughput of the server, and a soak; it asserts nothing.
-
-    python -m benchmarks.serve                           # hover; 1, 8 and 64 clients against `caption_many`
-    python -m benchmarks.serve --suite soak --minutes 10 # 64 clients, good and bad; every answer is compared
-
-The server is another process on this machine, and shares its cores with the clients.
+"""Latency and throughput of the server against `caption_many`: `python -m benchmarks.serve`; `--suite soak` has clients
+good and bad, whose every answer is compared. The server is another process that shares the clients' cores.
 """
 
 from __future__ import annotations

@@ -1,10 +1,5 @@
-"""The command `python -m benchmarks.speed`: times a model, or our engine against the published way of the same work.
-
-    python -m benchmarks.speed --rounds 5 --json speed.json        # a model: backbone pass, captions
-    python -m benchmarks.speed --suite cpu                         # against the naive twin, at published shapes
-    python -m benchmarks.speed --suite gpu                         # ours on a GPU, in bfloat16
-
-Times are medians of rounds in which both sides take turns, tokens checked first; the table says what was scaled.
+"""Times a model (`python -m benchmarks.speed`), our engine against its naive twin at published shapes (`--suite cpu`),
+or on a GPU in bfloat16 (`--suite gpu`): medians of rounds, in which both sides take turns, tokens checked first.
 """
 
 from __future__ import annotations

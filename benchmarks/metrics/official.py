@@ -11,12 +11,12 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -153,7 +153,7 @@ def ptb_tokenize(captions: Sequence[str]) -> list[list[str]]:
     return [[word for word in line if word not in DROPPED] for line in words]
 
 
-class Meteor:
+class Meteor(ExitStack):
     """METEOR 1.5 (Denkowski, Lavie, 2014) as one running program; a context manager, not for several threads at once.
 
     The command line is that of the COCO caption evaluation (English, `-norm`). JavaError: the program died, and the
@@ -161,20 +161,20 @@ class Meteor:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         jar = jar_of("meteor", _METEOR)
         head = find_java("METEOR").arguments(heap="2G")
         command = [*head, "-jar", _METEOR, "-", "-", "-stdio", "-l", "en", "-norm"]
         # A file, not a pipe: nobody reads it while the program runs, and a full pipe would stop it.
-        self._complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
+        self._complaints = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        pipes["stderr"] = self._complaints
         try:
-            pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            pipes["stderr"] = self._complaints
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(
-                command, cwd=jar.parent, **pipes
-            )
+            self._process = subprocess.Popen[bytes](command, cwd=jar.parent, **pipes)
         except OSError as error:
-            self._complaints.close()
+            self.close()
             raise JavaError(f"METEOR cannot be started ({error}): check `java -version`") from error
+        self.callback(self._stop)
 
     def score(self, predictions: Texts, references: Groups) -> Scores:
         """METEOR x 100 of the set (pooled statistics, so not the mean) and of the n samples."""
@@ -226,7 +226,7 @@ class Meteor:
         self._stop()
         self._complaints.seek(0)
         said = _last_lines(self._complaints.read().decode("utf-8", "replace"))
-        self._complaints.close()
+        self.close()
         told = f"{what}; exit status {self._process.returncode}): {said or 'it said nothing'}"
         return JavaError(f"METEOR died ({told}. Free 1 GB of memory for it, or leave it out")
 
@@ -236,17 +236,6 @@ class Meteor:
                 stream.close()
         self._process.kill()
         self._process.wait()
-
-    def close(self) -> None:
-        """End the program; closing twice does nothing."""
-        self._stop()
-        self._complaints.close()
-
-    def __enter__(self) -> Meteor:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 _SCORERS: Final = {

@@ -94,11 +94,8 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(real: Path, tmp_path
         assert run(real, tmp_path / "out.json", server) == 1
     assert not (tmp_path / "out.json").exists()
     assert main([str(real), "--rewriter", "hf:m", "--out", str(tmp_path / "y")]) == 1
-
-
-def test_limit_draws_by_the_seed(real: Path, tmp_path: Path) -> None:
     drawn: set[frozenset[str]] = set()
-    with ChatServer(then=lambda _: says("a tiger")) as server:
+    with ChatServer(then=lambda _: says("a tiger")) as server:  # --limit draws by the seed
         for seed in ("1", "1", "2", "3"):
             out = tmp_path / f"{len(drawn)}.json"
             assert run(real, out, server, "--limit", "3", "--seed", seed) == 0

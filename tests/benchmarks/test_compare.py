@@ -24,34 +24,31 @@ Start = Callable[..., Path]
 @pytest.fixture
 def start(world: World, tmp_path: Path) -> Start:
     """Runs a task into a folder of its name."""
-
-    def run(name: str, **changes: Any) -> Path:
-        return world.run(tmp_path / "runs" / name, **changes).run.folder
-
-    return run
+    return lambda name, **changes: world.run(tmp_path / "runs" / name, **changes).run.folder
 
 
 def by_metric(first: Path, second: Path) -> dict[str, Change]:
     return {change.metric: change for change in changes(*read_runs([first, second]))}
 
 
-def edit(folder: Path, metric: str, **values: Any) -> None:
+def edit(folder: Path, change: Callable[[Any], object]) -> None:
     path = folder / "results.json"
     results = json.loads(path.read_text())
-    results["metrics"][metric] |= values
+    change(results)
     path.write_text(json.dumps(results))
 
 
 def test_files_that_do_not_fit(finished: Finished, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(finished("region_set"), tmp_path / "a"))
-    path = folder / "results.json"
-    good = json.loads(path.read_text())
-    samples = {"samples": {"ids": ["x"], "scores": {}}}
-    bad = [json.dumps(good | one) for one in ({"format": "other"}, {"version": 1}, samples)]
-    for text in (*bad, "{"):
-        path.write_text(text)
+    good = (folder / "results.json").read_bytes()
+    for bad in ({"format": "other"}, {"version": 1}, {"samples": {"ids": ["x"], "scores": {}}}):
+        (folder / "results.json").write_bytes(good)
+        edit(folder, lambda results, bad=bad: results.update(bad))
         with pytest.raises(BenchmarkDataError, match=r"results\.json"):
             read_runs([folder])
+    (folder / "results.json").write_text("{")
+    with pytest.raises(BenchmarkDataError, match=r"results\.json"):
+        read_runs([folder])
 
 
 def test_sample_scores_are_paired(finished: Finished) -> None:
@@ -96,11 +93,11 @@ def test_what_is_said_of_a_difference(start: Start, finished: Finished) -> None:
     folder = finished("image")
     assert "other references" in by_metric(folder / "baselines/oracle", folder)["cider"].note
     plain = finished("region_set")
-    edit(one, "cider", made="pycocoevalcap; java 17")
+    edit(one, lambda results: results["metrics"]["cider"].update(made="pycocoevalcap; java 17"))
     found = by_metric(one, plain)
     assert found["cider"].verdict == "not judged" != found["rouge_l"].verdict
     assert "made differently" in found["cider"].note
-    edit(other, "bleu1", value=77.0)
+    edit(other, lambda results: results["metrics"]["bleu1"].update(value=77.0))
     assert "samples' means" in by_metric(plain, other)["bleu1"].note
 
 

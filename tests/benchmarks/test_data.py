@@ -152,10 +152,9 @@ def test_photos_that_cannot_be_opened_or_lie(photos: PhotoFolder) -> None:
     found = read("region_set", {"1": {"a": [LEFT]}, "2": {"b": [LEFT]}}, photos)
     assert [sample.id for sample in found.samples] == ["1/0"]
     assert "000000000002.jpg cannot be opened" in str(found.skipped[0])
-    picture = Image.new("RGB", (40, 20))
-    exif = picture.getexif()
+    exif = Image.Exif()
     exif[0x0112] = 6
-    picture.save(photos.root / "lying.jpg", exif=exif)
+    Image.new("RGB", (40, 20)).save(photos.root / "lying.jpg", exif=exif)
     assert photos.size("lying.jpg") == (20, 40)
 
 
