@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -112,12 +112,6 @@ class Preprocessing:
                 raise OptionError(f"{name} is {values}: give three finite numbers, for R, G and B")
         if min(self.std) <= 0:
             raise OptionError(f"std is {self.std}: it divides the pixels and must be positive")
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Preprocessing:
-        """Build from the JSON of a checkpoint; lists become tuples."""
-        lists = {key: tuple(value) for key, value in config.items() if isinstance(value, list)}
-        return cls(**config | lists)
 
     def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
         """The map for a photo of (width, height) pixels."""

@@ -11,7 +11,7 @@ import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.base.files import atomic_path
+from patchioner.base.files import atomic_path, settings_from
 from patchioner.base.optional import Registry
 from patchioner.base.weights import write_tensors
 from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, settings_of
@@ -250,7 +250,9 @@ class SingleViT(Backbone):
         """See `StoredModule.from_config`."""
         own = settings_of(config, ("name", "preprocessing", *cls.own_keys))
         source = WeightSource.of(config, folder)
-        preprocessing = preprocessing_of(own.pop("preprocessing", None))
+        preprocessing = settings_from(
+            Preprocessing, own.pop("preprocessing", None), "preprocessing"
+        )
         made = cls(own.pop("name"), preprocessing, pretrained=cls.pretrained_of(source), **own)
         made.restore(source.folder)
         if source.file is not None or source.parts is not None:
@@ -311,20 +313,8 @@ def equal_grids(geometries: Sequence[ImageGeometry], patches: int) -> Iterator[l
 
 
 def preprocessing_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What a checkpoint stores of a `Preprocessing`; `preprocessing_of` reads it."""
+    """What a checkpoint stores of a `Preprocessing`; `settings_from` reads it."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in vars(preprocessing).items()}
-
-
-def preprocessing_of(given: Any) -> Preprocessing:
-    """Read the "preprocessing" of a config; OptionError or UnknownNameError where it is none."""
-    if not isinstance(given, Mapping):
-        raise OptionError(f"preprocessing is {given!r}: give mode, size and patch_size")
-    known = [entry.name for entry in fields(Preprocessing)]
-    own = settings_of({"type": "preprocessing", **given}, known)
-    try:
-        return Preprocessing.from_config(own)
-    except TypeError as error:
-        raise OptionError(f"preprocessing {own}: {error}") from error
 
 
 BACKBONES: Registry[type[Backbone]] = Registry(

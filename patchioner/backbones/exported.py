@@ -17,13 +17,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from patchioner.backbones import Dense, SingleViT, preprocessing_of
+from patchioner.backbones import Dense, SingleViT
 from patchioner.backbones.vit import resample_positions
 from patchioner.base.errors import CheckpointError, ExportError, OptionError, first_line
-from patchioner.base.files import atomic_path, file_sha256, write_json
+from patchioner.base.files import atomic_path, file_sha256, settings_from, write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
 from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE
+from patchioner.geometry import Preprocessing
 
 Format = Literal["onnx", "openvino"]
 ExportPrecision = Literal["fp32", "bf16", "int8", "int8-bf16"]
@@ -66,7 +67,7 @@ class ExportedBackbone(SingleViT):
         self.folder, self.precision = folder, config["precision"]
         self.dim = int(config["dim"])
         self._config = {**config, "dim": self.dim}
-        self.preprocessing = preprocessing_of(config["preprocessing"])
+        self.preprocessing = settings_from(Preprocessing, config["preprocessing"], "preprocessing")
         self.native_grid = None if native is None else (int(native[0]), int(native[1]))
         self.output_names = tuple(str(name) for name in config["outputs"])
         self.files = {str(name): str(digest) for name, digest in config["files"].items()}

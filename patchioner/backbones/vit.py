@@ -156,7 +156,9 @@ class TimmViT(TimmNetwork):
         how = {"norm": False, "output_fmt": "NLC", "return_prefix_tokens": True}
         final, inner = self.vit.forward_intermediates(pixels, indices=[max(last - 1, 0)], **how)
         cls = final[:, 0] if self.has_cls else None
-        registers = final[:, 1:prefix] if self.has_cls and prefix > 1 else None
+        # DeiT's distillation token is no register.
+        has_registers = self.has_cls and getattr(self.vit, "reg_token", None) is not None
+        registers = final[:, 1:prefix] if has_registers else None
         found = Dense(final[:, prefix:].unflatten(1, grid), cls, None, None, registers)
         if not self._has_attention:
             return found

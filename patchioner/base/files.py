@@ -16,16 +16,19 @@ import sys
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any, Self
+from types import NoneType, UnionType
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: there, nobody watches
     fcntl = None  # type: ignore[assignment]
 
+T = TypeVar("T")
 AnyPath = str | os.PathLike[str]
 _WORK = "unfinished"
 _COPIES = {"__MACOSX", "@eaDir", "thumbnails", "thumbs"}
@@ -185,6 +188,51 @@ def read_json(path: AnyPath) -> Any:
         raise CheckpointError(
             f"{os.fspath(path)}: not valid JSON ({error}): fetch it again"
         ) from error
+
+
+def settings_from(kind: type[T], values: Any, what: str) -> T:
+    """A dataclass of the keys and values of a file, nested ones and mappings of them too; lists become tuples.
+
+    OptionError, which begins with `what`: a key that is unknown (the close ones are offered) or missing, a value that
+    is not of its annotation's type, or that the class refuses.
+    """
+    if not isinstance(values, Mapping):
+        raise OptionError(f"{what}: expected keys and values, found {values!r:.80}")
+    known, hints = fields(kind), get_type_hints(kind)  # type: ignore[arg-type]
+    names = [one.name for one in known]
+    for key in values.keys() - set(names):
+        raise OptionError(f"{what}: {UnknownNameError.among('key', str(key), names)}")
+    required = [one.name for one in known if one.default is one.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise OptionError(f"{what}: missing {', '.join(missing)}")
+    given = {key: _as(hints[key], value, key, what) for key, value in values.items()}
+    try:
+        return kind(**given)
+    except (TypeError, ValueError, ArithmeticError) as error:  # OptionError is a ValueError
+        raise OptionError(f"{what}: {error}") from error
+
+
+def _as(hint: Any, value: Any, key: str, what: str) -> Any:
+    """A value of a file as an annotation has it."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for kind in kinds:
+        origin = get_origin(kind) or kind
+        if origin in (Any, Literal):  # the class knows the words
+            return value
+        if is_dataclass(kind) and isinstance(value, Mapping):
+            return settings_from(kind, value, f"{what}: {key}")  # type: ignore[arg-type]
+        if origin is Mapping and isinstance(value, Mapping):
+            inner = get_args(kind)[1]
+            return {
+                name: _as(inner, one, str(name), f"{what}: {key}") for name, one in value.items()
+            }
+        if origin is tuple and isinstance(value, list | tuple):
+            return tuple(value)
+        wanted = (int, float) if kind is float else origin
+        if isinstance(value, wanted) and (kind is bool or type(value) is not bool):
+            return value
+    wanted = " or ".join(kind.__name__ for kind in kinds if kind is not NoneType)
+    raise OptionError(f"{what}: {key} is {value!r:.80}; it must be {wanted}")
 
 
 def _beside(target: Path, what: str) -> Path:

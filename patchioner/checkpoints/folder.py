@@ -21,7 +21,7 @@ import copy
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
@@ -30,6 +30,7 @@ import torch
 
 from decoders import DecodeOptions, Decoder, load_decoder
 from decoders.base import check_whole
+from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import BACKBONES, Backbone, load_backbone
 from patchioner.base.errors import (
@@ -41,7 +42,13 @@ from patchioner.base.errors import (
 )
 from patchioner.base.files import read_json, recover_folder, replace_folder, write_json
 from patchioner.base.weights import Storage
-from patchioner.checkpoints.stored import CONFIG_FILE, existing_path, make_part, read_yaml
+from patchioner.checkpoints.stored import (
+    CONFIG_FILE,
+    existing_path,
+    make_part,
+    read_settings,
+    read_yaml,
+)
 from patchioner.nouns import NounTable
 from patchioner.regions import Region, Weighting, region_kinds
 from patchioner.text import TEXT_TOWERS, TextTower, load_tower
@@ -53,7 +60,6 @@ PROJECTIONS = ("memory", "none", "raw")
 KINDS = tuple(region_kinds())
 FOREIGN_CONFIG_FILE = "config.yaml"
 MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
-_KEYS = ("name", "about", "backbone", "decoder", "text_tower", "memory_bank", "settings")
 Crop: TypeAlias = 'bool | Literal["add"]'
 """Whether a region is cut out and encoded alone; "add" adds that to what is pooled."""
 
@@ -97,14 +103,6 @@ class KindSettings:
 
     def __post_init__(self) -> None:
         _check_weights(context=self.context or 0.0)
-
-    @classmethod
-    def from_json(cls, **values: Any) -> Self:
-        """Of the values that a config has for a kind."""
-        for key, kind in (("weighting", Weighting), ("guidance", Guidance)):
-            if values.get(key) is not None:
-                values[key] = kind(**values[key])
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -190,28 +188,13 @@ class ModelSettings:
         given = {key: value for key, value in values.items() if key not in ("format", "version")}
         if "bridge" in given and "projection" not in given:  # its name before the redesign
             given["projection"] = given.pop("bridge")
-        _refuse_unknown(given, [entry.name for entry in fields(cls)], "key", source)
-        try:
-            kinds, decode = dict(given.get("kinds", {})), dict(given.get("decode", {}))
-            given["weighting"] = Weighting(**given.get("weighting", {}))
-            given["kinds"] = {kind: KindSettings.from_json(**own) for kind, own in kinds.items()}
-            tuples = {key: tuple(one) for key, one in decode.items() if isinstance(one, list)}
-            given["decode"] = DecodeOptions(**{**decode, **tuples})
-            return cls(**given)
-        except (TypeError, ValueError, ArithmeticError) as error:  # OptionError is a ValueError
-            raise CheckpointError(f"{source}: {error}") from error
+        return read_settings(cls, given, source)
 
 
 def _check_weights(**weights: float) -> None:
     for name, value in weights.items():
         if not (math.isfinite(value) and value >= 0):
             raise OptionError(f"{name} {value} must be a finite number, 0 or more")
-
-
-def _refuse_unknown(given: Mapping[str, Any], known: list[str], kind: str, source: str) -> None:
-    for key in given:
-        if key not in known:
-            raise CheckpointError(f"{source}: {UnknownNameError.among(kind, str(key), known)}")
 
 
 @dataclass(frozen=True)
@@ -430,29 +413,34 @@ def write_checkpoint(
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a YAML file says, its keys checked; relative paths start at `folder`, messages call it `source`.
+    """What a YAML file at `path` says, its keys checked; relative paths start at its folder.
 
     `build_model` makes all parts, its methods single ones.
     """
 
     name: str
     backbone: Any
-    folder: Path
-    source: str
+    about: str | None = None
     decoder: Any = None
     text_tower: Any = None
     memory_bank: Any = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = None
+    path: Path = Path()
 
     def make_backbone(self) -> Backbone:
         """The backbone with its weights; errors as `patchioner.checkpoints.stored.make_part`."""
-        return make_part(BACKBONES, self.backbone, self.folder, self.source)
+        return make_part(BACKBONES, self.backbone, self.path.parent, str(self.path))
 
     def make_text_tower(self) -> TextTower | None:
         """The text tower with its weights, or None; errors as `patchioner.checkpoints.stored.make_part`."""
         if self.text_tower is None:
             return None
-        return make_part(TEXT_TOWERS, self.text_tower, self.folder, self.source)
+        return make_part(TEXT_TOWERS, self.text_tower, self.path.parent, str(self.path))
+
+    def model_settings(self) -> ModelSettings:
+        """What stands under "settings"; CheckpointError as `ModelSettings.from_json`."""
+        head = {"format": FORMAT, "version": VERSION, "name": self.name}
+        return ModelSettings.from_json({**(self.settings or {}), **head}, str(self.path))
 
 
 def names_parts(path: Path) -> bool:
@@ -466,19 +454,12 @@ def names_parts(path: Path) -> bool:
 
 def read_model_config(path: Path) -> ModelConfig:
     """Read a file; CheckpointError: none, not YAML, an unknown key (the close ones are offered) or a missing one."""
-    held, where = read_yaml(path), str(path)
-    if not isinstance(held, Mapping):
-        raise CheckpointError(f"{where}: it holds {type(held).__name__}, not name, backbone, ...")
-    _refuse_unknown(held, list(_KEYS), "key of a model's config", where)
-    name, settings = held.get("name"), held.get("settings") or {}
-    if not isinstance(name, str) or not name.strip():
-        raise CheckpointError(f"{where}: name is {name!r}: say what the model is called")
-    if held.get("backbone") is None:
-        raise CheckpointError(f"{where}: it has no backbone: a folder, or 'type' and 'weights'")
-    if not isinstance(settings, Mapping) or "name" in settings:
-        raise CheckpointError(f"{where}: settings must be a mapping, the name stands outside of it")
-    known = {key: value for key, value in held.items() if key not in ("about", "settings")}
-    return ModelConfig(**known, folder=path.parent, source=where, settings=dict(settings))
+    config = replace(read_settings(ModelConfig, read_yaml(path), str(path)), path=path)
+    if not config.name.strip():
+        raise CheckpointError(f"{path}: name is {config.name!r}: say what the model is called")
+    if config.settings and "name" in config.settings:
+        raise CheckpointError(f"{path}: the name stands outside of the settings: move it there")
+    return config
 
 
 def build_model(path: Path) -> Parts:
@@ -488,21 +469,15 @@ def build_model(path: Path) -> Parts:
         CheckpointError, MemoryBankError: a key is unknown, or a part is missing, corrupt or does not fit.
         HubError, MissingExtraError: weights cannot be fetched; a library is not installed.
     """
-    config = read_model_config(path)
-    head = {"format": FORMAT, "version": VERSION, "name": config.name}
-    settings = ModelSettings.from_json({**config.settings, **head}, config.source)
-    bank, decoder, retrieves = None, None, config.decoder == {"type": "retrieval"}
+    config, bank, decoder = read_model_config(path), None, None
+    settings = config.model_settings()
     try:  # the small and easily mistaken parts first: an error should not wait for gigabytes of weights
         if config.memory_bank is not None:
-            bank = _read_bank(existing_path(config.memory_bank, config.folder, "memory_bank"))
-        if not retrieves:
-            decoder = load_decoder(existing_path(config.decoder, config.folder, "decoder"))
+            bank = _read_bank(existing_path(config.memory_bank, path.parent, "memory_bank"))
+        if config.decoder != {"type": "retrieval"}:
+            decoder = load_decoder(existing_path(config.decoder, path.parent, "decoder"))
     except OptionError as error:
-        raise CheckpointError(f"{config.source}: {error}, or {{type: retrieval}}") from error
+        raise CheckpointError(f"{path}: {error}, or {{type: retrieval}}") from error
     backbone = config.make_backbone()
-    if decoder is None:
-        from decoders.retrieval import RetrievalDecoder
-
-        decoder = RetrievalDecoder(backbone.dim)
     tower = None if config.text_tower is None else config.make_text_tower
-    return Parts(backbone, decoder, bank, tower, settings)
+    return Parts(backbone, decoder or RetrievalDecoder(backbone.dim), bank, tower, settings)

@@ -123,15 +123,13 @@ def folder_bytes(folder: Path) -> int:
 
 def part_sizes(parts: Parts) -> dict[str, tuple[int, int]]:
     """Numbers held and bytes in memory of each part of a loaded model: weights and buffers, a bank's rows."""
-    module = getattr(parts.decoder, "module", None)  # a retrieval decoder has no weights
-    bank, held = parts.bank, {"backbone": parts.backbone, "text tower": parts.text_tower}
+    held = {"backbone": parts.backbone, "text tower": parts.text_tower}
     sizes = {name: _tensor_sizes(one) for name, one in held.items() if one is not None}
-    if bank is not None:
+    if (bank := parts.bank) is not None:
         tensors = [t for t in (bank.keys, bank.norms, bank.counts, bank.scales) if t is not None]
         size = sum(t.numel() * t.element_size() for t in tensors)
         sizes["memory bank"] = bank.keys.numel(), size
-    sizes["decoder"] = _tensor_sizes(module) if isinstance(module, nn.Module) else (0, 0)
-    return sizes
+    return {**sizes, "decoder": _tensor_sizes(parts.decoder.network)}
 
 
 def _tensor_sizes(module: nn.Module) -> tuple[int, int]:

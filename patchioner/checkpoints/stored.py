@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError, first_line
-from patchioner.base.files import leads_out, read_json, write_json
+from patchioner.base.files import leads_out, read_json, settings_from, write_json
 from patchioner.base.optional import Registry, require
 from patchioner.base.weights import (
     AllocationLimit,
@@ -102,6 +102,7 @@ class StoredModule(nn.Module, ABC):
 
 
 P = TypeVar("P", bound=StoredModule)
+T = TypeVar("T")
 
 
 def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str) -> P:
@@ -143,6 +144,14 @@ def _refuse_paths_out(config: Any, source: str) -> None:
     inner = list(config.values()) if isinstance(config, Mapping) else config
     for one in inner if isinstance(inner, list) else ():
         _refuse_paths_out(one, source)
+
+
+def read_settings(kind: type[T], values: Any, source: str) -> T:
+    """`settings_from` the values of a file; its errors are a CheckpointError."""
+    try:
+        return settings_from(kind, values, source)
+    except OptionError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def settings_of(config: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from patchioner.backbones import preprocess
 from patchioner.backbones.vit import TimmViT
 from patchioner.base.errors import CheckpointError
-from patchioner.base.files import atomic_path, read_json
+from patchioner.base.files import atomic_path, read_json, settings_from
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.geometry import Preprocessing
@@ -30,7 +30,9 @@ from runs.training.settings import RunSettings, read_pairs
 def load_teacher(settings: RunSettings, **changes: Any) -> TimmViT:
     """The starting backbone of a run, in float32; `changes` replace keys of its preprocessing."""
     section = settings.section("backbone")
-    preprocessing = Preprocessing.from_config({**section["preprocessing"], **changes})
+    preprocessing = settings_from(
+        Preprocessing, {**section["preprocessing"], **changes}, "preprocessing"
+    )
     backbone = TimmViT(section["name"], preprocessing)
     state = {
         k: v.float()

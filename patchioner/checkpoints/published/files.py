@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
@@ -21,14 +21,13 @@ from patchioner.base.errors import (
     CheckpointError,
     HubError,
     MemoryBankError,
-    UnknownNameError,
     first_line,
 )
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.base.weights import as_float
 from patchioner.checkpoints.hub import fetch
-from patchioner.checkpoints.stored import read_object, read_yaml
+from patchioner.checkpoints.stored import read_object, read_settings, read_yaml
 
 T = TypeVar("T")
 # Written in some shipped files or in the README, but read by no published code: accepted, without effect.
@@ -158,18 +157,11 @@ def read_config(path: Path) -> PublishedConfig:
 
 def parse_config(values: Any, source: str) -> PublishedConfig:
     """Check the values of a config.yaml; `source` is named in errors."""
-    if not isinstance(values, Mapping):
-        raise CheckpointError(f"{source}: expected keys and values, found {type(values).__name__}")
-    given = dict(values)
+    given = _with_effect(values)
     for key, why in UNSUPPORTED.items():
-        if given.pop(key, None):
+        if isinstance(given, dict) and given.pop(key, None):
             raise CheckpointError(f"{source}: {key!r} is not supported: {why}. Use another model")
-    if isinstance(given.get("viecap"), Mapping):
-        viecap = dict(given["viecap"])
-        if isinstance(viecap.get("meacap"), Mapping):
-            viecap["meacap"] = _build(MeacapConfig, viecap["meacap"], f"{source}: viecap.meacap")
-        given["viecap"] = _build(ViecapConfig, viecap, f"{source}: viecap")
-    config = _build(PublishedConfig, given, source)
+    config = read_settings(PublishedConfig, given, source)
     if config.attention_type != "qkv":
         raise CheckpointError(
             f"{source}: attention_type {config.attention_type!r} is not supported; only 'qkv' is"
@@ -181,37 +173,10 @@ def parse_config(values: Any, source: str) -> PublishedConfig:
     return config
 
 
-# What the text of an annotation accepts. A missing value (null) is accepted where the default is None.
-_KINDS: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "float": (int, float),
-    "bool": (bool,),
-    "str": (str,),
-    "bool | str": (bool, str),
-    "ViecapConfig": (ViecapConfig,),
-    "MeacapConfig": (MeacapConfig,),
-}
-
-
-def _build(cls: type[T], values: Mapping[Any, Any], source: str) -> T:
-    known = {entry.name: str(entry.type) for entry in fields(cls)}  # type: ignore[arg-type]
-    given = {}
-    for key, value in values.items():
-        if key in UNREAD:
-            continue
-        if key not in known:
-            raise CheckpointError(f"{source}: {UnknownNameError.among('key', str(key), known)}")
-        kind = known[key].removesuffix(" | None")
-        if value is None and kind != known[key]:
-            continue
-        if not isinstance(value, _KINDS[kind]) or (type(value) is bool and "bool" not in kind):
-            wanted = kind.replace(" | ", " or ")
-            raise CheckpointError(f"{source}: {key} is {value!r}; it must be {wanted}")
-        given[key] = value
-    required = [name for name in ("prefix_size", "support_memory_size") if name in known]
-    if missing := [name for name in required if name not in given]:
-        raise CheckpointError(f"{source}: missing {', '.join(missing)}")
-    return cls(**given)
+def _with_effect(values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    return {key: _with_effect(value) for key, value in values.items() if key not in UNREAD}
 
 
 @dataclass(frozen=True)

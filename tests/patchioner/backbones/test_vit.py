@@ -66,6 +66,7 @@ def test_tokens_are_timms_own_on_any_grid(name: str, patch: int) -> None:
         assert (features.cls is None) == (name in WITHOUT_CLS)
         if features.cls is not None:
             assert_close(features.cls, tokens[0])
+        assert (features.registers is None) == ("reg4" not in name and "dinov3" not in name)
         if name not in PLAIN:  # none rather than a wrong one
             assert features.attention is None
             continue

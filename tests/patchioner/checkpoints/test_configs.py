@@ -22,7 +22,7 @@ from patchioner.backbones import BACKBONES, Backbone, TimmViT
 from patchioner.base.errors import CheckpointError
 from patchioner.checkpoints import folder as folders
 from patchioner.checkpoints import hub
-from patchioner.checkpoints.folder import ModelSettings, build_model, names_parts, read_checkpoint
+from patchioner.checkpoints.folder import build_model, names_parts, read_checkpoint
 from patchioner.checkpoints.stored import make_part
 from patchioner.geometry import Preprocessing
 from patchioner.text import TEXT_TOWERS, TextTower
@@ -79,7 +79,7 @@ def test_a_config_at_true_shapes(path: Path, tmp_path: Path) -> None:
     config = folders.read_model_config(path)
     size, side, width, heads, (mean, std) = EXPECTED[path.stem]
     with torch.device("meta"):  # true shapes without their weights; ViT-g has 1.1 billion
-        backbone = build_backbone(without_weights(config.backbone), config.folder)
+        backbone = build_backbone(without_weights(config.backbone), FOLDER)
     seen: Any = getattr(backbone, "proxy", backbone)
     fit = seen.preprocessing
     assert (fit.mode, fit.size, fit.mean, fit.std) == ("stretch", size, mean, std)
@@ -91,8 +91,7 @@ def test_a_config_at_true_shapes(path: Path, tmp_path: Path) -> None:
     assert shape == (None if heads is None else (heads, side, side))
     assert features.geometry == backbone.geometry((640, 480))
     assert features.geometry.model_size == (size, size)
-    head = {"format": folders.FORMAT, "version": folders.VERSION, "name": config.name}
-    assert ModelSettings.from_json({**head, **config.settings}, str(path)).licence != "unknown"
+    assert config.model_settings().licence != "unknown"
     assert config.name == path.stem
     for settings in (config.backbone, config.backbone.get("proxy")):
         name = (settings or {}).get("name", "")
@@ -107,7 +106,7 @@ def test_a_config_at_true_shapes(path: Path, tmp_path: Path) -> None:
         if "tokenizer" in settings:
             settings["tokenizer"] = str(letters(tmp_path))
         with torch.device("meta"):
-            assert build_text_tower(settings, config.folder).dim == width
+            assert build_text_tower(settings, FOLDER).dim == width
 
 
 def letters(folder: Path) -> Path:
@@ -176,7 +175,7 @@ def test_which_yaml_is_one_of_ours(folder: Path) -> None:
     for text in ("prefix_size: 768\nsupport_memory_size: 0\n", "a: ["):
         other.write_text(text)
         assert not names_parts(other)
-    for text, message in (("a: [", "not a plain YAML file"), ("[1]", "holds list")):
+    for text, message in (("a: [", "not a plain YAML file"), ("[1]", "found .1.")):
         other.write_text(text)
         with pytest.raises(CheckpointError, match=rf"other\.yaml.*{message}"):
             build_model(other)
@@ -185,9 +184,9 @@ def test_which_yaml_is_one_of_ours(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"memory_bnk": "memory"}, "unknown key of a model's config 'memory_bnk'.*'memory_bank'"),
-        ({"name": "absent"}, "name is None"),
-        ({"backbone": "absent"}, "no backbone"),
+        ({"memory_bnk": "memory"}, "unknown key 'memory_bnk'.*'memory_bank'"),
+        ({"name": "absent"}, "missing name"),
+        ({"backbone": "absent"}, "missing backbone"),
         ({"decoder": "absent"}, "decoder is None"),
         ({"decoder": {"type": "retrieve"}}, "retrieval"),
         ({"decoder": 3}, "decoder is 3"),
@@ -196,8 +195,8 @@ def test_which_yaml_is_one_of_ours(folder: Path) -> None:
         ({"text_tower": {"type": "bert"}}, "vocabulary"),
         ({"text_tower": {"type": "openclip"}}, "'openclip'.*'open_clip'"),
         ({"settings": {"contxt": 1}}, "'contxt'.*context"),
-        ({"settings": {"name": "x"}}, "outside of it"),
-        ({"settings": [1]}, "settings must be a mapping"),
+        ({"settings": {"name": "x"}}, "stands outside of"),
+        ({"settings": [1]}, "settings is .1.; it must be Mapping"),
         ({"backbone": ["timm"]}, "give a folder or a mapping"),
         ({"backbone": {**TIMM, "type": "tim"}}, "'tim'.*'timm'"),
         ({"backbone": {**TIMM, "type": None}}, "'None'"),
@@ -207,10 +206,10 @@ def test_which_yaml_is_one_of_ours(folder: Path) -> None:
         ({"backbone": {**TIMM, "weights": "eye.pth"}}, "there is no"),
         ({"backbone": {**TIMM, "weights": None}}, "needs 'weights'"),
         ({"backbone": {k: v for k, v in TIMM.items() if k != "name"}}, "name"),
-        ({"backbone": {**TIMM, "preprocessing": None}}, "preprocessing is None"),
-        ({"backbone": {**TIMM, "preprocessing": {**PREPROCESSING, "sise": 3}}}, "unknown key .* 'sise'.*'size'"),
+        ({"backbone": {**TIMM, "preprocessing": None}}, "preprocessing: expected keys.*None"),
+        ({"backbone": {**TIMM, "preprocessing": {**PREPROCESSING, "sise": 3}}}, "unknown key 'sise'.*'size'"),
         ({"backbone": {**TIMM, "preprocessing": {**PREPROCESSING, "size": 65}}}, "multiple"),
-        ({"backbone": {**TIMM, "preprocessing": {**PREPROCESSING, "size": "65"}}}, "'size': '65'"),
+        ({"backbone": {**TIMM, "preprocessing": {**PREPROCESSING, "size": "65"}}}, "size is '65'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(folder: Path, changes: dict[str, Any], message: str) -> None:

@@ -148,7 +148,10 @@ def test_nested_parts() -> None:
     [
         ({"decap_weight": "x"}, "unknown key 'decap_weight': did you mean 'decap_weights"),
         ({"viecap": {"topk": 3}}, "viecap: unknown key 'topk': did you mean 'top_k"),
-        ({"viecap": {"meacap": {"memory": "x"}}}, "viecap.meacap: unknown key 'memory'.*memory_id"),
+        (
+            {"viecap": {"meacap": {"memory": "x"}}},
+            "viecap: meacap: unknown key 'memory'.*memory_id",
+        ),
         ({3: 4}, "unknown key '3'"),
         ({"alphaclip_config": {"a": 1}}, "'alphaclip_config' is not supported: .*fourth channel"),
         ({"clipcap": {"top_p": 0.8}}, "'clipcap' is not supported"),
