@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
@@ -327,6 +327,21 @@ class TrainableDecoder(Decoder):
         from decoders.search import generate  # which needs this module
 
         return generate(*self.driven(memory), embeddings, options, self.device, guide)
+
+    def draw(
+        self,
+        embeddings: Tensor,
+        options: DecodeOptions,
+        memory: TextMemory | None,
+        guide: Guide | None,
+        count: int,
+    ) -> list[list[Decoded]]:
+        """`count` samples of each row, of seeds `options.seed` and those that follow; see `generate`."""
+        from decoders.search import generate
+
+        driven, drawing = self.driven(memory), replace(options, strategy="sample")
+        found = generate(*driven, embeddings, drawing, self.device, guide, draws=count)
+        return [found[first : first + count] for first in range(0, len(found), count)]
 
     @abstractmethod
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:

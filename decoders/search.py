@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,6 +21,8 @@ from patchioner.base.errors import DecoderError
 
 # (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)
 Choose: TypeAlias = Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tensor]]
+
+Search: TypeAlias = Callable[[StepNetwork, Tensor, Constraints], list["Hypothesis"]]
 
 _BEAM_COPIES = 3  # scores, log-probabilities and the cache while beams are reordered
 _TOP = 64  # tokens that nearly always hold the draw
@@ -44,9 +47,12 @@ def generate(
     options: DecodeOptions,
     device: torch.device,
     guide: Guide | None = None,
+    *,
+    draws: int = 1,
 ) -> list[Decoded]:
     """As `Decoder.generate`, of checked embeddings, by a network in evaluation mode on `device`.
 
+    With more `draws` there are so many samples of each row, one after another, of seeds that follow `options.seed`.
     A row's caption does not depend on the others, up to the rounding of the platform's matrix product.
     """
     if options.max_tokens > network.max_tokens:
@@ -63,17 +69,18 @@ def generate(
     rows = torch.cat([part.detach().to(device, torch.float32) for part in parts], dim=1)
     distinct, places = distinct_rows(rows)
     constraints = Constraints(vocabulary, options, device)
-    searches = {"greedy": greedy_search, "beam": beam_search, "sample": sample_search}
+    sampling = partial(sample_search, draws=draws)
+    searches: dict[str, Search] = {"greedy": greedy_search, "beam": beam_search, "sample": sampling}
     search = searches[options.strategy]
     if search is greedy_search and device.type == "cuda" and can_capture(network, constraints):
         search = graph_search
     found: list[Hypothesis] = []
-    size = rows_per_batch(network, options)
+    size = max(1, rows_per_batch(network, options) // draws)
     for first in range(0, len(distinct), size):
-        part = distinct[first : first + size]
+        part = distinct[first : first + size].repeat_interleave(draws, dim=0)
         found += search(network, part, constraints)
     captions = [Decoded(vocabulary.decode(ids), ids, log_probs) for ids, log_probs in found]
-    return [captions[place] for place in places]
+    return [one for place in places for one in captions[place * draws : (place + 1) * draws]]
 
 
 def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:
@@ -158,19 +165,25 @@ def greedy_search(
 
 
 def sample_search(
-    network: StepNetwork, embeddings: Tensor, constraints: Constraints
+    network: StepNetwork, embeddings: Tensor, constraints: Constraints, draws: int = 1
 ) -> list[Hypothesis]:
-    """A token drawn at every step, by inverting the cumulative distribution with uniform numbers of the row's own."""
+    """A token drawn at every step, by inverting the cumulative distribution with uniform numbers of the row's own.
+
+    Of `draws` equal rows, which follow one another, each has the next seed.
+    """
     options = constraints.options
-    uniforms = row_uniforms(embeddings, options.max_tokens, seed=options.seed)
-    draws = torch.from_numpy(uniforms).to(embeddings.device)
+    each = [
+        row_uniforms(embeddings[::draws], options.max_tokens, seed=options.seed + place)
+        for place in range(draws)
+    ]
+    uniforms = torch.from_numpy(np.stack(each, axis=1)).flatten(0, 1).to(embeddings.device)
     head = network.head
 
     def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
         logits = head.logits(states, 0, head.vocab_size)
         total = log_total(head, logits)  # before the bans: scores are the network's own
         bans.apply(logits)
-        chosen = draw(logits / options.temperature, draws[rows, step], options.top_p)
+        chosen = draw(logits / options.temperature, uniforms[rows, step], options.top_p)
         return chosen, logits.gather(1, chosen[:, None]).squeeze(1) - total
 
     return _search(network, embeddings, constraints, choose)

@@ -1,13 +1,14 @@
 """Captions that are about their region, as a checkpoint's settings say; and how sure each is.
 
 The likeliest caption of a region is often one of the whole photo. Guided decoding (`decoders.guidance`) contrasts the
-two and counts the nouns that the region shows.
+two and counts the nouns that the region shows; so does the choice among samples (`Candidates`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decoders import Decoded, DecodeOptions
+from decoders import Decoded, DecodeOptions, TrainableDecoder
 from decoders.guidance import Guide
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.calibration import Logistic
-from patchioner.checkpoints.folder import Guidance, KindSettings, ModelSettings
+from patchioner.checkpoints.folder import Candidates, Guidance, KindSettings, ModelSettings
 from patchioner.embedding import project
 from patchioner.results import Caption
 
@@ -73,6 +74,7 @@ def write(
     *,
     plain: bool = False,
     gendered: bool = False,
+    crops: bool = False,
 ) -> list[Decoded]:
     """One caption for each region; it does not depend on the others.
 
@@ -81,24 +83,30 @@ def write(
         parts: on one device.
         plain: the likeliest captions.
         gendered: people may be men and women where the checkpoint would call them persons.
+        crops: whether the embeddings have crops added.
     """
-    alike: dict[Guidance | None, list[int]] = {}
+    near = parts.settings.crop_candidates if crops else None
+    alike: dict[tuple[Guidance | None, Candidates | None], list[int]] = {}
     for place, region in enumerate(asked.regions):
-        kind = parts.settings.kinds.get(region.kind, KindSettings())
-        guidance = None if plain else kind.guidance
+        kind = KindSettings() if plain else parts.settings.kinds.get(region.kind, KindSettings())
+        guidance = kind.guidance
         if guidance is not None and gendered:
             guidance = replace(guidance, neutral=False)
-        alike.setdefault(guidance, []).append(place)
+        candidates = None if plain or options else near or kind.candidates
+        alike.setdefault((guidance, candidates), []).append(place)
     found: dict[int, Decoded] = {}
-    for guidance, places in alike.items():
-        found.update(
-            zip(places, _written(asked.rows(places), options, guidance, parts), strict=True)
-        )
+    for (guidance, candidates), places in alike.items():
+        written = _written(asked.rows(places), options, guidance, candidates, parts)
+        found.update(zip(places, written, strict=True))
     return [found[place] for place in range(len(asked.regions))]
 
 
 def _written(
-    asked: Asked, options: DecodeOptions | None, guidance: Guidance | None, parts: Parts
+    asked: Asked,
+    options: DecodeOptions | None,
+    guidance: Guidance | None,
+    candidates: Candidates | None,
+    parts: Parts,
 ) -> list[Decoded]:
     decode, guide = options or parts.settings.decode, None
     if guidance is not None and parts.nouns is not None:
@@ -115,7 +123,34 @@ def _written(
             neutral=guidance.neutral,
             several=guidance.several,
         )
-    return parts.decoder.generate(asked.projected, decode, parts.bank, guide)
+    written = parts.decoder.generate(asked.projected, decode, parts.bank, guide)
+    if candidates is None or not isinstance(parts.decoder, TrainableDecoder):
+        return written
+    drawing = replace(decode, temperature=candidates.temperature, top_p=1.0, seed=0)
+    drawn = parts.decoder.draw(asked.projected, drawing, parts.bank, guide, candidates.samples)
+    listed = [[one, *others] for one, others in zip(written, drawn, strict=True)]
+    return _shown_best(asked, listed, candidates, parts)
+
+
+def _shown_best(
+    asked: Asked, listed: Sequence[Sequence[Decoded]], how: Candidates, parts: Parts
+) -> list[Decoded]:
+    """Of some captions of each region the one of the highest score of `Candidates`; the first of equal ones."""
+    texts = list(dict.fromkeys(one.text for each in listed for one in each if one.text.strip()))
+    rows = parts.text_tower.encode(texts) if texts and parts.text_tower else torch.empty(0, 0)
+    embedded = dict(zip(texts, F.normalize(rows, dim=1), strict=True))
+    around = F.normalize(asked.photos, dim=1)[asked.owners]
+    sides = (F.normalize(asked.embeddings, dim=1) - how.photo * around).cpu()
+    evidence = parts.nouns.scores(asked.embeddings).cpu() if parts.nouns and how.nouns else None
+
+    def score(row: int, one: Decoded) -> float:
+        shown = float(embedded[one.text] @ sides[row]) if one.text in embedded else -1.0
+        if evidence is not None and parts.nouns is not None:
+            known = parts.nouns.words.in_text(one.text)
+            shown += how.nouns * float(evidence[row, known].mean() if known else -1.0)
+        return how.likelihood * one.score + shown
+
+    return [max(each, key=partial(score, row)) for row, each in enumerate(listed)]
 
 
 def gathered(batch: Sequence[Embedded], parts: Parts) -> Asked:
@@ -180,6 +215,7 @@ def captions(
     *,
     plain: bool,
     gendered: bool,
+    crops: bool,
     least: float,
 ) -> list[list[Caption]]:
     """One caption for each region of these photos, all through bank and decoder as one matrix.
@@ -187,13 +223,13 @@ def captions(
     Args:
         batch: of photos.
         options: of decoding; None is the checkpoint's.
-        plain, gendered: see `write`.
+        plain, gendered, crops: see `write`.
         least: confidence below which a caption has no text.
     """
     if not any(one.regions for one in batch):
         return [[] for _ in batch]
     asked = gathered(batch, parts)
-    found = write(asked, options, parts, plain=plain, gendered=gendered)
+    found = write(asked, options, parts, plain=plain, gendered=gendered, crops=crops)
     sure: list[float | None] = [None] * len(found)
     calibrated = confidence_of(parts.settings)
     if calibrated is not None and parts.nouns is not None:

@@ -300,10 +300,12 @@ class Patchioner:
         decode = options or self.settings.decode
         if not isinstance(decode, DecodeOptions):
             raise OptionError(f"options {options!r:.80}: give DecodeOptions(max_tokens=20), say")
-        likeliest = plain or decode.strategy == "sample" or not self.settings.guides
+        kept = self.settings.guides or self.settings.chooses
+        likeliest = plain or decode.strategy == "sample" or not kept
 
         def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:
-            how: Any = {"gendered": gendered, "least": min_confidence or 0.0}
+            crops = (self.settings.crop if crop is None else crop) == "add"
+            how: Any = {"gendered": gendered, "crops": crops, "least": min_confidence or 0.0}
             return captions(batch, options, self._placed, plain=likeliest, **how)
 
         whole = not likeliest or KEY in self.settings.calibration

@@ -28,7 +28,7 @@ from typing import Any, Literal, Self, TypeAlias
 
 import torch
 
-from decoders import DecodeOptions, Decoder, load_decoder
+from decoders import DecodeOptions, Decoder, TrainableDecoder, load_decoder
 from decoders.base import check_whole
 from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank, Precision
@@ -88,6 +88,28 @@ class Guidance:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """Samples of a caption, of which, and of itself, the region's is the one of the highest
+
+        likelihood * mean log p + cos(text, region) - photo * cos(text, photo) + nouns * mean z-score of its nouns
+
+    (pragmatic reranking: Vedantam et al. 2017, arXiv 1701.02870). It needs a text tower, and a table of nouns if these
+    count.
+    """
+
+    samples: int = 16
+    temperature: float = 0.7
+    likelihood: float = 0.3
+    photo: float = 0.5
+    nouns: float = 0.0
+
+    def __post_init__(self) -> None:
+        weights = {"likelihood": self.likelihood, "photo": self.photo, "nouns": self.nouns}
+        _check_weights(temperature=self.temperature, **weights)
+        check_whole(samples=self.samples)
+
+
+@dataclass(frozen=True)
 class KindSettings:
     """What differs for one kind of region; None leaves what the model does with all.
 
@@ -95,11 +117,13 @@ class KindSettings:
         weighting: of patches inside such a region.
         context: see `ModelSettings.context`.
         guidance: how captions are kept to such a region while they are decoded; needs a table of nouns.
+        candidates: among which its caption is chosen, where no options of decoding are given.
     """
 
     weighting: Weighting | None = None
     context: float | None = None
     guidance: Guidance | None = None
+    candidates: Candidates | None = None
 
     def __post_init__(self) -> None:
         _check_weights(context=self.context or 0.0)
@@ -123,6 +147,7 @@ class ModelSettings:
             one (`patchioner bank index`). None is exact.
         crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image,
             for CLIP and others whose patches say little. "add" adds that to what is pooled.
+        crop_candidates: among which captions of regions are chosen whose crops are added, in place of their kind's.
         decode: default decoding.
         calibration: what cosines between texts and regions mean with these weights, by the name of what measured them
             ("detail", "label", "captions"); empty where nobody has.
@@ -141,6 +166,7 @@ class ModelSettings:
     normalize: bool = True
     top_k: int | None = None
     crop: Crop = False
+    crop_candidates: Candidates | None = None
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     calibration: Mapping[str, Any] = field(default_factory=dict, hash=False)
     licence: str = "unknown"
@@ -171,6 +197,12 @@ class ModelSettings:
     def guides(self) -> bool:
         """Whether captions of some kind of region are guided."""
         return any(kind.guidance for kind in self.kinds.values())
+
+    @property
+    def chooses(self) -> bool:
+        """Whether captions of some regions are chosen among candidates."""
+        held = [kind.candidates for kind in self.kinds.values()]
+        return any([self.crop_candidates, *held])
 
     def to_json(self) -> dict[str, Any]:
         """The root config.json."""
@@ -224,6 +256,13 @@ class Parts:
             raise CheckpointError("the settings keep captions to their regions, which needs nouns/")
         if self.settings.guides and not self.decoder.can_be_guided:
             raise CheckpointError(f"a {type(self.decoder).__name__} cannot be guided")
+        if self.settings.chooses and not (
+            self.tower and isinstance(self.decoder, TrainableDecoder)
+        ):
+            raise CheckpointError(
+                "the settings choose captions among candidates, which needs a text tower and a "
+                f"decoder that draws; a {type(self.decoder).__name__} does not"
+            )
         if self.bank is None and self.settings.projection == "memory":
             raise CheckpointError("the memory projection is asked for, but there is no memory bank")
         if self.bank is None and self.decoder.needs_memory:

@@ -110,6 +110,17 @@ def test_a_beam_of_one_and_cold_or_narrow_sampling_equal_greedy(
     assert same(wild.generate(ROWS, options), wild.generate(ROWS, GREEDY))
 
 
+@pytest.mark.parametrize("memory", [512.0, 1e-6])
+def test_many_draws_are_those_of_seeds_that_follow(wild: PrefixGPT2Decoder, memory: float) -> None:
+    rows, options = ROWS[[0, 1, 0, 2]], replace(SAMPLE, batch_memory_mb=memory)
+    each = [wild.generate(rows, replace(options, seed=4 + place)) for place in range(3)]
+    drawn = wild.draw(rows, replace(options, strategy="greedy"), None, None, 3)
+    assert [[one.token_ids for one in samples] for samples in drawn] == [
+        [one.token_ids for one in samples] for samples in zip(*each, strict=True)
+    ]
+    assert len({one.text for one in drawn[0]}) == 3
+
+
 @pytest.mark.parametrize("options", ALL)
 def test_a_caption_does_not_depend_on_its_batch_and_equal_rows_are_read_once(
     wild: PrefixGPT2Decoder, options: DecodeOptions, monkeypatch: pytest.MonkeyPatch

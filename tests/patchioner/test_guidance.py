@@ -20,7 +20,7 @@ from decoders.guidance import Guide
 from decoders.retrieval import RetrievalDecoder
 from patchioner import Box, Patchioner, RegionSet, WholeImage
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.checkpoints.folder import Guidance, KindSettings, ModelSettings, Parts
+from patchioner.checkpoints.folder import Candidates, Guidance, KindSettings, ModelSettings, Parts
 from patchioner.cli.calibrate import adapting
 from patchioner.cli.main import main
 from patchioner.embedding import project
@@ -112,6 +112,46 @@ def test_only_kinds_with_guidance_are_guided(model: Patchioner) -> None:
     assert model.caption(noise_photo(), BOXES, **drawn) == plain
 
 
+@pytest.mark.parametrize("crop", [False, "add"])
+def test_the_best_of_some_candidates_is_that_of_plain_code(crop: Any) -> None:
+    """A set is chosen as its kind says, or as crops say, whichever counts; so is a guided box."""
+    own, near = Candidates(5, 1.5, 0.01, 0.5), Candidates(6, 2.0, 0.0, 0.25, nouns=0.2)
+    kinds = {"region_set": KindSettings(candidates=own), "box": KindSettings(guidance=GUIDANCE)}
+    choosing = Patchioner(parts(kinds=kinds, crop_candidates=near), device="cpu")
+    held, how = choosing.parts, near if crop else own
+    assert held.nouns is not None
+    decoder: Any = held.decoder
+    sets = [RegionSet([box, Box(70, 40, 90, 60)]) for box in BOXES[:6]]
+    features = choosing.encode(noise_photo(), keep_image=True)
+    rows, whole = (
+        choosing.embed_regions(features, some, crop=crop) for some in (sets, [WholeImage()])
+    )
+    through, usual = project(rows, held.settings, held.bank), held.settings.decode
+    listed = [[one] for one in decoder.generate(through, usual, held.bank)]
+    for seed in range(how.samples):
+        drawing = replace(usual, strategy="sample", temperature=how.temperature, seed=seed)
+        for each, one in zip(listed, decoder.generate(through, drawing, held.bank), strict=True):
+            each.append(one)
+    expected = []
+    for row, each in zip(rows, listed, strict=True):
+        scores = []
+        for one in each:
+            text = F.normalize(choosing.embed_text([one.text])[0], dim=0)
+            unit, around = F.normalize(row, dim=0), F.normalize(whole[0], dim=0)
+            z = held.nouns.scores(row[None])[0, held.nouns.words.in_text(one.text)]
+            shown = float(text @ unit) - how.photo * float(text @ around)
+            shown += how.nouns * (float(z.mean()) if len(z) else -1.0)
+            scores.append(how.likelihood * one.score + shown)
+        expected.append(each[int(np.argmax(scores))].text)
+    found = [one.text for one in choosing.caption(features, [*sets, *BOXES], crop=crop)]
+    assert found[:6] == expected != [each[0].text for each in listed]
+    guided = Patchioner(parts(kinds={"box": kinds["box"]}), device="cpu")
+    alone = [one.text for one in guided.caption(features, BOXES, crop=crop)]
+    assert (found[6:] == alone) == (not crop)
+    asked = [one.text for one in choosing.caption(features, sets, crop=crop, options=usual)]
+    assert asked == [each[0].text for each in listed]
+
+
 def test_people_have_a_sex_where_that_is_asked_for(monkeypatch: MonkeyPatch) -> None:
     neutral = {"box": KindSettings(guidance=replace(GUIDANCE, neutral=True, several=2.0))}
     asking = Patchioner(parts(kinds=neutral), device="cpu")
@@ -175,6 +215,15 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
         ModelSettings.from_json({**ModelSettings().to_json(), "kinds": kinds}, "here")
 
 
+@pytest.mark.parametrize("change", [{"samples": 0}, {"photo": -1.0}, {"likelihood": math.inf}])
+def test_candidates_out_of_range_are_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=next(iter(change))):
+        Candidates(**change)
+    for given in ({"crop_candidates": change}, {"kinds": {"box": {"candidates": change}}}):
+        with pytest.raises(CheckpointError):
+            ModelSettings.from_json({**ModelSettings().to_json(), **given}, "here")
+
+
 def test_a_checkpoint_keeps_it_all(model: Patchioner, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, storage="fp32")
     again = Patchioner.from_pretrained(tmp_path, device="cpu")
@@ -193,6 +242,10 @@ def test_settings_need_their_parts_and_calibrations_their_features() -> None:
         replace(parts(), nouns=None)
     with pytest.raises(CheckpointError, match="Retrieval"):
         replace(parts(), decoder=RetrievalDecoder(64))
+    kinds = {"region_set": KindSettings(candidates=Candidates())}
+    for lacking in ({"tower": None}, {"decoder": RetrievalDecoder(64)}):
+        with pytest.raises(CheckpointError, match="candidates"):
+            replace(parts(kinds=kinds), **lacking)
     stored = {**CALIBRATION, "inputs": ["a", "b", "c", "d"]}
     other = Patchioner(parts(calibration={KEY: stored}), device="cpu")
     with pytest.raises(CheckpointError, match="captions"):

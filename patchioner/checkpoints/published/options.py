@@ -99,7 +99,8 @@ class PublishedCaptioner(Patchioner):
     """
 
     def __init__(self, parts: Parts, option: PublishedOption, **how: Any) -> None:
-        kinds = {kind: replace(own, guidance=None) for kind, own in parts.settings.kinds.items()}
+        own = parts.settings.kinds
+        kinds = {kind: replace(own[kind], guidance=None, candidates=None) for kind in own}
         plain = replace(parts.settings, kinds=kinds, calibration={}, projection="raw")
         super().__init__(replace(parts, settings=plain), **how)
         self.option, self._published = option, parts.settings
