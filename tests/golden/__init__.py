@@ -32,6 +32,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """Three ways of decoding as they were frozen before captions were kept to their regions; and as captions are now."""
 Ids = list[list[int]]
+Frozen = dict[str, dict[str, Ids | list[str]]]
 
 
 def photos(count: int = PHOTOS) -> list[Path]:
@@ -80,21 +81,22 @@ def recorded(model: Patchioner) -> Iterator[Ids]:
         kind.generate = write  # type: ignore[method-assign]
 
 
-def captioned(model: Patchioner, paths: Sequence[Path]) -> dict[str, dict[str, Ids]]:
-    """Token ids by mode and photo, as `caption` writes them."""
-    found: dict[str, dict[str, Ids]] = {mode: {} for mode in MODES}
+def captioned(model: Patchioner, paths: Sequence[Path]) -> Frozen:
+    """Token ids by mode and photo, as `caption` writes them; of captions kept to their regions the texts."""
+    found: Frozen = {mode: {} for mode in MODES}
     for path in paths:
         features, asked = model.encode(str(path)), regions(path)
         for mode, how in MODES.items():
             with recorded(model) as ids:
-                model.caption(features, asked, **how)
-            found[mode][path.name] = ids
+                captions = model.caption(features, asked, **how)
+            chosen = mode == "regional"  # among candidates, perhaps
+            found[mode][path.name] = [one.text or "" for one in captions] if chosen else ids
     return found
 
 
-def frozen() -> dict[str, dict[str, Ids]]:
+def frozen() -> Frozen:
     """What was frozen, by mode and photo."""
-    stored: dict[str, dict[str, Ids]] = json.loads(FILE.read_text())
+    stored: Frozen = json.loads(FILE.read_text())
     return stored
 
 
