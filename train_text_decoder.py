@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 done; 1 something failed (see standard error); 2 wrong usage; "
         "130 stopped with Ctrl-C, go on with --resume",
     )
-    result.add_argument("--corpus", required=True, metavar="FILE", help="one sentence per line")
+    files = "sentences: .txt, one per line, or any file that `patchioner bank build` reads"
+    result.add_argument("--corpus", required=True, metavar="FILE", help=files)
+    result.add_argument("--column", metavar="NAME", help="of a table: the column of sentences")
     result.add_argument("--out", required=True, metavar="DIR", help="new folder for the result")
     result.add_argument(
         "--text-encoder",
@@ -130,7 +132,8 @@ def options_from(arguments: argparse.Namespace, share: float | None) -> dict[str
 
 def _fresh(arguments: argparse.Namespace) -> NewDecoder | None:
     """The new decoder that is asked for, or None to go on from the checkpoint's."""
-    from patchioner.adaptation import NewDecoder, read_texts
+    from memory_bank import read_captions
+    from patchioner.adaptation import NewDecoder
 
     names = ("layers", "width", "heads", "vocab_size", "positions")
     shape = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
@@ -146,11 +149,11 @@ def _fresh(arguments: argparse.Namespace) -> NewDecoder | None:
         raise OptionError("--from-scratch and shapes are for --decoder prefix_gpt2")
     if not arguments.language_model:
         raise OptionError(f"--decoder {arguments.decoder} needs --language-model NAME|DIR")
-    entities = read_texts(arguments.entities) if arguments.entities else []
+    entities = read_captions(arguments.entities) if arguments.entities else []
     return NewDecoder(
         arguments.decoder,
         arguments.language_model,
-        entities=tuple(name.strip() for name in entities if name.strip()),
+        entities=tuple(name.strip() for name in entities),
         tune=arguments.tune or "frozen",
         keep="reference" if arguments.refer else "inside",
     )
@@ -168,13 +171,15 @@ def run(arguments: argparse.Namespace, options: dict[str, Any], validation: str 
     """Load, adapt, save."""
     import torch
 
+    from memory_bank import read_captions
     from patchioner import Patchioner
-    from patchioner.adaptation import adapt, read_texts
+    from patchioner.adaptation import adapt
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    texts = read_texts(arguments.corpus)
-    held_out = None if validation is None else read_texts(validation)
+    column = arguments.column
+    texts = read_captions(arguments.corpus, column)
+    held_out = None if validation is None else read_captions(validation, column)
     model = Patchioner.from_pretrained(arguments.text_encoder, device=arguments.device)
     how = {**options, "validation": held_out, "resume": arguments.resume}
     return adapt(model.parts, texts, arguments.out, **how)

@@ -70,7 +70,6 @@ _SPACED = re.compile(
     r"\b(?:(close|t|v|polka|double|semi|multi) - (?=\w)|(close) (?=up )|(double) (?=decker))"
 )
 _STANDING_ALONE = word_set("one another other others both all some each")
-_MATERIALS = word_set("concrete metal plastic brick leather light square")
 
 
 @dataclass(frozen=True)
@@ -222,11 +221,6 @@ class _Context:
     def token(self, word: str) -> Token:
         """What `word`, which stands here, is."""
         closed = _closed_tag(word)
-        goes_on = _name_goes_on(self.words, self.place + 1)
-        if word == "her" and not goes_on:
-            closed = "pron"
-        if word == "that" and self._before() != "noun" and goes_on:
-            closed = "det"
         if word == "can" and self._before() in ("det", "noun") and self._closes():
             closed = None  # a trash can
         if closed is not None:
@@ -249,11 +243,8 @@ class _Context:
     def _closes(self) -> bool:
         return _closed_tag(self._after) not in (None, "adv")
 
-    def _before(self, *, over_adverbs: bool = False) -> Tag:
-        for token in reversed(self.done):
-            if not (over_adverbs and token.tag == "adv"):
-                return token.tag
-        return "stop"
+    def _before(self) -> Tag:
+        return self.done[-1].tag if self.done else "stop"
 
     def _unlisted_verb(self, word: str) -> bool:
         """ "A man debones a fish", "people trudge up a hill": only a verb fits between the two."""
@@ -275,8 +266,6 @@ class _Context:
         if _name_goes_on(self.words, self.place + 1):
             return "adj"
         if word in WORDS["noun adjectives"] and self._before() in ("det", "adj", "num", "noun"):
-            return "noun"
-        if word in _MATERIALS and self._before() in ("prep", "verb"):
             return "noun"
         # "the young": nobody named it otherwise. A colour alone ("in blue") names nothing.
         if self._before() == "det" and word not in WORDS["colours"]:
@@ -335,11 +324,9 @@ class _Context:
 
     def _acts(self, after: str, form: VerbForm) -> bool:
         """Whether a word that may be a noun or a finite verb is a verb here."""
-        before = self._before(over_adverbs=True)
+        before = self._before()
         if before in ("clause", "pron"):
             return form == "s" or before == "clause"
-        if before == "stop" and self.done and _closed_tag(after) == "det":
-            return True
         if before == "conj":  # "sits and watches TV": a second verb needs a first
             has_verb = any(token.tag == "verb" for token in self.done)
             return has_verb and _closed_tag(after) in ("det", "prep", "pron", "adv")

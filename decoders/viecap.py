@@ -33,7 +33,7 @@ from decoders.language_model import (
     fit_stored,
     width_of,
 )
-from decoders.tagging import entries
+from decoders.tagging import entries, singular
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import atomic_path
@@ -207,8 +207,8 @@ def embed_entities(names: Sequence[str], embed: Callable[[list[str]], Tensor]) -
 class EntityFinder:
     """Finds the names of a vocabulary in sentences, for training prompts.
 
-    A name counts where it stands as whole words, in any case, in the singular or in a regular plural ("bus",
-    "buses"). Of names that overlap, the longer is found ("hot dog", not "dog").
+    A name counts where it stands as whole words, in any case, in the singular or plural. Of names that overlap, the
+    longer is found ("hot dog", not "dog").
 
     Example:
         >>> EntityFinder(["dog", "hot dog", "bus"]).find("Two dogs near the buses, with a hot dog")
@@ -216,14 +216,13 @@ class EntityFinder:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = {form: name for name in names for form in _plurals(name.lower())}
-        self._names |= {name.lower(): name for name in self._names.values()}
+        self._names = {_singulars(name): name for name in names}
         longest_first = sorted(self._names, key=lambda form: (-len(form), form))
         self._pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
 
     def find(self, text: str) -> list[str]:
         """The names in the order of their first mention, each once."""
-        found = self._pattern.findall(" ".join(text.lower().split()))
+        found = self._pattern.findall(_singulars(text))
         return list(dict.fromkeys(self._names[form] for form in found))
 
 
@@ -236,20 +235,10 @@ def mask_entities(names: Sequence[str], *, share: float, most: int) -> list[str]
     return [name for name, draw in zip(names[:most], draws, strict=True) if draw >= share]
 
 
-def _plurals(name: str) -> list[str]:
-    """Regular English plurals of a name's last word, the name itself included."""
-    forms = [name, f"{name}s"]
-    if re.search(r"(s|x|z|ch|sh)$", name):
-        forms.append(f"{name}es")
-    if re.search(r"[^aeiou]y$", name):
-        forms.append(f"{name[:-1]}ies")
-    if re.search(r"[^f]fe?$", name):
-        forms.append(re.sub(r"fe?$", "ves", name))
-    if name == "person" or name.endswith(" person"):
-        forms.append(f"{name[:-6]}people")
-    if name.endswith("man"):
-        forms.append(f"{name[:-3]}men")
-    return forms
+def _singulars(text: str) -> str:
+    """Lower-case words and marks, nouns in the singular, one blank between any two."""
+    words = re.findall(r"\w+|[^\w\s]", text.lower())
+    return " ".join("person" if word == "people" else singular(word) for word in words)
 
 
 def _checked_names(names: Sequence[str]) -> tuple[str, ...]:

@@ -6,10 +6,9 @@ accidents, not malice: take an index only from whom you trust.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -119,21 +118,6 @@ class BankIndex:
 
     def __repr__(self) -> str:
         return f"BankIndex({self.options.kind}, {self.rows:,} rows x {self.dim})"
-
-    def with_probes(self, probes: int) -> BankIndex:
-        """The same index, not built again, that looks at another number of lists per query.
-
-        Raises:
-            OptionError: a number below 1, or an index without lists.
-        """
-        if not self.options.has_lists:
-            raise OptionError(
-                f"a {self.options.kind!r} index has no lists to look at: probes={probes!r}"
-            )
-        # What has been opened, on whatever device, is shared: probes are a matter of the search.
-        other = copy.copy(self)
-        other.options = replace(self.options, probes=probes)
-        return other
 
     def faiss(self, device: torch.device | str = "cpu") -> FaissIndex:
         """The FAISS index, opened now at the latest; on a GPU where FAISS was built for one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import csv
 import difflib
 import gzip
@@ -11,6 +12,7 @@ import json
 import logging
 import math
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -25,12 +27,22 @@ from patchioner.base.optional import require
 MAX_BYTES, MOST_UNPACKED = 2 * 2**30, 32
 """A file that holds more once unpacked, or so many times its own size, is refused."""
 
+MOST_CHARACTERS = 10_000
+"""What is longer is no caption."""
+
 _COLUMNS = ("caption", "captions", "text", "sentence", "raw", "comment")
 _DELIMITERS = ",;|\t"
+_PICTURE = r"\.(?:jpe?g|png|webp|gif|bmp)"
 _PHOTO = re.compile(
-    r"(?:[^\t,;|]*\.(?:jpe?g|png|webp|gif|bmp)(?:#\d+)?\s*[\s,;|:]|\d+[\t,;|](?!\d{3}\b))\s*",
+    rf"(?:[^\t,;|]*{_PICTURE}(?:#\d+)?\s*[\s,;|:]|\d+[\t,;|](?!\d{{3}}\b)|\w*_\d{{6,}}\s)\s*",
     re.IGNORECASE,
 )
+_LISTED = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+")
+_QUOTED = re.compile(r'\s*".*",?\s*')
+_PHOTO_KEY = re.compile(rf"\d+|.*{_PICTURE}", re.IGNORECASE)
+_NO_WORDS = re.compile(rf"\s*(?:[\W\d_]+|https?://\S+|\S+{_PICTURE})\s*", re.IGNORECASE)
+_HALF = re.compile("[\ud800-\udfff]")  # of two that write an emoji in JSON
+_MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml)\b", re.IGNORECASE)
 _NOTHING = {"", "nan", "null", "none", "n/a"}  # as pandas and the like write what is not there
 _logger = logging.getLogger(__name__)
 
@@ -46,13 +58,14 @@ def read_captions(
     Args:
         path: the ending says the kind; a further ``.gz`` or ``.zst`` is unpacked on the way.
 
-            * ``.txt``: a caption a line; or a table, told by the header (``image,caption``) or by
-              names or numbers of photos in front (Flickr's ``token.txt``);
+            * ``.txt``, ``.token``, none: a caption a line, freed of marks of a list and of quotes round all; or JSON;
+              or a table, told by the header (``image,caption``) or by names or numbers of photos in front
+              (Flickr's ``token.txt``);
             * ``.csv``: separated by comma, semicolon, bar or tab; ``.tsv``: by tab, quotes are text;
             * ``.parquet``;
             * ``.json``: a list of strings or objects, ``{"annotations": [{"caption": ...}]}`` as COCO, or
-              ``{"images": [{"split": ..., "sentences": [{"raw": ...}]}]}`` as Karpathy splits; ``.jsonl``,
-              ``.ndjson``: one such string or object a line.
+              ``{"images": [{"split": ..., "sentences": [{"raw": ...}]}]}`` as Karpathy splits, or photos with
+              their captions, ``{"1.jpg": [...]}``; ``.jsonl``, ``.ndjson``: one such string or object a line.
         column: of a table, or the key of the objects, in any case; None tries "caption", "text", ... A cell
             may hold several captions (a list).
         splits: of a file whose rows or photos have a ``split``, those to read.
@@ -61,15 +74,15 @@ def read_captions(
         Captions as they stand; blank and missing ones are left out.
 
     Raises:
-        TextError: the file cannot be read, is of another kind, unpacks to more than `MAX_BYTES`, or a row does not fit
-            its header (its number is named).
+        TextError: the file cannot be read, is of another kind, unpacks to more than `MAX_BYTES`, holds numbers or names
+            of files in place of captions, or a row does not fit its header (its number is named).
         MissingExtraError: Parquet or zst without pyarrow.
     """
     file = _File(Path(path), column, [split.lower() for split in splits])
     reader = _READERS.get(file.kind)
     if reader is None:
-        kind = file.kind or "files without an ending"
-        raise file.fault(f"captions are not read from {kind!r}; give one of {', '.join(_READERS)}")
+        known = ", ".join(filter(None, _READERS))
+        raise file.fault(f"captions are not read from {file.kind!r}; give one of {known}")
     captions, missing, place = list[str](), 0, "nothing"
     try:
         for place, row in reader(file):
@@ -77,14 +90,15 @@ def read_captions(
             for one in value if isinstance(value, list) else [value]:
                 if _is_missing(one):
                     missing += 1
-                elif isinstance(one, str):
-                    captions.append(one)
+                elif wrong := _what_is_wrong(one):
+                    raise file.fault(f"{place} is {one!r:.60}, {wrong}; mend it or take it out")
                 else:
-                    raise file.fault(f"{place} is {one!r:.60}, no caption")
+                    captions.append(one)
     except OSError as error:
         raise file.fault(f"cannot be read ({error.strerror or error})") from error
     except (UnicodeDecodeError, csv.Error, EOFError, zlib.error) as error:
-        raise file.fault(f"damaged, or not UTF-8 text, after {place} ({error})") from error
+        wrong = f"damaged, or not UTF-8 text, after {place} ({error})"
+        raise file.fault(f"{wrong}; mend it, or save it as UTF-8") from error
     if missing:
         _logger.warning("%s: left out %d rows without a caption", file.path, missing)
     others = ", ".join(sorted(file.left_out))
@@ -93,12 +107,28 @@ def read_captions(
         raise file.fault(there if others else "no caption in it")
     if others:
         _logger.warning("%s: left out the splits %s", file.path, others)
+    strange = [one for one in captions if _NO_WORDS.fullmatch(one)]
+    if 5 * len(strange) > len(captions):
+        raise file.fault(
+            f"{len(strange):,} of {len(captions):,} captions are numbers, addresses or names of files, such as "
+            f"{strange[0]!r:.60}; name the column of captions (--column), or take those out"
+        )
     return captions
+
+
+def _what_is_wrong(caption: object) -> str:
+    if not isinstance(caption, str):
+        return "no caption"
+    if len(caption) > MOST_CHARACTERS:
+        return f"too long ({len(caption):,} characters) for a caption"
+    return "with half a character in it" if _HALF.search(caption) else ""
 
 
 def _is_missing(value: object) -> bool:
     if isinstance(value, str):
-        return value.strip().lower() in _NOTHING
+        # Blanks, marks and what is not seen; letters, digits and emoji are something.
+        nothing = all(unicodedata.category(one)[0] in "ZCP" for one in value)
+        return nothing or value.strip().lower() in _NOTHING
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
@@ -134,12 +164,19 @@ class _File:
 
     @cached_property
     def text(self) -> str:
-        text = self.data().decode("utf-8-sig")
-        return text if "\n" in text else text.replace("\r", "\n")  # as Macs once wrote
+        """Of UTF-8, or of UTF-16 with its mark, as Excel writes it; all ends of lines are "\\n"."""
+        data = self.data()
+        marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        text = data.decode("utf-16" if data.startswith(marks) else "utf-8-sig")
+        if "\0" in text:
+            raise self.fault("holds NUL characters, so it is no text; save it as UTF-8")
+        if _MARKUP.match(text):
+            raise self.fault("a page of HTML or XML; take the captions out of it")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
 
     def lines(self) -> list[str]:
         """The lines that are not blank; not by splitlines(), which splits at form feeds inside a sentence, too."""
-        return [line.rstrip("\r") for line in self.text.split("\n") if line.strip()]
+        return [line for line in self.text.split("\n") if line.strip()]
 
     def parsed(self, text: str, where: str = "") -> Any:
         try:
@@ -172,7 +209,10 @@ class _File:
             close = difflib.get_close_matches(self.column, names, n=3) or list(names)
             raise self.fault(f"no column {self.column!r}; did you mean {', '.join(close)}?")
         shown = ", ".join(map(str, names))
-        raise self.fault(f"none of its columns ({shown}) looks like captions; name one (--column)")
+        raise self.fault(
+            f"none of its columns ({shown:.200}) looks like captions; name one (--column), or put a line of names on "
+            "top, such as image,caption, where there is none"
+        )
 
     def delimiter(self, header: str) -> str | None:
         """What separates a header one of whose names is a column of captions; None where it is no such header."""
@@ -194,22 +234,35 @@ def _numbered(what: str, values: Iterable[Any]) -> Values:
 
 
 def _text(file: _File) -> Values:
+    if file.text.lstrip()[:1] in ("[", "{"):
+        with suppress(TextError):  # else a caption that begins so
+            return _json(file)
     lines = file.lines()
     if lines and file.delimiter(lines[0]) is not None:
         return _table(file)
-    if lines and file.column is None:
-        photos = sum(_PHOTO.match(line) is not None for line in lines[:10])
-        if 2 * photos > len(lines[:10]):
-            lines = [_PHOTO.sub("", line, count=1) for line in lines]
-        elif lines[0].strip().lower() in _COLUMNS:
-            lines = lines[1:]
-    elif file.column is not None:
+    if file.column is not None:
         raise file.fault(f"a text file has no column {file.column!r}; leave it out")
+    if lines and lines[0].strip().lower() in _COLUMNS:
+        lines = lines[1:]
+    for mark in (_PHOTO, _LISTED):
+        if _most(lines, mark.match):
+            lines = [mark.sub("", line, count=1) for line in lines]
+    if _most(lines, _QUOTED.fullmatch):
+        lines = [_unquoted(line.strip().removesuffix(",")) for line in lines]
+    if _most(lines, re.compile(r".*\S\t+\S").match):
+        above = "put names of columns in a line on top, such as image, a tab, caption"
+        raise file.fault(f"its lines have tabs: a table without names; {above}")
     return _numbered("line", lines)
 
 
+def _most(lines: Sequence[str], holds: Callable[[str], object]) -> bool:
+    """Whether something is true of more than half of the first ten lines."""
+    first = lines[:10]
+    return 2 * sum(bool(holds(line)) for line in first) > len(first)
+
+
 def _table(file: _File) -> Iterator[tuple[str, Any]]:
-    text = file.text
+    text = re.sub('^"?sep=.*\n', "", file.text.lstrip("\n"))  # Excel's
     found = file.delimiter(text.split("\n", 1)[0])
     delimiter = "\t" if file.kind == ".tsv" else found or ","
     unquoted = delimiter in "\t|"  # quotes are text there
@@ -292,7 +345,7 @@ def _json(file: _File) -> Values:
 
 
 def _listed(content: dict[str, Any], file: _File) -> list[Any]:
-    """The annotations of COCO's form, or the sentences of the wanted splits."""
+    """The annotations of COCO's form, the sentences of the wanted splits, or the captions of photos."""
     if isinstance(content.get("annotations"), list):
         return list(content["annotations"])
     images = content.get("images")
@@ -300,14 +353,30 @@ def _listed(content: dict[str, Any], file: _File) -> list[Any]:
     for image in images if isinstance(images, list) else ():
         if isinstance(image, dict) and isinstance(image.get("sentences"), list):
             wanted += image["sentences"] if file.wants(image.get("split")) else []
-    if not wanted and not file.left_out:
-        keys = ", ".join(map(repr, content))
-        raise file.fault(f'no "annotations" with captions in it (it has {keys})')
-    return wanted
+    if wanted or file.left_out:
+        return wanted
+    rows = [
+        value
+        for key, value in content.items()
+        if isinstance(value, list) and (key.lower() in _COLUMNS or _are_objects(value))
+    ]
+    if len(rows) == 1 and "images" not in content:
+        return rows[0]
+    if content and all(map(_PHOTO_KEY.fullmatch, content)):
+        return list(content.values())
+    keys = ", ".join(map(repr, content))
+    raise file.fault(f'no "annotations" with captions in it (it has {keys:.200})')
+
+
+def _are_objects(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(one, dict) for one in values)
 
 
 _READERS: dict[str, Callable[[_File], Values]] = {
     ".txt": _text,
+    ".text": _text,
+    ".token": _text,
+    "": _text,
     ".csv": _table,
     ".tsv": _table,
     ".parquet": _parquet,

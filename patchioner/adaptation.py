@@ -9,7 +9,6 @@ import copy
 import hashlib
 import logging
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -46,6 +45,8 @@ _PROJECTED = 0.9
 _Type = Literal["prefix_gpt2", "viecap", "meacap", "prefix_lm"]
 _Tune = Literal["frozen", "lora", "full"]
 _Keep = Literal["inside", "reference"]
+
+_HALF = re.compile("[\ud800-\udfff]")  # of two that write an emoji in JSON
 
 logger = logging.getLogger(__name__)
 
@@ -194,23 +195,12 @@ class Corpus:
         return sorted(set(range(len(self.texts))) - set(self.held_out))
 
 
-def read_texts(path: str | os.PathLike[str]) -> list[str]:
-    """Lines of a UTF-8 text file, blank ones included; TextError where it is none."""
-    try:
-        # Not splitlines(), which also splits at form feeds and other marks inside a sentence.
-        content = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TextError(f"cannot read {os.fspath(path)!r} ({error}): give UTF-8 text") from error
-    lines = content.split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
-
-
 def clean(texts: Iterable[str], name: str) -> Corpus:
     """Normalised distinct sentences with their counts; `name` is what the log calls them."""
     counts: Counter[str] = Counter()
     for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TextError(f"{name}: item {row} is {text!r}, not a string")
+        if not isinstance(text, str) or _HALF.search(text):
+            raise TextError(f"{name}: item {row} is {text!r}, not a string of whole characters")
         counts[normalise(text)] += 1
     if blank := counts.pop("", 0):
         logger.warning("%s: left out %d blank lines", name, blank)

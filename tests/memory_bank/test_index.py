@@ -182,19 +182,9 @@ def test_without_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         bank.with_index(IndexOptions("ivf"))
 
 
-def test_other_probes_need_no_building() -> None:
-    bank = make_bank("ivf", lists=8, probes=1)
-    index = index_of(bank)
-    more = index.with_probes(8)
-    assert more.faiss() is index.faiss() and index.options.probes == 1
-    searched = bank.with_index(more)
-    assert (searched.approximate(QUERIES, 20)[1] >= bank.approximate(QUERIES, 20)[1] - 1e-6).all()
-    exact = make_bank().project(QUERIES, top_k=20)
-    torch.testing.assert_close(searched.project(QUERIES, top_k=20), exact)
-    with pytest.raises(OptionError, match="'flat' index has no lists"):
-        index_of(make_bank("flat")).with_probes(3)
+def test_an_index_of_another_bank_is_refused() -> None:
     with pytest.raises(MemoryBankError, match="is not of a bank of 20 rows"):
-        MemoryBank(random_rows(20, DIM)).with_index(more)
+        MemoryBank(random_rows(20, DIM)).with_index(make_bank("ivf").index)
 
 
 def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
@@ -213,8 +203,6 @@ def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
         index = index_of(make_bank(kind))
         index.faiss("cuda:1")
         index.faiss("cuda:1")
-        if index.options.has_lists:
-            index.with_probes(2).faiss("cuda:1")
     assert moved == [(1, "IndexFlat"), (1, "IndexIVFFlat"), (1, "IndexIVFScalarQuantizer")]
 
 

@@ -82,12 +82,18 @@ def test_a_column_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "column", "said"),
     [
-        ("a.doc", "x", None, r"not read from '.doc'; give one of .txt, .csv"),
-        ("a", "x", None, "without an ending"),
-        ("a.gz", "x", None, "without an ending"),
+        ("a.doc", "x", None, r"not read from '.doc'; give one of .txt, .text"),
         ("a.txt", "\n \n", None, "no caption in it"),
         ("a.txt", "x", "caption", "has no column 'caption'; leave it out"),
         ("a.txt", b"\xff\xfe\x00", None, "not UTF-8"),
+        ("a.txt", "a dog".encode("utf-16-le"), None, "NUL characters"),
+        ("a.txt", "<html><p>a dog</p></html>", None, "a page of HTML"),
+        ("a.txt", "a dog\n" + "x" * 10_001, None, r"line 2 is 'x+.*10,001 characters"),
+        ("a.txt", "a dog\thttp://a.b/1\na cat\thttp://a.b/2", None, "a table without names"),
+        ("a.txt", "1\n2\n3", None, "3 of 3 captions are numbers.*--column"),
+        ("a.json", '[["1.jpg", "a dog"], ["2.jpg", "a cat"]]', None, "2 of 4 captions are .*'1.jpg'"),
+        ("a.json", r'["a cat", "a \ud83d dog"]', None, "item 1 .*half a character"),
+        ("a.tsv", "1.jpg\ta dog\n", None, "put a line of names on top"),
         ("a.csv", "caption\n", None, "no caption in it"),
         ("a.csv", "", None, "none of its columns"),
         ("a.csv", "id,words\n1,x\n", None, r"columns \(id, words\).*--column"),
@@ -120,7 +126,7 @@ def test_what_cannot_be_read_says_where(
     assert str(path) in str(caught.value)
 
 
-NEIGHBOURS = {
+NEIGHBOURS: dict[str, str | bytes] = {
     "token.txt": "1.jpg#0\ta dog\n1.jpg#1\ta cat\n",
     "captions.txt": "image,caption\n1.jpg,a dog\n1.jpg,a cat\n",
     "semicolon.csv": "image;Caption\n1.jpg;a dog\n2.jpg;a cat\n",
@@ -128,6 +134,20 @@ NEIGHBOURS = {
     "lines.jsonl": '{"text": "a dog"}\n{"text": "a cat"}\n',
     "lines.json": '{"text": "a dog"}\n{"text": "a cat"}\n',
     "one column.txt": "caption\na dog\na cat\n",
+    "excel.txt": "image\tcaption\r\n1.jpg\ta dog\r\n2.jpg\ta cat\r\n".encode("utf-16"),
+    "excel.csv": "\ufeffsep=;\r\nimage;caption\r\n1.jpg;a dog\r\n2.jpg;a cat\r\n",
+    "blank.csv": "\r\n\r\nimage;caption\r\n1.jpg;a dog\r\n2.jpg;a cat\r\n",
+    "three ends.txt": "a dog\ra cat\r\n\u200b\n...\n",
+    "no ending": "a dog\na cat",
+    "numbered.txt": "1. a dog\n2. a cat\n",
+    "bullets.txt": "- a dog\n- a cat\n",
+    "quoted.txt": '"a dog",\n"a cat"\n',
+    "coco names.txt": "COCO_val2014_000000391895 a dog\nCOCO_val2014_000000060623 a cat\n",
+    "json.txt": '["a dog", "a cat"]',
+    "jsonl.txt": '{"caption": "a dog"}\n{"caption": "a cat"}\n',
+    "photos.json": '{"1.jpg": ["a dog"], "2.jpg": "a cat"}',
+    "columns.json": '{"urls": ["u", "v"], "captions": ["a dog", "a cat"]}',
+    "data.json": '{"data": [{"caption": "a dog"}, {"caption": "a cat"}], "version": 1}',
     "old mac.txt": "a dog\ra cat\r",
     "numbers.txt": "391895\ta dog\n60623\ta cat\n",
     "names.txt": "d/a.jpg: a dog\nb.png a cat\n",

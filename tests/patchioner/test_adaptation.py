@@ -26,7 +26,6 @@ from patchioner.adaptation import (
     clean,
     gather,
     normalise,
-    read_texts,
     usual_training,
 )
 from patchioner.base.errors import OptionError, PatchionerError, TextError
@@ -276,16 +275,6 @@ def short(texts: Sequence[str]) -> list[bool]:
 
 def numbered(count: int, word: str = "mug") -> list[str]:
     return [f"{word} {number}" for number in range(count)]
-
-
-def test_lines_are_read_as_they_are_and_what_is_no_text_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "corpus.txt"
-    path.write_bytes("\ufeffa mug\r\n\na\x0cb\u2028c\nan épée".encode())
-    assert read_texts(path) == ["a mug", "", "a\x0cb\u2028c", "an épée"]
-    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
-    for name in ("none.txt", "latin.txt", ""):
-        with pytest.raises(TextError, match=name or tmp_path.name):
-            read_texts(tmp_path / name)
 
 
 def test_cleaning_lowers_merges_and_drops(caplog: Log) -> None:
