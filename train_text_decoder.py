@@ -137,26 +137,18 @@ def _fresh(arguments: argparse.Namespace) -> NewDecoder | None:
 
     names = ("layers", "width", "heads", "vocab_size", "positions")
     shape = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
-    if arguments.decoder == "prefix_gpt2":
-        if arguments.language_model or arguments.entities or arguments.tune or arguments.refer:
-            raise OptionError(
-                "for a language model name its decoder: --decoder viecap, meacap or prefix_lm"
-            )
-        if shape and not arguments.from_scratch:
-            raise OptionError(f"{', '.join(shape)} shape a new decoder: add --from-scratch")
-        return NewDecoder(**shape) if arguments.from_scratch else None
-    if shape or arguments.from_scratch:
-        raise OptionError("--from-scratch and shapes are for --decoder prefix_gpt2")
-    if not arguments.language_model:
-        raise OptionError(f"--decoder {arguments.decoder} needs --language-model NAME|DIR")
+    own, scratch = arguments.decoder == "prefix_gpt2", arguments.from_scratch
+    if (shape or scratch) and not (own and scratch):
+        raise OptionError("shapes of a new decoder are for --from-scratch --decoder prefix_gpt2")
     entities = read_captions(arguments.entities) if arguments.entities else []
-    return NewDecoder(
-        arguments.decoder,
-        arguments.language_model,
-        entities=tuple(name.strip() for name in entities),
-        tune=arguments.tune or "frozen",
-        keep="reference" if arguments.refer else "inside",
-    )
+    told: dict[str, Any] = {
+        "language_model": arguments.language_model,
+        "entities": tuple(name.strip() for name in entities),
+        "tune": arguments.tune,
+        "keep": "reference" if arguments.refer else None,
+    }
+    told = {name: value for name, value in told.items() if value}
+    return NewDecoder(arguments.decoder, **told, **shape) if scratch or told or not own else None
 
 
 def validation_from(text: str) -> tuple[float | None, str | None]:

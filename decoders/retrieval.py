@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -176,27 +175,6 @@ def _words(name: str) -> list[str]:
     return [*first, singular(last)]
 
 
-@dataclass
-class _Concept:
-    """One group of names that mean the same."""
-
-    name: str
-    captions: set[int] = field(default_factory=set)
-    attributes: Counter[str] = field(default_factory=Counter)
-    places: list[int] = field(default_factory=list)
-
-    def worded(self, min_attribute: int) -> str:
-        """The name, behind the attributes that are frequent enough and no numbers."""
-        kept = [
-            attribute
-            for attribute, count in self.attributes.items()
-            if count >= min_attribute
-            and attribute not in WORDS["numbers"]
-            and not attribute.isdigit()
-        ]
-        return " ".join([*kept, self.name])
-
-
 def find_concepts(
     texts: Sequence[str],
     graphs: Sequence[Graph],
@@ -218,43 +196,45 @@ def find_concepts(
         >>> find_concepts(texts, parse_all(texts))
         ['red bus']
     """
-    concepts = _merged(graphs, merge_above)
+    concept_of = _merged(graphs, merge_above)
+    captions: dict[str, set[int]] = {name: set() for name in concept_of.values()}
+    places: dict[str, list[int]] = {name: [] for name in captions}
+    attributes: dict[str, Counter[str]] = {name: Counter() for name in captions}
     for number, (text, graph) in enumerate(zip(texts, graphs, strict=True)):
-        _count(number, text, graph, concepts)
-    found = list({id(one): one for one in concepts.values()}.values())
-    needed = min(min_count, max((len(one.captions) for one in found), default=0))
-    kept = [one for one in found if len(one.captions) >= needed]
+        words = [singular(word.strip(".,;:!?")) for word in text.lower().split()]
+        for entity in graph:
+            name, head = concept_of[entity.name], _words(entity.name)[-1]
+            captions[name].add(number)
+            places[name].append(words.index(head) if head in words else len(words))
+        said = [(concept_of[one.name], attribute) for one in graph for attribute in one.attributes]
+        for name, attribute in dict.fromkeys(said):
+            attributes[name][attribute] += 1
+    needed = min(min_count, max(map(len, captions.values()), default=0))
+    kept = [name for name in captions if len(captions[name]) >= needed]
     if needed == 1 < min_count:
-        first = min(min(one.captions) for one in kept)
-        kept = [one for one in kept if first in one.captions]
-    kept.sort(key=lambda one: mean(one.places))  # stable: the more frequent first
-    return [one.worded(min_attribute) for one in kept[:most]]
+        first = min(min(captions[name]) for name in kept)
+        kept = [name for name in kept if first in captions[name]]
+    kept.sort(key=lambda name: mean(places[name]))  # stable: the more frequent first
+    return [" ".join([*_told(attributes[name], min_attribute), name]) for name in kept[:most]]
 
 
-def _merged(graphs: Sequence[Graph], merge_above: float) -> dict[str, _Concept]:
-    """Name -> its concept, the most frequent first; ties in order of first mention."""
+def _merged(graphs: Sequence[Graph], merge_above: float) -> dict[str, str]:
+    """Name -> the name of its concept, the most frequent first; ties in order of first mention."""
     mentions = Counter(
         name for graph in graphs for name in dict.fromkeys(one.name for one in graph)
     )
-    concepts: dict[str, _Concept] = {}
+    concepts: dict[str, str] = {}
     for name, _ in mentions.most_common():
-        alike = (one for one in concepts.values() if likeness(one.name, name) > merge_above)
-        concepts[name] = next(alike, None) or _Concept(name)
+        alike = (one for one in concepts.values() if likeness(one, name) > merge_above)
+        concepts[name] = next(alike, name)
     return concepts
 
 
-def _count(number: int, text: str, graph: Graph, concepts: dict[str, _Concept]) -> None:
-    """Count one caption's entities and attributes, each once."""
-    seen: set[tuple[str, str]] = set()
-    words = [singular(word.strip(".,;:!?")) for word in text.lower().split()]
-    for entity in graph:
-        concept, head = concepts[entity.name], _words(entity.name)[-1]
-        concept.captions.add(number)
-        concept.places.append(words.index(head) if head in words else len(words))
-        for attribute in entity.attributes:
-            if (concept.name, attribute) not in seen:
-                seen.add((concept.name, attribute))
-                concept.attributes[attribute] += 1
+def _told(attributes: Counter[str], least: int) -> list[str]:
+    """Those that are frequent enough and no numbers."""
+    numbers = WORDS["numbers"]
+    frequent = [attribute for attribute, count in attributes.items() if count >= least]
+    return [one for one in frequent if one not in numbers and not one.isdigit()]
 
 
 _LIMITS: dict[str, Any] = {"captions": 5, **(find_concepts.__kwdefaults__ or {})}

@@ -86,7 +86,8 @@ class NewDecoder:
             _check_choice(name, getattr(self, name), choices)
         if bool(self.language_model) == (self.type == "prefix_gpt2"):
             raise OptionError(
-                f"language_model is {self.language_model!r} for {self.type}: prefix_gpt2 alone has none"
+                f"language_model is {self.language_model!r} for {self.type}: prefix_gpt2 has none; viecap, meacap "
+                "and prefix_lm need one (--decoder, --language-model)"
             )
         if self.entities and self.type != "viecap":
             raise OptionError(f"entities are for viecap, not for {self.type}")
@@ -195,8 +196,8 @@ class Corpus:
         return sorted(set(range(len(self.texts))) - set(self.held_out))
 
 
-def clean(texts: Iterable[str], name: str) -> Corpus:
-    """Normalised distinct sentences with their counts; `name` is what the log calls them."""
+def clean(texts: Iterable[str], name: str) -> Counter[str]:
+    """How often each normalised sentence occurs; `name` is what the log calls them."""
     counts: Counter[str] = Counter()
     for row, text in enumerate(texts):
         if not isinstance(text, str) or _HALF.search(text):
@@ -206,12 +207,12 @@ def clean(texts: Iterable[str], name: str) -> Corpus:
         logger.warning("%s: left out %d blank lines", name, blank)
     repeats = counts.total() - len(counts)
     logger.info("%s: %d distinct sentences, %d repeats merged", name, len(counts), repeats)
-    return Corpus(tuple(counts), tuple(counts.values()))
+    return counts
 
 
 def gather(
-    corpus: Corpus,
-    validation: Corpus | None,
+    corpus: Counter[str],
+    validation: Counter[str] | None,
     *,
     fits: Callable[[Sequence[str]], Sequence[bool]],
     share: float,
@@ -219,11 +220,12 @@ def gather(
 ) -> Corpus:
     """Leave out what does not fit, and hold out `validation`, else a `share` of the corpus (0: none)."""
     own = _fitting(corpus, fits, "corpus")
-    if (count := len(own.texts)) < FEWEST:
-        raise TextError(f"the corpus has {count} usable sentences: give {FEWEST} or more")
+    if len(own) < FEWEST:
+        raise TextError(f"the corpus has {len(own)} usable sentences: give {FEWEST} or more")
+    counts = [corpus[text] for text in own]
     if validation is None:
-        return Corpus(own.texts, own.counts, _chosen(len(own.texts), share, seed))
-    known, offered = set(own.texts), _fitting(validation, fits, "validation").texts
+        return Corpus(tuple(own), tuple(counts), _chosen(len(own), share, seed))
+    known, offered = set(own), _fitting(validation, fits, "validation")
     others = [text for text in offered if text not in known]
     if len(others) < len(offered):
         left = len(offered) - len(others)
@@ -231,8 +233,8 @@ def gather(
     if not others:
         raise TextError("no validation sentence is left: give sentences that the corpus lacks")
     others = [others[row] for row in _chosen(len(others), 1.0, seed)]
-    rows = tuple(range(len(own.texts), len(own.texts) + len(others)))
-    return Corpus((*own.texts, *others), (*own.counts, *[1] * len(others)), rows, foreign=True)
+    rows = tuple(range(len(own), len(own) + len(others)))
+    return Corpus((*own, *others), (*counts, *[1] * len(others)), rows, foreign=True)
 
 
 def _chosen(count: int, share: float, seed: int) -> tuple[int, ...]:
@@ -242,13 +244,15 @@ def _chosen(count: int, share: float, seed: int) -> tuple[int, ...]:
     return tuple(sorted(np.random.default_rng(seed).permutation(count)[:chosen].tolist()))
 
 
-def _fitting(corpus: Corpus, fits: Callable[[Sequence[str]], Sequence[bool]], name: str) -> Corpus:
-    rows = [row for row, fit in enumerate(fits(corpus.texts)) if fit]
-    if left := sorted(set(range(len(corpus.texts))) - set(rows)):
+def _fitting(
+    corpus: Iterable[str], fits: Callable[[Sequence[str]], Sequence[bool]], name: str
+) -> list[str]:
+    texts = list(corpus)
+    found = list(zip(texts, fits(texts), strict=True))
+    if left := [text for text, fit in found if not fit]:
         wrong = "%s: left out %d sentences longer than the decoder can write, such as %r"
-        logger.warning(wrong, name, len(left), corpus.texts[left[0]][:80])
-    texts, counts = (tuple(values[row] for row in rows) for values in (corpus.texts, corpus.counts))
-    return Corpus(texts, counts)  # type: ignore[arg-type]
+        logger.warning(wrong, name, len(left), left[0][:80])
+    return [text for text, fit in found if fit]
 
 
 def adapt(
@@ -293,7 +297,7 @@ def adapt(
     if (tower := source.text_tower) is None:
         raise OptionError(f"{source.settings.name!r} has no text tower: choose one that has")
     cleaned = clean(texts, "corpus")
-    decoder = _starting_decoder(source, tower, cleaned.texts, fresh, training.seed)
+    decoder = _starting_decoder(source, tower, list(cleaned), fresh, training.seed)
     corpus = gather(
         cleaned,
         None if validation is None else clean(validation, "validation"),

@@ -19,7 +19,6 @@ from decoders.language_decoder import LanguageDecoder
 from memory_bank import MemoryBank
 from patchioner import Patchioner
 from patchioner.adaptation import (
-    Corpus,
     GapNoise,
     NewDecoder,
     adapt,
@@ -280,7 +279,7 @@ def numbered(count: int, word: str = "mug") -> list[str]:
 def test_cleaning_lowers_merges_and_drops(caplog: Log) -> None:
     with caplog.at_level(logging.INFO, "patchioner.adaptation"):
         corpus = clean(["A Mug .", "  ", "a  mug", "", "a bowl", "a mug."], "corpus")
-    assert corpus == Corpus(("a mug", "a bowl"), (3, 1))
+    assert corpus == {"a mug": 3, "a bowl": 1}
     assert "2 blank lines" in caplog.text
     assert "2 distinct sentences, 2 repeats merged" in caplog.text
 
