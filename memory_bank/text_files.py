@@ -40,7 +40,11 @@ _PHOTO = re.compile(
 _LISTED = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+")
 _QUOTED = re.compile(r'\s*".*",?\s*')
 _PHOTO_KEY = re.compile(rf"\d+|.*{_PICTURE}", re.IGNORECASE)
-_NO_WORDS = re.compile(rf"\s*(?:[\W\d_]+|https?://\S+|\S+{_PICTURE})\s*", re.IGNORECASE)
+_ADDRESS = rf"https?://\S+|\S+{_PICTURE}"
+_NO_LINE, _NO_CELL = (
+    re.compile(rf"\s*(?:{one})\s*", re.IGNORECASE)
+    for one in (_ADDRESS, rf"{_ADDRESS}|[\W\d_]*\d[\W\d_]*")  # a line may be a label such as "50"
+)
 _HALF = re.compile("[\ud800-\udfff]")  # of two that write an emoji in JSON
 _MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml)\b", re.IGNORECASE)
 _NOTHING = {"", "nan", "null", "none", "n/a"}  # as pandas and the like write what is not there
@@ -107,7 +111,8 @@ def read_captions(
         raise file.fault(there if others else "no caption in it")
     if others:
         _logger.warning("%s: left out the splits %s", file.path, others)
-    strange = [one for one in captions if _NO_WORDS.fullmatch(one)]
+    no_caption = _NO_LINE if reader is _text else _NO_CELL
+    strange = [one for one in captions if no_caption.fullmatch(one)]
     if 5 * len(strange) > len(captions):
         raise file.fault(
             f"{len(strange):,} of {len(captions):,} captions are numbers, addresses or names of files, such as "
