@@ -201,7 +201,9 @@ class _Job:
         """Write what was said of the photo, and draw it."""
         assert self.geometry is not None, "an answered photo was encoded"
         self.errors += [one for one in found if isinstance(one, PatchionerError)]
-        pairs = zip(found, self.asked, strict=True)
+        # Of a whole photo there is one caption for each register or head.
+        asked = self.asked if len(self.asked) == len(found) else self.asked * len(found)
+        pairs = zip(found, asked, strict=True)
         answered = [_Answered(*pair) for pair in pairs if not isinstance(pair[0], PatchionerError)]
         write_line("\n".join(self._lines(answered, self.geometry)))
         if self.picture is not None:
