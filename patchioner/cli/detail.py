@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchioner.base.files import read_json
 from patchioner.cli import spelling
-from patchioner.cli.spelling import (
-    PhotoSource,
-    find_photos,
-    report,
-    report_error,
-    write_line,
-)
+from patchioner.cli.spelling import PhotoSource, find_photos, report, report_error, write_line
 
 if TYPE_CHECKING:
     from patchioner.detail.batch import PhotoJob
@@ -174,7 +169,7 @@ def detail(options: argparse.Namespace) -> int:
     )
     run = _Run(options, budget)
     try:
-        return run.to_output() if options.out is None else run.to_file()
+        return run.describe()
     finally:
         run.close()
         if remote:
@@ -206,9 +201,9 @@ class _Run:
             "divide.spatial": "grid" if options.grid else None, "divide.rows": rows, "divide.columns": columns,
         }  # fmt: skip
         changes = {name: value for name, value in changes.items() if value is not None}
-        model = None
+        self._model = model = None
         if options.model != "none":
-            model = Patchioner.from_pretrained(options.model, device=options.device)
+            self._model = model = Patchioner.from_pretrained(options.model, device=options.device)
         elif not options.grid:
             changes["divide.spatial"] = "quadrants"  # fewer questions to servers that are paid
         settings = preset(options.preset, changes)
@@ -226,6 +221,7 @@ class _Run:
         )
         self._clients = [one for one in (seeing, reader) if isinstance(one, ChatClient)]
         workers = options.concurrency if self._clients and len(self._jobs) > 1 else 1
+        self._told: list[tuple[str, DetailedCaption]] = []  # for the page
         self._how = {"seed": options.seed, "workers": workers, "on_stop": self._stop}
 
     def _other(self, who: str, *, sees: bool) -> Any:
@@ -243,56 +239,41 @@ class _Run:
             return ChatClient(name, **given, budget=self._budget, cache=self._cache)
         return None
 
-    def to_file(self) -> int:
-        """Into `--out`, going on where an earlier run was stopped."""
+    def describe(self) -> int:
+        """To standard output in the order of the photos; or into `--out`, going on where a run was stopped."""
         from patchioner.detail.batch import describe_many, read_captions
 
-        out = self._options.out
-        result = describe_many(self._captioner, self._jobs, out, on_error=_failed, **self._how)
-        counts = f"{result.described} described, {result.known} had their line already"
-        counts += f", {len(result.failed)} failed" if result.failed else ""
+        out, total = self._options.out, len(self._jobs)
+        how: dict[str, Any] = {**self._how, "on_error": _failed}
+        if out is None:
+            how["on_caption"] = self._tell
+        result = describe_many(self._captioner, self._jobs, out, **how)
         if result.stopped is not None:
             report_error(f"stopped: {result.stopped}")
-        report(f"{out}: {counts}, of {len(self._jobs)} photos")
-        self._report(read_captions(out, result.names))
+        if out is not None:
+            counts = f"{result.described} described, {result.known} had their line already"
+            counts += f", {len(result.failed)} failed" if result.failed else ""
+            report(f"{out}: {counts}, of {total} photos")
+        elif not result.complete:
+            report(f"{result.described} of {total} photos described")
+            if self._budget.answered and self._cache is None:
+                told = "answers about photos that failed are lost: --out or --cache would keep them"
+                report(told)
+        if self._options.report is not None:
+            self._report(self._told if out is None else read_captions(out, result.names))
         return 0 if result.complete else 1
 
-    def to_output(self) -> int:
-        """To standard output, in the order of the photos."""
-        from patchioner.base.progress import progress
-        from patchioner.detail.batch import Outcome, describe_each
-        from patchioner.detail.values import dumps, to_json
+    def _tell(self, caption: DetailedCaption, values: dict[str, Any]) -> None:
+        name = values["photo"]
+        text = f"{name}:\n{caption.text}\n" if len(self._jobs) > 1 else caption.text
+        write_line(json.dumps(values, ensure_ascii=False) if self._options.json else text)
+        if caption.reason is not None:
+            report(f"{name}: nothing is said: {caption.reason}")
+        if self._options.report is not None:
+            self._told.append((name, caption))
 
-        found: list[tuple[str, DetailedCaption]] = []
-        stopped: Exception | None = None
-        total = len(self._jobs)
-        outcomes: Iterator[Outcome] = describe_each(self._captioner, self._jobs, **self._how)
-        if total > 1:
-            outcomes = progress(outcomes, description="describing", total=total, unit="photo")
-        for one in outcomes:
-            if one.caption is not None:
-                text = f"{one.name}:\n{one.caption.text}\n" if total > 1 else one.caption.text
-                if self._options.json:
-                    text = dumps(to_json(one.caption, one.name, sha256=one.sha256))
-                write_line(text)
-                if one.caption.reason is not None:
-                    report(f"{one.name}: nothing is said: {one.caption.reason}")
-                found.append((one.name, one.caption))
-            elif one.final:
-                stopped = stopped or one.error
-            elif one.error is not None:
-                _failed(one.name, one.error)
-        if stopped is not None:
-            report_error(f"stopped: {stopped}")
-            report(f"{len(found)} of {total} photos described")
-        if len(found) < total and self._budget.answered and self._cache is None:
-            report("answers about photos that failed are lost: --out or --cache would keep them")
-        self._report(iter(found))
-        return int(len(found) < total)
-
-    def _report(self, captions: Iterator[tuple[str, DetailedCaption]]) -> None:
-        if self._options.report is None:
-            return
+    def _report(self, captions: Iterable[tuple[str, DetailedCaption]]) -> None:
+        from patchioner.detail import open_photo
         from patchioner.detail.report import ReportPhoto, heat_maps, write_report
         from patchioner.detail.score import DenseScorer
 
@@ -302,7 +283,7 @@ class _Run:
             for name, caption in captions:
                 image, heat = loaders[name](), {}
                 if isinstance(self._scorer, DenseScorer) and caption.sentences:
-                    heat = heat_maps(self._captioner.open(image), caption, self._scorer)
+                    heat = heat_maps(open_photo(image, self._model), caption, self._scorer)
                 yield ReportPhoto(name, image, caption, heat)
 
         write_report(pages(), self._options.report)
@@ -322,12 +303,7 @@ class _Run:
 
 def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | None:
     from patchioner.calibration import Logistic
-    from patchioner.detail.score import (
-        SCORERS,
-        Calibration,
-        DenseScorer,
-        IndependentScorer,
-    )
+    from patchioner.detail.score import SCORERS, Calibration, DenseScorer, IndependentScorer
 
     (kind, _, name), least = options.scorer.partition(":"), options.min_support
     if kind == "none":

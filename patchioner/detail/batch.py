@@ -8,28 +8,16 @@ import hashlib
 import json
 import logging
 import os
-import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from patchioner.base.errors import (
-    DetailError,
-    FutileError,
-    HubError,
-    ImageError,
-    MissingExtraError,
-    OptionError,
-    PatchionerError,
-    RegionFileError,
-    UnknownNameError,
-    out_of_memory,
-)
+from patchioner.base import errors
 from patchioner.base.files import differences, leads_out
 from patchioner.base.progress import progress
 from patchioner.checkpoints.folder import SHIPPED
@@ -41,12 +29,7 @@ from patchioner.detail.describe import (
     as_region,
     divide,
 )
-from patchioner.detail.fuse import (
-    FilterSettings,
-    FuseSettings,
-    GreedyFuser,
-    filter_statements,
-)
+from patchioner.detail.fuse import FilterSettings, FuseSettings, GreedyFuser, filter_statements
 from patchioner.detail.models import mask_digest
 from patchioner.detail.score import DenseScorer
 from patchioner.detail.values import (
@@ -101,12 +84,12 @@ def preset(name: str, changes: Mapping[str, object] | None = None) -> DetailSett
     `UnknownNameError`: no such preset or setting; `OptionError`: a value that makes no sense.
     """
     if name not in _PRESETS:
-        raise UnknownNameError.among("preset", name, _PRESETS)
+        raise errors.UnknownNameError.among("preset", name, _PRESETS)
     settings = DetailSettings()
     known = [f"{stage}.{one.name}" for stage, own in vars(settings).items() for one in fields(own)]
     for path, value in {**_PRESETS[name], **(changes or {})}.items():
         if path not in known:
-            raise UnknownNameError.among("setting", path, known)
+            raise errors.UnknownNameError.among("setting", path, known)
         stage, one = path.split(".")
         changed = replace(getattr(settings, stage), **{one: value})
         settings = replace(settings, **{stage: changed})
@@ -116,10 +99,9 @@ def preset(name: str, changes: Mapping[str, object] | None = None) -> DetailSett
 class DetailCaptioner:
     """Describe a photo at length, saying only what it supports.
 
-    `model`: a loaded `Patchioner`, or the name of one; None where no stage needs one. `describer`, `fuser`: None is the
-    model itself, and no language model. `scorer`: how far the photo supports a sentence; "dense" is the model's own
-    alignment, calibrated; None: only words and agreement decide. `settings`: numbers of all stages, or the name of a
-    preset; stages that are given have their own.
+    `model`: loaded, or its name; None where no stage needs one. `describer`, `fuser`: None is the model itself, and no
+    language model. `scorer`: "dense" is the model's own alignment, calibrated; None: words and agreement decide.
+    `settings`: numbers of all stages, or the name of a preset; stages that are given have their own.
     `OptionError`, `UnknownNameError`: a stage needs a (calibrated) model and there is none; no such model or preset.
     """
 
@@ -151,19 +133,13 @@ class DetailCaptioner:
 
     def _needed(self, stage: str) -> Patchioner:
         if self._model is None:
-            raise OptionError(f"without a model there is no {stage}: give a model, or {stage}=")
+            raise errors.OptionError(
+                f"without a model there is no {stage}: give a model, or {stage}="
+            )
         return self._model
 
-    def open(self, source: ImageSource) -> Photo:
-        """Read a photo, and encode it where there is a model: see `open_photo`."""
-        return open_photo(source, self._model)
-
     def describe(
-        self,
-        photo: Photo | ImageSource,
-        regions: Sequence[Given] | None = None,
-        *,
-        seed: int = 0,
+        self, photo: Photo | ImageSource, regions: Sequence[Given] | None = None, *, seed: int = 0
     ) -> DetailedCaption:
         """Describe one photo: the paragraph with its provenance. The same photo, settings and seed give the same.
 
@@ -171,7 +147,7 @@ class DetailCaptioner:
         a photo that shows nothing (`patchioner.images.why_blank`) nothing is asked.
         `ImageError`, `RegionError`, `DetailError`: a photo or region cannot be used; a stage gives no answer.
         """
-        opened = photo if isinstance(photo, Photo) else self.open(photo)
+        opened = photo if isinstance(photo, Photo) else open_photo(photo)
         if opened.features is None and self._model is not None:
             opened = replace(opened, features=self._model.encode(opened.image))
         chosen = tuple(divide(opened, regions or (), self._settings.divide, self._model))
@@ -187,15 +163,14 @@ class DetailCaptioner:
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
         told = said.union(*(sentence.region_ids for sentence in sentences))
-        known = {verdict.claim.id for verdict in kept} | {region.id for region in chosen}
-        if not told <= known:
-            raise DetailError(
-                f"the fuser speaks of claims or regions that are not there: {sorted(told - known)}"
-            )
-        used = [verdict for verdict in kept if verdict.claim.id in said]
-        unused = [verdict for verdict in verdicts if not verdict.kept] + left_out
+        told -= {verdict.claim.id for verdict in kept} | {region.id for region in chosen}
+        if told:
+            wrong = f"the fuser speaks of claims or regions that are not there: {sorted(told)}"
+            raise errors.DetailError(wrong)
+        used = tuple(verdict for verdict in kept if verdict.claim.id in said)
+        unused = (*(verdict for verdict in verdicts if not verdict.kept), *left_out)
         text, why = " ".join(one.text for one in sentences), _why_empty(unused)
-        parts = tuple(sentences), tuple(unused), tuple(used), chosen, opened.size
+        parts = tuple(sentences), unused, used, chosen, opened.size
         return DetailedCaption(text, *parts, None if sentences else why, settings)
 
 
@@ -208,7 +183,13 @@ def _why_empty(unused: Sequence[Verdict]) -> str:
 
 
 # What the next photo would meet as well: models are loaded with the first call, keys are refused with it.
-_FINAL = (FutileError, HubError, MissingExtraError, OptionError, UnknownNameError)
+_FINAL = (
+    errors.FutileError,
+    errors.HubError,
+    errors.MissingExtraError,
+    errors.OptionError,
+    errors.UnknownNameError,
+)
 _OPENING = f'{{"format": "{FORMAT}"'.encode()
 Name = tuple[str, str]
 """(key, photo) of a line."""
@@ -241,10 +222,12 @@ def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReade
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ImageError(f"the list of photos {str(path)!r} cannot be read: {error}") from error
+        raise errors.ImageError(
+            f"the list of photos {str(path)!r} cannot be read: {error}"
+        ) from error
     if not isinstance(content, list) or not content:
         form = '["a.jpg", {"photo": "b.jpg", "regions": [...]}]'
-        raise ImageError(f"{str(path)!r} is no list of photos; write {form}")
+        raise errors.ImageError(f"{str(path)!r} is no list of photos; write {form}")
     where = f"of {str(file)!r}"
     return [_listed(one, f"entry {n} {where}", file.parent) for n, one in enumerate(content)]
 
@@ -255,18 +238,18 @@ def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader 
     sound = isinstance(given, (str, list, type(None))) and not set(plain) - {"photo", "regions"}
     if not sound or not isinstance(name, str) or not name:
         form = 'write a path, or {"photo": path, "regions": file or list}'
-        raise ImageError(f"{where} is {entry!r:.80}; {form}")
+        raise errors.ImageError(f"{where} is {entry!r:.80}; {form}")
 
     def read(size: tuple[int, int]) -> Sequence[Given]:
         if isinstance(given, str):
             if leads_out(given):
                 said = f"{given!r:.80} leads out of the list's folder: put the file into it"
-                raise RegionFileError(f"{where}: {said}")
+                raise errors.RegionFileError(f"{where}: {said}")
             return read_regions(folder / given, size, image_name=name)
         try:
             return RegionFile(folder / name, {"regions": given}).for_photo(size)
-        except RegionFileError as error:
-            raise RegionFileError(f"{where}: {error}") from error
+        except errors.RegionFileError as error:
+            raise errors.RegionFileError(f"{where}: {error}") from error
 
     # "scikit-image:coffee" is no path, "10:30.jpg" is one.
     beside = folder / name
@@ -277,8 +260,8 @@ def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader 
 class LineFile:
     """Lines of descriptions, each a JSON object with a "key" and a "photo", that grow one by one and stay on disk.
 
-    A line is whole or absent: what a kill or a power cut left of a last line is cut off when the file is opened; a
-    damaged line elsewhere is passed over, with a warning. `OptionError`: the file is somebody else's, and not touched.
+    What a kill left of a last line is cut off when the file is opened; a damaged line elsewhere is passed over, with a
+    warning. `OptionError`: the file is somebody else's, and not touched.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -328,7 +311,7 @@ class LineFile:
                 if isinstance(key, str) and isinstance(photo, str):
                     self._add((key, photo), size, len(data))
                 elif values is not None or not _OPENING.startswith(start):
-                    raise OptionError(
+                    raise errors.OptionError(
                         f"{str(self.path)!r} is no file of patchioner detail --out (see its line {number}); it is left "
                         "as it is: choose another name"
                     )
@@ -343,19 +326,6 @@ class LineFile:
     def _add(self, name: Name, start: int, length: int) -> None:
         self.places[name] = (start, length)
         self._first.setdefault(name[0], name)
-
-
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What became of a photo: its name, the sha256 of its pixels, the key of its line; the description, or why there is
-    none (neither where it was known), and whether the next photo would fail as well."""
-
-    name: str
-    sha256: str | None = None
-    key: str = ""
-    caption: DetailedCaption | None = None
-    error: Exception | None = None
-    final: bool = False
 
 
 @dataclass(frozen=True)
@@ -374,97 +344,92 @@ class BatchResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every photo has its line."""
+        """Whether every photo has its description."""
         return not self.failed and self.stopped is None
 
 
-def describe_each(
+class _Outcome(NamedTuple):
+    """Of a photo: the description, or why there is none; neither where its line is known."""
+
+    name: str
+    sha256: str = ""
+    key: str = ""
+    caption: DetailedCaption | None = None
+    error: Exception | None = None
+
+
+def describe_many(
     captioner: DetailCaptioner,
-    photos: Iterable[PhotoJob],
+    photos: Sequence[PhotoJob | str | Path],
+    out: str | os.PathLike[str] | None = None,
     *,
     seed: int = 0,
     workers: int = 1,
-    known: Callable[[str], bool] = lambda key: False,
+    on_caption: Callable[[DetailedCaption, dict[str, Any]], object] = lambda caption, values: None,
+    on_error: Callable[[str, Exception], object] = lambda name, error: None,
     on_stop: Callable[[], object] = lambda: None,
-) -> Generator[Outcome, None, None]:
-    """Describe photos, taken one by one, `workers` at the same time, and yield what became of each, in their order.
+) -> BatchResult:
+    """Describe photos, `workers` at the same time, into a file of JSON lines; go on where an earlier run was stopped.
 
-    After a failure that the next photo would meet as well no photo is begun any more; those under way are finished.
-    `known` tells by its key whether a photo need not be described. `on_stop` is called when the caller has had enough
-    (Ctrl-C, an error of its own), to make those under way end soon: they are waited for, so that nothing is lost.
+    A line is what `values.to_json` gives, with a "key" besides. A photo is known by its pixels, the regions given for
+    it, settings and seed, not by its name. One that fails is reported (`on_error`: name, why) and has no line.
+    `on_caption` gets each new description, in the order of the photos, and its JSON values. After a failure that the
+    next photo would meet as well no photo is begun any more. When the run is cut short (Ctrl-C, which passes through)
+    `on_stop` is called, to make those under way end soon: they are waited for, and the file is good as it is. Lines of
+    photos that are not given stay.
+
+    `OptionError`: the file is somebody else's, or was made with other settings. OSError: it cannot be written.
     """
-    run, halted = _fingerprint(captioner, seed), threading.Event()
+    jobs = [job if isinstance(job, PhotoJob) else PhotoJob.of(job) for job in photos]
+    lines, run = None if out is None else LineFile(out), _fingerprint(captioner, seed)
+    if lines is not None:
+        _require_same_run(lines, captioner, seed)
+    stopped: list[Exception] = []
 
-    def work(job: PhotoJob) -> Outcome | None:
-        if halted.is_set():
+    def work(job: PhotoJob) -> _Outcome | None:
+        if stopped:
             return None
         key = ""
         try:
             photo = open_photo(job.load(), name=job.name)
             given = [] if job.regions is None else list(job.regions(photo.size))
             key = f"{run}-{_digest(photo, given)}"
-            found = None if known(key) else captioner.describe(photo, given, seed=seed)
-            return Outcome(job.name, photo.sha256, key, found)
+            known = lines is not None and lines.under(key) is not None
+            found = None if known else captioner.describe(photo, given, seed=seed)
+            return _Outcome(job.name, photo.sha256, key, found)
         except Exception as caught:
-            error = out_of_memory(caught) or caught
-            if not isinstance(error, PatchionerError | OSError):
+            error = errors.out_of_memory(caught) or caught
+            if not isinstance(error, errors.PatchionerError | OSError):
                 raise
-            final = bool(key) and isinstance(error, _FINAL)  # else it is of this photo's own files
-            if final:
-                halted.set()
-            return Outcome(job.name, key=key, error=error, final=final)
+            if not key or not isinstance(error, _FINAL):  # it is of this photo, or its own files
+                return _Outcome(job.name, error=error)
+            stopped.append(error)
+            return None
 
     ahead, threads = 2 * workers - 1, workers if workers > 1 else 0
-    outcomes = map_ahead(work, photos, workers=threads, ahead=ahead, on_stop=on_stop)
-    with closing(outcomes):
-        yield from (one for one in outcomes if one is not None)
-
-
-def describe_many(
-    captioner: DetailCaptioner,
-    photos: Sequence[PhotoJob | str | Path],
-    out: str | os.PathLike[str],
-    *,
-    seed: int = 0,
-    workers: int = 1,
-    on_error: Callable[[str, Exception], None] = lambda name, error: None,
-    on_stop: Callable[[], object] = lambda: None,
-) -> BatchResult:
-    """Describe photos into a file of JSON lines, one per finished photo; go on where an earlier run was stopped.
-
-    A line is what `values.to_json` gives, with a "key" besides. A photo is known by its pixels, the regions given for
-    it, settings and seed, not by its name. One that fails is reported (`on_error`: name, why) and has no line. Ctrl-C
-    passes through: the file is good as it is. Lines of photos that are not given stay. See `describe_each` as well.
-
-    `OptionError`: the file is somebody else's, or was made with other settings. OSError: it cannot be written.
-    """
-    jobs = [job if isinstance(job, PhotoJob) else PhotoJob.of(job) for job in photos]
-    lines = LineFile(out)
-    _require_same_run(lines, captioner, seed)
     found: dict[Name, None] = {}
-    described, known, stopped = 0, 0, None
-    failed: list[tuple[str, Exception]] = []
-    how: Any = {"seed": seed, "workers": workers, "on_stop": on_stop}
-    outcomes = describe_each(captioner, jobs, known=lambda key: bool(lines.under(key)), **how)
-    with closing(outcomes):
+    described, known, failed = 0, 0, list[tuple[str, Exception]]()
+    with closing(map_ahead(work, jobs, workers=threads, ahead=ahead, on_stop=on_stop)) as outcomes:
         for one in progress(outcomes, description="describing", total=len(jobs), unit="photo"):
-            if one.final:
-                stopped = stopped or one.error
+            if one is None:
                 continue
             if one.error is not None:
                 failed.append((one.name, one.error))
                 on_error(one.name, one.error)
                 continue
-            if one.caption is None:  # or that of the same photo under another name
+            if one.caption is not None:
+                described += 1
+                values = to_json(one.caption, one.name, sha256=one.sha256)
+                on_caption(one.caption, values)
+                values = {"format": FORMAT, "version": VERSION, "key": one.key, **values}
+            elif lines is not None:  # that of the same photo, maybe under another name
                 known += 1
                 values = {**(lines.under(one.key) or {}), "photo": one.name}
-            else:
-                described += 1
-                told = to_json(one.caption, one.name, sha256=one.sha256)
-                values = {"format": FORMAT, "version": VERSION, "key": one.key, **told}
-            lines.append((one.key, one.name), dumps(values))
-            found[one.key, one.name] = None
-    return BatchResult(described, known, tuple(failed), stopped, tuple(found))
+            if lines is not None:
+                lines.append((one.key, one.name), dumps(values))
+                found[one.key, one.name] = None
+    first = stopped[0] if stopped else None
+    return BatchResult(described, known, tuple(failed), first, tuple(found))
 
 
 def read_captions(
@@ -496,7 +461,7 @@ def _require_same_run(lines: LineFile, captioner: DetailCaptioner, seed: int) ->
     if others:
         now = json.loads(json.dumps({**captioner.settings, "seed": seed}))
         changed = differences(lines.values(others[0]).get("settings") or {}, now)
-        raise OptionError(
+        raise errors.OptionError(
             f"{str(lines.path)!r} holds {len(others)} photos described with other settings "
             f"({', '.join(changed) or 'another version'}): choose another file, or remove it to begin anew"
         )

@@ -76,18 +76,16 @@ def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int 
             rows += [*true, *false]
             truth += [True] * len(true) + [False] * len(false)
     objects = _at_rate(evidence.object_inputs, rows, truth, OBJECT_RATE)
-    rated = [evidence.sentence_row(view, text, rows, objects) for _, view, text, rows in said]
-    measures = np.array(rated)
+    measures = np.array([evidence.sentence_row(*one, objects) for _, *one in said])
     kinds = np.array([kind for kind, *_ in said])
     sentences = fit_logistic(SENTENCE_INPUTS, measures, kinds == "true")
     scores = sentences(measures)
     threshold = float(np.quantile(scores[kinds == "swap"], 1 - SENTENCE_RATE))
-    passed = {
-        f"accepted {kind}": round(float((scores[kinds == kind] >= threshold).mean()), 4)
-        for kind in ("true", "other", "swap")
-    }
-    fitted = replace(sentences, threshold=threshold)
-    return Calibration(fitted, objects, {"photos": len(pairs), **passed})
+    measured: dict[str, float] = {"photos": len(pairs)}
+    for kind in ("true", "other", "swap"):
+        accepted = scores[kinds == kind] >= threshold
+        measured[f"accepted {kind}"] = round(float(accepted.mean()), 4)
+    return Calibration(replace(sentences, threshold=threshold), objects, measured)
 
 
 def calibrate_matcher(match: Matcher, pairs: Sequence[Captioned], *, seed: int = 0) -> Logistic:

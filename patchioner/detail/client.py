@@ -1,21 +1,25 @@
 """A client of OpenAI-compatible chat servers: vLLM, Ollama, llama.cpp, and the paid ones.
 
-Connections, retries, back-off, redirects, proxies and TLS are the `openai` package's.
+Connections, redirects, proxies and TLS are the `openai` package's.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import random
 import re
 import sys
 import threading
-import weakref
+import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
@@ -41,7 +45,8 @@ _SHORTEST_KEY = 6  # shorter ones are placeholders; hiding "x" would spoil every
 _OPTIONAL = ("n", "seed", "temperature", "max_tokens")
 _PICTURE_TOKENS = 1_000  # about what the paid servers count for a photo of a thousand pixels
 _HINTS = dict.fromkeys((401, 403), "check the key, and the variable that holds it")
-_HINTS |= {404: "check the model's name and the base URL"}
+_HINTS |= dict.fromkeys((404, 405), "check the model's name and the base URL")
+_LONGEST_PAUSE = 120.0  # seconds: a server that asks for more is given up
 
 
 @dataclass
@@ -103,25 +108,31 @@ class Reply(NamedTuple):
     estimated: bool
 
 
-class BrokenReplyError(DetailError):
-    """HTTP 200 with something else than a chat completion; it may pass."""
+class PassingError(DetailError):
+    """What may pass: a busy server, HTTP 200 without a chat completion. `after`: seconds that it asks to be given."""
+
+    after: float = 0.0
 
 
 def read_reply(body: str, request: Mapping[str, Any]) -> Reply | DetailError:
     """The texts in the JSON of /chat/completions, or why there are none; tokens are estimated from the request where
-    the reply does not count them."""
+    the reply does not count them. The pieces of a stream that was not asked for are put together."""
     try:
-        reply = json.loads(body)
-        if reply.get("error") and not reply.get("choices"):
-            return _error_within(reply["error"])
-        read = [_text_of(choice) for choice in reply["choices"]]
-        said = [one["message"].get("refusal") or one.get("finish_reason") for one in reply["choices"]]  # fmt: skip
+        text = body.lstrip("\ufeff \r\n")
+        reply = _of_stream(text) if text.startswith(("data:", "event:", ":")) else json.loads(text)
+        choices = reply.get("choices") or []
+        read = [_text_of(choice) for choice in choices]
+        said = [_message(one).get("refusal") or one.get("finish_reason") for one in choices]
+        wrong = [*(one.get("error") for one in choices), reply]
         used = reply.get("usage")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         kind = f"{type(error).__name__}: {str(error)[:80]}"
-        return BrokenReplyError(f"the reply is not a chat completion ({kind})")
+        return PassingError(f"the reply is not a chat completion ({kind}): {_line(body)[:120]}")
+    if reply.get("error") or not any(read):
+        for one in filter(words_of_error, wrong):
+            return _error_within(one)
     if not read:
-        return BrokenReplyError("the reply has no choices")
+        return PassingError("the reply has no choices")
     texts = tuple(text for text in map(clean_answer, read) if text)
     finish = ", ".join(sorted({clean_answer(str(one))[:80] for one in said if one})) or "no reason"
     used = used if isinstance(used, dict) else {}
@@ -135,43 +146,103 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | DetailError:
     return Reply(texts, finish, sent, sum(len(text) // 4 + 1 for text in read), True)
 
 
+def _of_stream(text: str) -> dict[str, Any]:
+    """What server-sent events come to: the pieces of each choice in a row."""
+    lines = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
+    events = [json.loads(line) for line in lines if line and line != "[DONE]"]
+    whole: dict[str, Any] = {}
+    choices: dict[int, dict[str, Any]] = {}
+    for event in events:
+        whole.update({name: value for name, value in event.items() if value})
+        for piece in event.get("choices") or ():
+            choice = choices.setdefault(piece.get("index", 0), {"message": {"content": ""}})
+            choice["message"]["content"] += _text_of(piece)
+            choice["finish_reason"] = piece.get("finish_reason") or choice.get("finish_reason")
+    return {**whole, "choices": list(choices.values())}
+
+
+def _message(choice: Any) -> Any:
+    """Of a choice; servers of old have its text in its place, others a piece of a stream."""
+    return choice.get("message") or choice.get("delta") or {"content": choice["text"]}
+
+
+_THOUGHT = ("thinking", "reasoning", "reasoning_text", "summary")
+
+
 def _text_of(choice: Any) -> str:
-    content = choice["message"].get("content")
+    content = [] if choice.get("error") else _message(choice).get("content")
     if isinstance(content, list):  # some servers send parts
-        parts = [part for part in content if isinstance(part, dict) and part.get("text")]
-        content = "".join(part["text"] for part in parts)
+        parts = [{"text": one} if isinstance(one, str) else one for one in content]
+        texts = [one.get("text") for one in parts if one.get("type") not in _THOUGHT]
+        texts = [one.get("value") if isinstance(one, dict) else one for one in texts]
+        content = "".join(one for one in texts if one)
     if content is not None and not isinstance(content, str):
         raise TypeError(f"content is of type {type(content).__name__}")
     return content or ""
 
 
-def _error_within(error: Any) -> DetailError:
-    """What an error in a reply with HTTP 200 means; only one with a number may pass."""
-    fields = error if isinstance(error, Mapping) else {}
-    said, status = str(fields.get("message") or error), fields.get("code")
-    if not isinstance(status, int) or not 400 <= status < 600:
-        return DetailError(f"the server answers with an error: {_line(said)}")
-    failure = judge(status, said, fields)
-    passing = not isinstance(failure, FutileError) and (status in (408, 409, 429) or status >= 500)
-    return BrokenReplyError(*failure.args) if passing else failure
+def words_of_error(body: object) -> str:
+    """A server's words on what went wrong, wherever it puts them in its JSON; "" where there are none."""
+    if isinstance(body, str):
+        return body
+    if isinstance(body, list):
+        return next(filter(None, map(words_of_error, body)), "")
+    if not isinstance(body, Mapping):
+        return ""
+    names = ("error", "message", "detail", "error_msg", "msg", "errors", "base_resp", "status_msg")
+    return next(filter(None, (words_of_error(body.get(name)) for name in names)), "")
+
+
+# A status or name of what may pass, where a reply with HTTP 200 tells of an error.
+_PASSING = re.compile(
+    r"rate.?limit|overload|unavailable|time.?out|server.?error|loading|busy", re.I
+)
+
+
+def _error_within(body: Any) -> DetailError:
+    """What an error in a reply with HTTP 200 means."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    fields = error if isinstance(error, Mapping) else body if isinstance(body, Mapping) else {}
+    codes = [str(fields.get(name)) for name in ("code", "status", "status_code", "type")]
+    said = words_of_error(body)
+    status = next((int(one) for one in codes if re.fullmatch("[45][0-9][0-9]", one)), None)
+    if status is not None:
+        return judge(status, said, fields)
+    kind = PassingError if any(map(_PASSING.search, codes)) else DetailError
+    return kind(f"the server answers with an error: {_line(said)}")
 
 
 def _line(text: str) -> str:
+    """A server's words in a line; of a web page without its marks."""
+    if re.match(r"\s*<[!?a-z]", text, re.IGNORECASE):
+        text = re.sub(r"(?is)<(script|style|svg)\b.*?</\1>|<[^>]*>", " ", text[:10_000])
     return clean_answer(" ".join(text.split()), limit=300)
 
 
 def judge(status: int, said: str, body: object = None) -> DetailError:
-    """What a reply with a status of 400 or more means; `FutileError` where no other request would fare better."""
-    code = body.get("code") if isinstance(body, Mapping) else None
-    reason = f"HTTP {status}: {_line(said)}"
-    if status == 429 and code == "insufficient_quota":
+    """What a reply with a status of 300 or more means; `FutileError` where no other request would fare better."""
+    reason, told = f"HTTP {status}: {_line(said)}", f"{said} {json.dumps(body, default=str)}"
+    if status == 402 or _SPENT.search(told):
         return FutileError(f"{reason}; the account's quota is spent")
+    if _BLIND.search(told):
+        return FutileError(f"{reason}; ask a model that sees pictures")
     if status == 403 and refused_content(body):
         return DetailError(f"{reason}; the server refuses this content")
-    hint = _HINTS.get(status)
-    return DetailError(reason) if hint is None else FutileError(f"{reason}; {hint}")
+    if status in _HINTS:
+        return FutileError(f"{reason}; {_HINTS[status]}")
+    passing = status in (408, 409, 425, 429) or status >= 500
+    return PassingError(reason) if passing else DetailError(reason)
 
 
+_SPENT = re.compile(
+    r"insufficient.?(quota|balance|credit|funds)|billing.?hard.?limit|credit.?balance.?is.?too.?low|arrearage",
+    re.IGNORECASE,
+)
+_BLIND = re.compile(
+    r"\bmmproj\b|not a multimodal model|(image|vision)( input)?s? (is|are) not supported|"
+    r"(model|endpoint)s?.{0,60}(not|n't) support.{0,20}(image|vision)",
+    re.IGNORECASE,
+)
 # Codes and words of OpenAI, Azure, DashScope and their like about what was asked or shown; and about who asks.
 _CONTENT = re.compile(
     r"content.?(policy|filter|moderation|violat)|prohibited.?content|moderat|safety|sensitive|flagged|unsafe|"
@@ -188,6 +259,17 @@ def refused_content(body: object) -> bool:
     """Whether an error with HTTP 403 is about what was asked or shown; in doubt it is about the key."""
     said = json.dumps(body, default=str)
     return _CONTENT.search(said) is not None and _ABOUT_WHO.search(said) is None
+
+
+def asked_to_wait(headers: Mapping[str, str], said: str) -> float:
+    """Seconds that a busy server asks to be given, in its headers (a number or a date) or its words; else 0."""
+    told = headers.get("retry-after", "")
+    with suppress(ValueError):
+        return float(told)
+    with suppress(ValueError):
+        return parsedate_to_datetime(told).timestamp() - time.time()
+    found = re.search(r"(?:try again in|retry.?(?:delay|after))\W*(\d+(?:\.\d+)?) ?s\b", said, re.I)
+    return float(found[1]) if found else 0.0
 
 
 def refused_parameter(error: Any, request: Mapping[str, Any]) -> str | None:
@@ -237,24 +319,13 @@ def _key(variable: str | None, address: str) -> str | None:
     return key
 
 
-def _hider(*secrets: str | None) -> Callable[[str], str]:
-    """What blots out secrets; a closure, so that nobody sees, prints or pickles them."""
-
-    def hide(text: str) -> str:
-        for secret in secrets:
-            if secret and len(secret) >= _SHORTEST_KEY:
-                text = text.replace(secret, "***")
-        return text
-
-    return hide
-
-
 class ChatClient(AskedModel):
     """Asks one model of one server. Threads may share it.
 
     The key is in no message, setting, log or file, and blotted out where a server sends it back. What may pass (408,
-    409, 429, 5xx, timeouts, cut connections, no chat completion) is tried again, `attempts` times in all, with growing
-    random pauses or as `Retry-After` asks; after a refused key or an unknown model nothing is sent any more.
+    409, 425, 429, 5xx, timeouts, cut connections, no chat completion) is tried again, `attempts` times in all, with
+    growing random pauses or as the server asks, up to two minutes; after a refused key, an unknown model or a redirect
+    to another host, which gets nothing, nothing is sent any more.
     `OptionError`, `MissingExtraError`: an argument that makes no sense, no key; without the extra `api`.
 
     `base_url`: such as "http://localhost:8000/v1"; None: the variable OPENAI_BASE_URL, or OpenAI itself. `key_env`: the
@@ -284,15 +355,20 @@ class ChatClient(AskedModel):
         self.model, self.concurrency, self.url = model, concurrency, public_url(address)
         self.budget, self.cache, self.identity = budget or Budget(), cache, f"openai:{model}"
         self.settings = {"text_model": "openai", "model": model, "base_url": self.url}
-        key = _key(key_env, address)
-        self._hide, self._attempts = _hider(key, urlsplit(address).password), attempts
+        self._attempts = attempts
         self._final: FutileError | None = None
-        self._left, self._stopped = threading.Event(), False
-        self._mine = threading.local()  # `left` of the call that a thread is at
+        self._interrupts: set[threading.Event] = set()  # of `write`s under way
+        self._stopped = False
         self._places = threading.BoundedSemaphore(concurrency)
         self._refused: set[str] = set()
-        options = {"base_url": address, "api_key": key or "no-key", "timeout": timeout}
-        self._client = _sdk(weakref.proxy(self), max_retries=attempts - 1, **options)
+        key = _key(key_env, address) or "none"
+        openai: Any = require("openai", "api")
+        hooks = {"request": [_staying_at(urlsplit(address).hostname)]}
+        # Retries are ours: the library's pauses cannot be cut short.
+        self._client = openai.OpenAI(
+            base_url=address, api_key=key, timeout=timeout, max_retries=0,
+            http_client=openai.DefaultHttpxClient(event_hooks=hooks),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"{self.model} at {self.url}"
@@ -301,38 +377,39 @@ class ChatClient(AskedModel):
         """Close the connections."""
         self._client.close()
 
-    def stop(self, *, for_good: bool = True) -> None:
-        """Let the calls under way fail after the request that they are at, without a pause; `for_good`, later calls
-        raise `FutileError`."""
-        self._stopped |= for_good
-        left = self._left
-        if not self._stopped:
-            self._left = threading.Event()
-        left.set()
+    def stop(self) -> None:
+        """Let calls fail from now on: those under way after the request that they are at, without a pause."""
+        self._stopped = True
+        for interrupt in tuple(self._interrupts):
+            interrupt.set()
 
     def write(self, asked: Sequence[Asked], take: Take) -> None:
         """Samples of the same are one request, others go side by side."""
         groups: dict[str, list[Asked]] = {}
         for one in asked:
             groups.setdefault(replace(one[0], sample=0).key, []).append(one)
+        interrupt = threading.Event()
+        self._interrupts.add(interrupt)
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="chat") as pool:
-            futures = [pool.submit(self._samples, group, take) for group in groups.values()]
+            samples = partial(self._samples, take=take, interrupt=interrupt)
+            futures = [pool.submit(samples, group) for group in groups.values()]
             try:
-                for future in futures:
+                for future in as_completed(futures):
                     future.result()
-            except BaseException as error:
-                if not isinstance(error, DetailError):
-                    self.stop(for_good=False)
+            except BaseException:
+                interrupt.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+            finally:
+                self._interrupts.discard(interrupt)
 
-    def _samples(self, group: Sequence[Asked], take: Take) -> None:
+    def _samples(self, group: Sequence[Asked], take: Take, interrupt: threading.Event) -> None:
         questions, shown = [question for question, _ in group], group[0][1]
         url = None if shown is None else data_url(shown(), quality=90)
         while questions:
             texts: list[str] = []
             try:
-                texts = self.complete(questions[0], url, n=len(questions))
+                texts = self.complete(questions[0], url, len(questions), interrupt)
             except FutileError:
                 raise
             except EmptyAnswerError as error:
@@ -344,7 +421,13 @@ class ChatClient(AskedModel):
             for text in texts:
                 take(questions.pop(0), Answer(text))
 
-    def complete(self, question: Question, picture: str | None = None, n: int = 1) -> list[str]:
+    def complete(
+        self,
+        question: Question,
+        picture: str | None = None,
+        n: int = 1,
+        interrupt: threading.Event | None = None,
+    ) -> list[str]:
         """At most `n` answers; fewer where the server takes no `n`, or some were empty. `picture` is a data URL.
 
         `DetailError`: none; `EmptyAnswerError`: it has no text; `FutileError`: no other call would fare better.
@@ -361,13 +444,15 @@ class ChatClient(AskedModel):
             **question.sampling,
             **({"n": n} if n > 1 else {}),
         }
+        interrupt = interrupt or threading.Event()
         with self._places:
-            self._mine.left = self._left
-            reply = self._send(request)
-            for turn in range(1, self._attempts):
-                if isinstance(reply, BrokenReplyError):
-                    self._pause(min(2.0**turn, 60.0) * random.random())
-                    reply = self._send(request)
+            for turn in range(self._attempts):
+                reply = self._send(request, interrupt)
+                pause = reply.after if isinstance(reply, PassingError) else math.inf
+                if pause > _LONGEST_PAUSE or turn + 1 == self._attempts:
+                    break
+                growing = min(0.5 * 2.0**turn, 60.0) * (1 - 0.25 * random.random())
+                self._pause(pause if pause > 0 else growing, interrupt)
         if isinstance(reply, Reply) and not reply.texts:
             said = f"the answer is empty ({reply.finish}); raise max_tokens, or ask another model"
             reply = EmptyAnswerError(said)
@@ -375,7 +460,7 @@ class ChatClient(AskedModel):
             raise type(reply)(f"{self}: {self._hide(str(reply))}")
         return [self._hide(text) for text in reply.texts[:n]]
 
-    def _send(self, request: dict[str, Any]) -> Reply | DetailError:
+    def _send(self, request: dict[str, Any], interrupt: threading.Event) -> Reply | DetailError:
         """The reply, or why there is none; at once again without an optional parameter that the server refuses.
 
         The library's exceptions, which may quote the key, end here.
@@ -384,60 +469,64 @@ class ChatClient(AskedModel):
         sent = {name: value for name, value in request.items() if name not in self._refused}
         if "max_tokens" in self._refused:  # the newer name takes its place
             sent["max_completion_tokens"] = request["max_tokens"]
+        found: Reply | DetailError
         refused = None
         try:
+            if interrupt.is_set() or self._stopped:
+                raise (FutileError if self._stopped else DetailError)("interrupted")
+            if self._final is not None:
+                raise FutileError(*self._final.args)
+            self.budget.reserve()
             raw = self._client.chat.completions.with_raw_response.create(**sent)
-            found = read_reply(raw.text, sent)
-        except DetailError as error:  # of `_before`
-            return error
+            found = read_reply(_decoded(raw), sent)
+        except DetailError as error:
+            found = error
         except openai.APIConnectionError as error:
-            cause = type(error.__cause__ or error).__name__
-            return DetailError(f"no answer ({cause}), {self._attempts} times; is the server up?")
+            found = cause = error.__cause__ or error
+            if not isinstance(cause, DetailError):  # else of `_staying_at`, by older releases
+                name, times = type(cause).__name__, self._attempts
+                found = PassingError(f"no answer ({name}), {times} times; is the server up?")
         except openai.APIStatusError as error:
             refused, status = refused_parameter(error, sent), int(error.status_code)
-            said = str(error.message).removeprefix(f"Error code: {status} - ")
+            said = words_of_error(error.body) or str(error.message)
             found = judge(status, said, error.body)
+            if isinstance(found, PassingError):
+                found.after = asked_to_wait(error.response.headers, error.response.text)
         if refused is not None:
             _LOG.warning("%s takes no %r; asking without it", self, refused)
             self._refused.add(refused)
-            return self._send(request)
+            return self._send(request, interrupt)
         if isinstance(found, Reply):
             self.budget.record(found.tokens_in, found.tokens_out, estimated=found.estimated)
         elif isinstance(found, FutileError):
             self._final = FutileError(self._hide(str(found)))
         return found
 
-    def _before(self) -> None:
-        """Ahead of every request, those that the library sends again included."""
-        if self._mine.left.is_set():
-            raise (FutileError if self._stopped else DetailError)("interrupted")
-        if self._final is not None:
-            raise FutileError(*self._final.args)
-        self.budget.reserve()
+    def _pause(self, seconds: float, interrupt: threading.Event) -> None:
+        interrupt.wait(seconds)
 
-    def _pause(self, seconds: float) -> None:
-        self._mine.left.wait(seconds)
+    def _hide(self, text: str) -> str:
+        """Blot out the secrets, which the library alone holds: nobody sees, prints or pickles them."""
+        for secret in (self._client.api_key, self._client.base_url.password):
+            if secret and len(secret) >= _SHORTEST_KEY:
+                text = text.replace(secret, "***")
+        return text
 
 
-def _sdk(owner: ChatClient, **options: Any) -> Any:
-    """The library's client, whose retries pass the owner's budget and whose pauses can be cut short."""
-    openai: Any = require("openai", "api")
+def _staying_at(host: str | None) -> Callable[[Any], None]:
+    """Looks at each request ahead of it: no photo goes where a redirect to another host leads."""
 
-    class Client(openai.OpenAI):  # type: ignore[misc]
-        def _prepare_request(self, request: Any) -> None:
-            owner._before()
+    def check_host(request: Any) -> None:
+        if request.url.host != host:
+            said = f"the server sends requests on to {request.url.host}, which got nothing"
+            raise FutileError(f"{said}; give that server's own address as the base URL")
 
-        def _should_retry(self, response: Any) -> bool:
-            # A spent quota is told with the status of a busy server.
-            spent = response.status_code == 429 and "insufficient_quota" in response.text
-            return not spent and bool(super()._should_retry(response))
+    return check_host
 
-        def _sleep_for_retry(
-            self, *, retries_taken: int, max_retries: int, options: Any, response: Any
-        ) -> None:
-            headers = response.headers if response else None
-            owner._pause(
-                self._calculate_retry_timeout(max_retries - retries_taken, options, headers)
-            )
 
-    return Client(**options)
+def _decoded(raw: Any) -> str:
+    """The text of a response: JSON is UTF-8, whatever its headers say."""
+    try:
+        return str(raw.content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return str(raw.text)

@@ -6,10 +6,13 @@ Boxes are (left, top, right, bottom), float pixels of the original photo.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
+import re
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -81,20 +84,8 @@ def merge_overlapping(boxes: Sequence[Rectangle], limit: float) -> list[Rectangl
         left[-first] = bounding_union((left[-first], left.pop(-second)))
 
 
-def quadrants(image_size: Size) -> list[Rectangle]:
-    """The four quarters, left to right, then down; split at ``width // 2`` and ``height // 2`` as published."""
-    width, height = image_size
-    # A photo one pixel wide or high is split at one half.
-    return _cells([0, width // 2 or 0.5, width], [0, height // 2 or 0.5, height])
-
-
-def grid(image_size: Size, rows: int, columns: int) -> list[Rectangle]:
-    """``rows * columns`` equal cells whose union is the photo, row by row."""
-    width, height = image_size
-    return _cells(np.linspace(0, width, columns + 1), np.linspace(0, height, rows + 1))
-
-
 def _cells(x: Iterable[float], y: Iterable[float]) -> list[Rectangle]:
+    """What lines at x and y divide a photo into, row by row."""
     across, down = (list(pairwise(map(float, edges))) for edges in (x, y))
     return [(left, top, right, bottom) for top, bottom in down for left, right in across]
 
@@ -194,7 +185,9 @@ def divide(
     if chosen.spatial in ("quadrants", "both"):
         regions += _grown_quadrants(found, things, photo.size, chosen)
     if chosen.spatial in ("grid", "both"):
-        cells = enumerate(grid(photo.size, chosen.rows, chosen.columns), 1)
+        counts = chosen.columns, chosen.rows
+        edges = (np.linspace(0, side, n + 1) for side, n in zip(photo.size, counts, strict=True))
+        cells = enumerate(_cells(*edges), 1)
         regions += [DetailRegion(f"grid-{n}", "grid", box, parents=("global",)) for n, box in cells]
     if photo.features is None:
         return regions
@@ -209,7 +202,9 @@ def _grown_quadrants(
     growing = [one.box for one in found if area(one.box) <= largest]
     merged = merge_overlapping(growing, settings.merge_iou)
     parts = []
-    for number, part in enumerate(quadrants(size), 1):
+    # Split as published; a photo one pixel wide or high at one half.
+    edges = ([0, side // 2 or 0.5, side] for side in size)
+    for number, part in enumerate(_cells(*edges), 1):
         joined = [box for box in merged if share_inside(box, part) > _GROW]
         held = [one.id for one in things if any(share_inside(one.box, b) >= 1 for b in joined)]
         box, parents = bounding_union([part, *joined]), ("global", *held)
@@ -261,10 +256,8 @@ class OwnSettings:
 
 
 class PatchionerDescriber:
-    """Describe regions with our own captioner (a `Describer`).
-
-    Sample 0 is the caption that `Patchioner.caption` gives of the region; the others are of sub-regions, moved and
-    scaled at random about it, or drawn from the decoder. Nothing is encoded again.
+    """Describe regions with our own captioner (a `Describer`): sample 0 is what `Patchioner.caption` gives of a region,
+    others are of sub-regions, moved and scaled at random, or drawn from the decoder. Nothing is encoded again.
     """
 
     def __init__(self, model: Patchioner, settings: OwnSettings | None = None) -> None:
@@ -286,11 +279,10 @@ class PatchionerDescriber:
             for region in regions
             for sample in samples
         }
-        batches: dict[DecodeOptions | None, list[tuple[str, int]]] = {}
-        for key in asked:
-            batches.setdefault(self._decoding(key[1], seed), []).append(key)
         captions: dict[tuple[str, int], Caption] = {}
-        for options, keys in batches.items():
+        decodings = {sample: self._decoding(sample, seed) for sample in samples}
+        for options in dict.fromkeys(decodings.values()):
+            keys = [key for key in asked if decodings[key[1]] == options]
             found = self._model.caption(features, [asked[key] for key in keys], options=options)
             captions.update(zip(keys, found, strict=True))
         return [Statement(*key, captions[key].text or "", captions[key].score) for key in asked]
@@ -301,13 +293,9 @@ class PatchionerDescriber:
         if settings.sampled != "all" and not alternate:
             return None
         # A draw depends on seed and embedding: the same region twice needs a seed of its own.
-        return replace(
-            self._model.settings.decode,
-            strategy="sample",
-            temperature=settings.temperature,
-            top_p=settings.top_p,
-            seed=seed + (sample if settings.jitter == 0 else 0),
-        )
+        own = seed + (sample if settings.jitter == 0 else 0)
+        drawn = {"strategy": "sample", "temperature": settings.temperature, "top_p": settings.top_p}
+        return replace(self._model.settings.decode, **drawn, seed=own)
 
     def _sub_region(
         self, photo: Photo, region: DetailRegion, sample: int, seed: int, visible: Rectangle
@@ -377,11 +365,8 @@ def shown(image: Image.Image, region: DetailRegion) -> Image.Image:
 class VisionDescriber:
     """Describe regions with a vision-language model of other people (a `Describer`). Threads may share it.
 
-    Of a `ChatClient`, the samples of a region are one request where it takes `n`, and regions go side by side; of a
-    `LocalModel` that sees, regions and samples are one batch. What has been answered is in its cache at once.
-    The defaults are those of Patch Matters, for which one answer about the whole photo was enough.
-
-    `samples`: answers about each part; `temperatures`: of those about the whole photo, and about its parts.
+    `samples`: answers about each part, of which Patch Matters took 3, and one about the whole photo; `temperatures`: of
+    that about the whole photo, and of those about its parts.
     """
 
     def __init__(
@@ -408,16 +393,17 @@ class VisionDescriber:
         asked = {region.id: self._asked(photo, region, seed) for region in regions}
         answers = self.model.answers([one for several in asked.values() for one in several])
         found: list[Statement] = []
-        for region in regions:
+        for name, several in asked.items():
             failed: list[PatchionerError] = []
-            for question, _ in asked[region.id]:
+            for question, _ in several:
                 one = answers[question.key]
                 if isinstance(one, Answer):
-                    found.append(Statement(region.id, question.sample, one.text, one.log_prob))
+                    text = plain_text(one.text)
+                    found.append(Statement(name, question.sample, text, one.log_prob))
                 else:
                     failed.append(one)
-            where = f"{photo.name}, region {region.id!r}"
-            if len(failed) == len(asked[region.id]):
+            where = f"{photo.name}, region {name!r}"
+            if len(failed) == len(several):
                 raise DetailError(f"{where}: no description; {failed[0]}")
             if failed:
                 _LOG.warning("%s: %d samples failed; %s", where, len(failed), failed[0])
@@ -437,3 +423,14 @@ class VisionDescriber:
         picture = functools.partial(shown, photo.image, region)
         samples = 1 if whole else self.samples
         return [(replace(one, sample=sample), picture) for sample in range(samples)]
+
+
+def plain_text(answer: str) -> str:
+    """An answer; of one that is JSON, whole or cut off, its texts, one a line."""
+    if not answer.startswith(("{", "[")):
+        return answer
+    found = re.findall(r'"((?:[^"\\]|\\.)*)(?:"(\s*:)?|\Z)', answer)
+    texts = [text for text, is_name in found if text and not is_name]
+    with suppress(ValueError):
+        texts = [json.loads(f'"{text}"', strict=False) for text in texts]
+    return "\n".join(texts) or answer

@@ -1,9 +1,7 @@
 """Statements -> verdicts on their sentences -> one paragraph.
 
-A sentence is kept or dropped whole, never rewritten. Agreement among samples of one model is no proof: it repeats its
-mistakes. Of what is kept, the greedy fuser takes first what most samples agree on; what says the same is folded into
-it, what names little new is left out. A language model may word statements and not add to them: it names the statements
-of every sentence that it writes, and each is checked against their words.
+A sentence is kept or dropped whole, never rewritten. A language model may word statements and not add to them: it names
+the statements of every sentence that it writes, and each is checked against their words.
 """
 
 from __future__ import annotations
@@ -54,16 +52,13 @@ _Reason = tuple[str, str]  # one of `Verdict.reason`, the reason in words
 class FilterSettings:
     """What is kept.
 
-    Attributes:
-        rules: hedges, preamble and fragments are dropped, see `clean`.
-        alike: similarity from which two claims say the same.
-        trusted_agreement: from so many samples on a claim is kept without support; 0: never.
-        whole_sentences: which need the scorer's support as a whole: "captions": texts of one sentence that no share of
-            samples tells of, and sentences of which no thing is scored; "always": all.
-        lone_support: a thing drops its sentence where its own support is below this and none of two or more other
-            samples of overlapping regions names it; 0: never.
-        share: of a text of one sentence each thing must be named by this share of the samples about overlapping regions
-            (about the region alone where a user gave it), each other word by half of it; 0: no such test.
+    `rules`: hedges, preamble and fragments are dropped, see `clean`; `alike`: similarity from which two claims say the
+    same; `trusted_agreement`: from so many samples on a claim is kept without support, 0: never; `whole_sentences`:
+    which need the scorer's support as a whole: "captions": texts of one sentence that no share of samples tells of, and
+    sentences of which no thing is scored; "always": all; `lone_support`: a thing drops its sentence where its own
+    support is below this and none of two or more other samples of overlapping regions names it, 0: never; `share`: of a
+    text of one sentence each thing must be named by this share of the samples about overlapping regions (about the
+    region alone where a user gave it), each other word by half of it, 0: no such test.
     """
 
     rules: bool = True
@@ -110,20 +105,16 @@ def filter_statements(
     near = {(a, b) for a, b in pairs if overlap_share(by_id[a], by_id[b]) >= _OVERLAP}
     heard = {pair for pair in near if pair[0] == pair[1] or by_id[pair[0]].kind != "user"}
     beside = supporting_samples(claims, left, heard)
-    share = chosen.share
-    left = left_by(
-        lambda one: rarely_said(one.text, beside[one.region_id, one.sample], share), left
-    )
+    left = left_by(lambda one: rarely_said(one.text, beside[one.text_id], chosen.share), left)
     groups = agreeing_groups(left, near, chosen.alike)
     supports: list[Support] | list[None] = [None] * len(groups)
     if scorer is not None and groups:
         supports = scorer.score(photo, [(by_id[one[0].region_id], one[0].text) for one in groups])
     for group, support in zip(groups, supports, strict=True):
-        own, reason = beside[group[0].region_id, group[0].sample], None
-        agreement = len({(one.region_id, one.sample) for one in group})
+        reason, agreement = None, len({one.text_id for one in group})
         trusted = 0 < chosen.trusted_agreement <= agreement
         if scorer is not None and support is not None and not trusted:
-            reason = unsupported(support, own, scorer, chosen)
+            reason = unsupported(support, beside[group[0].text_id], scorer, chosen)
         for verdict in _of_group(group, agreement, support, reason):
             verdicts[verdict.claim.id] = verdict
     return [verdicts[claim.id] for claim in claims]
@@ -131,12 +122,12 @@ def filter_statements(
 
 def split_claims(statements: Sequence[Statement]) -> list[Claim]:
     """The sentences of all statements, with ids "c1", "c2", ... in order."""
-    parts = [
-        (text, one.region_id, one.sample, place, one.log_prob)
-        for one in statements
-        for place, text in enumerate(split_sentences(one.text))
-    ]
-    return [Claim(f"c{number}", *part) for number, part in enumerate(parts, 1)]
+    found: list[Claim] = []
+    for one in statements:
+        for place, text in enumerate(split_sentences(one.text)):
+            told = (text, one.region_id, one.sample, place, one.log_prob)
+            found.append(Claim(f"c{len(found) + 1}", *told))
+    return found
 
 
 # Alternatives, separated by white space; "_" is a space.
@@ -172,7 +163,7 @@ def agreeing_groups(
     for index, claim in enumerate(claims):
         beside = [first for first in groups if (claim.region_id, claims[first].region_id) in near]
         best = max(beside, key=lambda first: float(likeness[index, first]), default=index)
-        joins = best != index and likeness[index, best] >= alike
+        joins = likeness[index, best] >= alike
         groups.setdefault(best if joins else index, []).append(index)
     found = []
     for group in groups.values():
@@ -196,12 +187,12 @@ def supporting_samples(
     claims: Sequence[Claim], left: Sequence[Claim], near: Collection[tuple[str, str]]
 ) -> dict[tuple[str, int], Beside]:
     """(region, sample) of all `claims` -> what the other samples say in those that are `left`."""
-    lengths = Counter((claim.region_id, claim.sample) for claim in claims)
+    lengths = Counter(claim.text_id for claim in claims)
     kinds: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     words: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     for claim in left:
-        kinds[claim.region_id, claim.sample].update(map(kind_of, things(claim.text)))
-        words[claim.region_id, claim.sample].update(content_words(claim.text))
+        kinds[claim.text_id].update(map(kind_of, things(claim.text)))
+        words[claim.text_id].update(content_words(claim.text))
     found = {}
     for own, sentences in lengths.items():
         others = [other for other in lengths if other != own and (own[0], other[0]) in near]
@@ -250,7 +241,7 @@ def unsupported(
 
 def _of_group(
     group: Sequence[Claim], agreement: int, support: Support | None, reason: _Reason | None
-) -> list[Verdict]:
+) -> Iterator[Verdict]:
     """The first claim's verdict is the group's; the others of a kept group are merged into it."""
     first, *others = group
     regions = tuple(dict.fromkeys(claim.region_id for claim in group))
@@ -259,10 +250,9 @@ def _of_group(
     if why is None:
         rest = dropped(verdict, "duplicate", f'says the same as {first.id}: "{first.text}"')
         verdict = replace(verdict, merged=tuple(claim.id for claim in others))
-    return [verdict] + [
-        replace(rest, claim=one, regions=tuple(dict.fromkeys([one.region_id, *regions])))
-        for one in others
-    ]
+    yield verdict
+    for one in others:
+        yield replace(rest, claim=one, regions=tuple(dict.fromkeys([one.region_id, *regions])))
 
 
 _ROWS = 3  # centres in the same third of the photo's height are on one line, as a reader sees it
@@ -299,11 +289,9 @@ class GreedyFuser:
         """The sentences in order, and verdicts on kept claims that bring nothing new ("duplicate") or do not fit."""
         settings, verdicts = self._settings, ordered(photo.size, regions, kept)
         texts = [finished(verdict.claim.text) for verdict in verdicts]
-        alike = similarity_matrix(texts)
+        alike, left, named = similarity_matrix(texts), settings.max_words, set[str]()
         taken: dict[int, list[Verdict]] = {}  # place of a sentence -> of whom it speaks
         left_out: list[Verdict] = []
-        named: set[str] = set()
-        left = settings.max_words
         said = "the paragraph names its things already"
         full = f"other sentences have more to say in {left} words"
         agreed = [(-one.agreement, -one.support.score if one.support else 0.0) for one in verdicts]
@@ -330,15 +318,12 @@ def ordered(
 ) -> list[Verdict]:
     """Kept claims by kind of region (`REGION_KINDS`), row by row and left to right, then by place in the text."""
     ranks: dict[str, tuple[object, ...]] = {}
-    for region in regions:
-        left, top, right, bottom = region.box
+    for one in regions:
+        left, top, right, bottom = one.box
         row = int(_ROWS * (top + bottom) / 2 / max(size[1], 1))
-        kind = REGION_KINDS.index(region.kind)
-        ranks[region.id] = kind, row, left + right, top + bottom, region.id
-    return sorted(
-        (verdict for verdict in kept if verdict.kept),
-        key=lambda one: (ranks[one.claim.region_id], one.claim.place, one.claim.sample),
-    )
+        ranks[one.id] = REGION_KINDS.index(one.kind), row, left + right, top + bottom, one.id
+    told = (verdict for verdict in kept if verdict.kept)
+    return sorted(told, key=lambda v: (ranks[v.claim.region_id], v.claim.place, v.claim.sample))
 
 
 def _by_coverage(
@@ -353,7 +338,7 @@ def _by_coverage(
     merged: Counter[str] = Counter()
     for own, verdict in zip(parts, verdicts, strict=True):
         for part in own:
-            said.setdefault(part, set()).add((verdict.claim.region_id, verdict.claim.sample))
+            said.setdefault(part, set()).add(verdict.claim.text_id)
             merged[part] += len(verdict.merged)
     left = list(range(len(texts)))
     while left:
@@ -439,10 +424,10 @@ class LanguageFuser:
         self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
     ) -> tuple[list[FusedSentence], list[Verdict]]:
         """As `GreedyFuser.fuse`; "no source": told in no sentence, or only in such as say what no statement says."""
-        verdicts = ordered(photo.size, regions, kept)
-        asked = _numbered(verdicts, {region.id: region for region in regions})
-        written = self._written(asked, len(verdicts)) if 2 <= len(verdicts) <= _MOST else []
-        sentences = self._checked(written, verdicts)
+        verdicts, sentences = ordered(photo.size, regions, kept), list[FusedSentence]()
+        if 2 <= len(verdicts) <= _MOST:
+            asked = _numbered(verdicts, {region.id: region for region in regions})
+            sentences = self._checked(self._written(asked, len(verdicts)), verdicts)
         if not sentences:
             return self._greedy.fuse(photo, regions, kept)
         told = {name for sentence in sentences for name in sentence.claim_ids}
@@ -498,16 +483,13 @@ def unsourced_words(
     said = " ".join(claims)
     spoken = [content_words(one) for one in (said, *claims)]
     known = {root(word) for words in (words_of(said), allowed, *spoken) for word in words}
-    new = {
-        word
-        for word in content_words(text)
-        if not {root(part) for part in (word, *word.split("-"))} & known
-    }
-    denied, before = (
-        {"not" if word.endswith("n't") else word for word in words_of(one)} & _NEGATIONS
-        for one in (text, said)
-    )
-    return sorted(new | (denied - before))
+    words = content_words(text)
+    new = {word for word in words if known.isdisjoint(map(root, (word, *word.split("-"))))}
+    return sorted(new | (_negations(text) - _negations(said)))
+
+
+def _negations(text: str) -> set[str]:
+    return {"not" if word.endswith("n't") else word for word in words_of(text)} & _NEGATIONS
 
 
 def _numbered(verdicts: Sequence[Verdict], regions: Mapping[str, DetailRegion]) -> str:

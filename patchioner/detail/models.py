@@ -43,27 +43,60 @@ _EXTRA, _DTYPES = "language-models", ("auto", "float32", "bfloat16", "float16")
 _ENDS = 1 << 16  # bytes at both ends of a file of weights that are read to tell it from others
 
 # Control characters but for tab and line feed, and the marks that reverse or hide the text around them.
-_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+_UNFIT = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-# <think>...</think>, also without its opening tag; the channels of harmony; marks of chat templates.
-_NO_ANSWER = (
-    r"(?i)\A(\s*<think(ing)?>.*?(</think(ing)?>|\Z)|((?!<think(ing)?>).)*?</think(ing)?>)+",
-    r"\A.*<\|channel\|>final<\|message\|>|\A\s*(<\|start\|>assistant)?<\|channel\|>.*",
-    r"\A\s*<\|(im_start|start)\|>assistant|<\|(end|return|im_end|eot_id|endoftext)\|>.*",
+# How families of models mark their thoughts: <think>, [THINK], <|begin_of_thought|>, Kimi's, MedGemma's, Granite's ...
+_WORD = r"(?:[a-z]+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
+_OPENS = (
+    rf"(?:<{_WORD}>|\[THINK\]|◁think▷|<\|(?:begin_of_|start_)?{_WORD}\|>|<unused94>|<\|channel>thought|"
+    r"Thinking\.\.\.\n|Here(?: is|'s) my thought process:|<details type=.reasoning[^>]{0,99}>)"
+)
+_CLOSES = (
+    rf"(?:</{_WORD}>|\[/THINK\]|◁/think▷|<\|(?:end_of_|end_|/){_WORD}\|>|<unused95>|<channel\|>|"
+    r"\.\.\.done thinking\.|Here(?: is|'s) my response:|</details>)"
+)
+_FRAME = r"(?:<\|(?:begin|end)_of_(?:box|solution)\|>|<\|(?:START|END)_RESPONSE\|>)"
+_MARK = (
+    r"(?:<[|｜][\w▁]+[|｜]>|</s>|<(?:bos|eos|end_of_utterance)>|<(?:start|end)_of_turn>|\[/?INST\])"
+)
+_NO_ANSWER = tuple(
+    re.compile(pattern, re.DOTALL | re.IGNORECASE)
+    for pattern in (
+        # Channels of harmony, with or without their marks: only the final one is an answer.
+        r"\A.*<\|channel\|>final[^<]{0,99}(?:<\|constrain\|>\w*)?<\|message\|>|\Aanalysis.*assistantfinal",
+        r"\A\s*(?:<\|start\|>assistant)?<\|channel\|>.*",
+        # Thoughts ahead of the answer, also without their opening mark, or instead of it; who speaks.
+        rf"\A(?:\s*{_OPENS}.*?(?:{_CLOSES}|\Z)|(?:(?!{_OPENS}).)*?{_CLOSES}|"
+        rf"\s*{_MARK}(?:assistant|model)?|\s*(?:ASSISTANT:|<s>))+",
+        _FRAME,
+        # Calls of tools, and what a model wrote after its turn.
+        rf"<(tool_call|function_calls?)>.*?(?:</\1>|\Z)|\[TOOL_CALLS\].*|{_MARK}.*",
+    )
+)
+# An answer that is wrapped as a whole: a fence of Markdown, a tag.
+_WRAPPED = re.compile(
+    r"\A(?:```[\w-]*\n((?:(?!```).)*?)(?:```)?|<(answer|response|output|caption|description)>(.*?)(?:</\2>)?)\Z",
+    re.DOTALL,
 )
 
 
 def clean_answer(text: str, *, limit: int = LONGEST_ANSWER) -> str:
     """A model's text without what could harm a file, a page or a terminal; its words stay as they are.
 
-    Removed: control characters, marks that reorder text, lone surrogates, reasoning ahead of the answer (or instead of
-    it), marks of chat templates, white space at both ends, and what comes after `limit` characters.
+    Removed: control characters, marks that reorder or hide text, lone surrogates, reasoning ahead of the answer (or
+    instead of it), calls of tools, marks of chat templates, the fence or tag around it all, white space at both ends,
+    and what comes after `limit` characters.
     """
     text = _UNFIT.sub("", text[: 4 * limit].replace("\r\n", "\n"))
     text = _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
     for pattern in _NO_ANSWER:  # of marks that such characters no longer break up
-        text = re.sub(pattern, "", text, flags=re.DOTALL)
-    return text.strip()[:limit].rstrip()
+        text = pattern.sub("", text)
+    text = text.strip()
+    if wrapped := _WRAPPED.match(text):
+        text = (wrapped[1] or wrapped[3] or "").strip()
+    return text[:limit].rstrip()
 
 
 @dataclass(frozen=True)

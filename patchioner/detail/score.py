@@ -1,9 +1,7 @@
 """Support of sentences by a photo: the loaded checkpoint's own dense alignment, calibrated; or BLIP, or CLIP.
 
-**What cannot be verified this way.** Text encoders trained by contrast weigh nouns. They are nearly blind to numbers
-above one, left and right, who does what to whom, negation, and to most colours; those parts are named in
-`Support.unverifiable` and count neither for nor against. A captioner that decodes from the same alignment will find its
-own captions well supported: agreement among samples, or another scorer, says more of those.
+Text encoders trained by contrast are nearly blind to numbers above one, left and right, who does what to whom, negation
+and most colours: `Support.unverifiable` names them. A captioner finds its own captions well supported.
 """
 
 from __future__ import annotations
@@ -75,11 +73,9 @@ class Calibration:
         """Read what `to_json` gave; `CheckpointError`: it is damaged, or of another version."""
         if not isinstance(values, Mapping) or values.get("version") != 1:
             raise CheckpointError(f"{source}: no calibration of version 1; make one with {COMMAND}")
-        sentences, objects = (
-            Logistic.from_json(values.get(name), f"{source}: {name}")
-            for name in ("sentences", "objects")
-        )
-        return cls(sentences, objects, dict(values.get("measured", {})))
+        parts = {name: values.get(name) for name in ("sentences", "objects")}
+        fitted = (Logistic.from_json(one, f"{source}: {name}") for name, one in parts.items())
+        return cls(*fitted, dict(values.get("measured", {})))
 
     @classmethod
     def of(cls, model: Patchioner) -> Self:
@@ -94,10 +90,8 @@ class Calibration:
 
 
 class View(NamedTuple):
-    """A region as texts are compared with it: its (dim,) unit embedding, (n, dim) unit means of windows inside it.
-
-    The scales are (mean, deviation) of the vocabulary's cosines with the region, and of its best cosines with the
-    windows: what any name of a thing would get. `weights`, (memory rows,) that sum to 1: how near each memory text is.
+    """A region: its (dim,) unit embedding, (n, dim) unit means of windows inside it; (mean, deviation) of the
+    vocabulary's cosines with the one, and of its best with the others; (memory rows,) shares: how near each text is.
     """
 
     pooled: Tensor
@@ -217,10 +211,10 @@ def _windows(features: PatchFeatures, region: Region) -> Tensor:
 class DenseScorer:
     """Scores sentences by the model's own alignment with the region that they speak of (a `Scorer`).
 
-    Cosines of a sentence and of its things are compared with those of the names of 350 other things in the same region,
-    as a whole and at its best window of patches, and with how often the memory texts near the region name the thing.
-    Logistic regressions, stored with the model, make probabilities of them: from `threshold` on a sentence is
-    supported, below `object_threshold` a thing is not there.
+    Cosines of a sentence and of its things are compared with those of the names of 350 other things, in the region as a
+    whole and at its best window of patches; memory texts near the region name a thing, or do not. The model's logistic
+    regressions make probabilities of that: from `threshold` on a sentence is supported, below `object_threshold` a
+    thing is not there.
 
     `OptionError`: no text tower, no calibration, or one that was made with other measures.
     """
@@ -292,10 +286,8 @@ Matcher = Callable[[Image.Image, Sequence[str]], npt.ArrayLike]
 
 
 class IndependentScorer:
-    """A `Scorer` that is not the captioner: any matcher, on the crop of each region.
-
-    `calibration` makes probabilities of the matcher's own numbers, which are cut to 0..1 otherwise; `threshold` stands
-    in for the calibration's. Without either it is 0.3, which was published for BLIP alone.
+    """A `Scorer` that is not the captioner: any matcher, on the crop of each region. `calibration` makes probabilities
+    of its numbers, else cut to 0..1; `threshold`: instead of the calibration's, or of 0.3, published for BLIP alone.
     """
 
     def __init__(
@@ -307,9 +299,9 @@ class IndependentScorer:
         threshold: float | None = None,
     ) -> None:
         self._match, self._calibration = match, calibration
-        stored = _BLIP_THRESHOLD if calibration is None else calibration.threshold
+        stored = calibration.threshold if calibration else _BLIP_THRESHOLD
         self.threshold = stored if threshold is None else threshold
-        fitted = None if calibration is None else calibration.to_json()
+        fitted = calibration.to_json() if calibration else None
         self.settings = {"type": name, "threshold": self.threshold, "calibration": fitted}
 
     def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
@@ -320,11 +312,9 @@ class IndependentScorer:
             texts = [sentences[place][1] for place in asked]
             scores[asked] = self._match(cut_out(photo.image, box), texts)
         fitted = self._calibration
-        scores = np.clip(scores, 0.0, 1.0) if fitted is None else fitted(scores[:, None])
-        return [
-            Support(float(score), unverifiable=unverifiable(text))
-            for score, (_, text) in zip(scores, sentences, strict=True)
-        ]
+        scores = fitted(scores[:, None]) if fitted else np.clip(scores, 0.0, 1.0)
+        doubts = [unverifiable(text) for _, text in sentences]
+        return [Support(float(one), (), of) for one, of in zip(scores, doubts, strict=True)]
 
 
 def blip_matcher(model: Any, processor: Any) -> Matcher:
@@ -341,11 +331,9 @@ def blip_matcher(model: Any, processor: Any) -> Matcher:
         ).to(device)
         words = {"input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"]}
         patches = seen.expand(len(sentences), -1, -1)
-        joint = model.text_encoder(
-            **words,
-            encoder_hidden_states=patches,
-            encoder_attention_mask=torch.ones(patches.shape[:2], dtype=torch.long, device=device),
-        ).last_hidden_state
+        seen_all = torch.ones(patches.shape[:2], dtype=torch.long, device=device)
+        pictured = {"encoder_hidden_states": patches, "encoder_attention_mask": seen_all}
+        joint = model.text_encoder(**words, **pictured).last_hidden_state
         alone = model.text_encoder(**words).last_hidden_state
         matching = model.itm_head(joint[:, 0]).softmax(dim=1)[:, 1]
         cosine = _unit(model.text_proj(alone[:, 0])) @ _unit(model.vision_proj(seen[:, 0]))[0]
@@ -355,9 +343,7 @@ def blip_matcher(model: Any, processor: Any) -> Matcher:
 
 
 def clip_matcher(
-    model: Any,
-    preprocess: Callable[[Image.Image], Tensor],
-    tokenize: Callable[[list[str]], Tensor],
+    model: Any, preprocess: Callable[[Image.Image], Tensor], tokenize: Callable[[list[str]], Tensor]
 ) -> Matcher:
     """Cosine of an open_clip model; `preprocess` makes (3, H, W) of a picture, `tokenize` (n, tokens) of texts."""
 

@@ -17,6 +17,7 @@ and a verdict is ``{"id": "c7", "text", "region", "sample", "place", "log_prob",
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 import re
@@ -88,9 +89,8 @@ class DetailRegion:
     """A part of a photo that is described on its own.
 
     `id` is unique within the photo ("global", "spatial-1"); `kind` "spatial" is a quadrant, "grid" a cell, "semantic" a
-    thing that was found, "user" one that was given. `box` (left, top, right, bottom) in float pixels and `mask`
-    (height, width) bool are of the original photo, a mask of None where the box is all there is; `parents` are the ids
-    of the regions that it was made of or lies in.
+    thing that was found, "user" one that was given; `box` (left, top, right, bottom) in float pixels and `mask`
+    (height, width) bool are of the original photo; `parents`: ids of regions that it was made of or lies in.
     """
 
     id: str
@@ -129,6 +129,11 @@ class Claim:
     place: int
     log_prob: float | None = None
 
+    @property
+    def text_id(self) -> tuple[str, int]:
+        """Of the statement: its region and sample."""
+        return self.region_id, self.sample
+
 
 @dataclass(frozen=True)
 class Support:
@@ -146,10 +151,10 @@ class Support:
 class Verdict:
     """Whether a claim may be used, and why not.
 
-    `agreement`: in how many samples something like it was said, itself included; `regions`: in whose texts, its own
-    first; `support`: of the photo, None where nothing scored it; `reason`: None when kept, else "preamble", "hedge",
-    "fragment", "unsupported", "object", "duplicate", "length" or "no source"; `note`: the reason in words; `merged`:
-    ids of the claims that say the same.
+    `agreement`: in how many samples something like it was said; `regions`: in whose texts, its own first; `support`: of
+    the photo, None where nothing scored it; `reason`: None when kept, else "preamble", "hedge", "fragment",
+    "unsupported", "object", "duplicate", "length" or "no source"; `note`: the reason in words; `merged`: ids of the
+    claims that say the same.
     """
 
     claim: Claim
@@ -164,9 +169,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class FusedSentence:
-    """One sentence of the paragraph: the kept claims that it says, and where they were said.
-
-    `agreement` is the largest of its claims, `support` the smallest; None where nothing scored them.
+    """One sentence of the paragraph: the kept claims that it says, where they were said, the largest agreement of them
+    and the smallest support; None where nothing scored them.
     """
 
     text: str
@@ -178,11 +182,9 @@ class FusedSentence:
 
 @dataclass(frozen=True, eq=False)
 class DetailedCaption:
-    """A paragraph with its provenance.
-
-    `text` is "" when nothing was supported, and then `reason` says why. `dropped` and `kept` are verdicts on what was
-    left out, by the fuser too, and on what was used; `regions` all that were described; `image_size` (width, height) in
-    pixels; `settings` the names and numbers that made it, ready for JSON.
+    """A paragraph with its provenance: verdicts on what was `dropped`, by the fuser too, and `kept`; all `regions`;
+    `image_size` (width, height) in pixels; `settings` that made it, ready for JSON. Where `text` is "", `reason` says
+    why.
     """
 
     text: str
@@ -326,12 +328,26 @@ def check(settings: object, **ranges: tuple[float, float] | tuple[str, ...]) -> 
 
 
 _NUMBERED = re.compile(r"(?:^|(?<=\s))\(?(\d{1,2})[.)]\s+(?=\S)")
-_BULLET = re.compile(r"(?m)(?:^[ \t]*|(?<=[.:;!?]\s))[-*\u2022\u2013][ \t]+(?=\S)")
+_BULLET = re.compile(r"(?m)(?:^[ \t]*|(?<=[.:;!?]\s))[-*+•–●▪‣][ \t]+(?=\S)")
 _STOP = re.compile(r"(?:[.!?]+|\u2026)[\"'\u201d\u2019)\]]*(?=\s+\S)")
 _TITLE = re.compile(r"^([^.:;!?\"]{1,80}):\s+(?=[A-Z])")
-_HEADING = re.compile(r"(?m)^[ \t]*#{1,6}[ \t]+")
-_BOLD = re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1")
 _ITEM = "\n\0"
+# Of Markdown and HTML: links, tags, rules, headings and quotations, cells of tables, what stands between marks.
+_MARKS = (
+    (re.compile(r"[ \t]+"), " "),
+    (re.compile(r"!?\[([^]\n]{0,200})\]\([^)\s]*\)"), r"\1"),
+    (re.compile(r"(?i)</(?:p|li|tr|h\d)>|<br ?/?>"), "\n"),
+    (re.compile(r"(?i)</?(?:[biup]|em|strong|code|span|[ou]l|li|h\d|t\w+)(?: [^<>\n]*)?>"), ""),
+    (re.compile(r"(?m)^[ \t]*(?:[-*_=| :]{3,}|```\w*)[ \t]*$"), ""),
+    (re.compile(r"(?m)^[ \t]*(?:#{1,6}[ \t]+|>[ \t]?|\|[ \t]*)|[ \t]*\|[ \t]*$"), ""),
+    (re.compile(r"[ \t]+\|[ \t]+"), ", "),
+    (
+        re.compile(
+            r"([*_]{2,3}|~~|`|(?<![\w*])\*|(?<![\w_])_)(?=[^\s*_])(.{1,200}?)(?<=\S)\1(?!\w)"
+        ),
+        r"\2",
+    ),
+)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -341,11 +357,14 @@ def split_sentences(text: str) -> list[str]:
     their own, without their marks and with a full stop; so does a title ("A bench: It is made of wood"). What leads in
     to a list stays a sentence that ends in a colon. Quoted stops, abbreviations, initials and decimals end nothing.
     """
-    plain = _BOLD.sub(r"\2", text.replace("\r", "\n").replace("\0", " ")).strip()
+    plain = html.unescape(text.replace("\r", "\n").replace("\0", " "))
+    for pattern, left in _MARKS:
+        plain = pattern.sub(left, plain)
+    plain = plain.strip()
     for start, end in reversed(_list_marks(plain)):
         plain = f"{plain[:start]}{_ITEM}{plain[end:]}"
     found: list[str] = []
-    for line in _BULLET.sub(_ITEM, _HEADING.sub("", plain)).split("\n"):
+    for line in _BULLET.sub(_ITEM, plain).split("\n"):
         found += _item(line[1:].strip()) if line.startswith("\0") else _prose(line)
     return found
 

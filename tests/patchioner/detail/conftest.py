@@ -59,7 +59,7 @@ def make(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> Iterator[Make]:
     """Makes clients of a `ChatServer` that have a key and do not really wait, and closes them."""
     pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(ChatClient, "_pause", lambda self, seconds: waits.append(seconds))
+    monkeypatch.setattr(ChatClient, "_pause", lambda self, seconds, _: waits.append(seconds))
     with ExitStack() as stack:
 
         def client(server: ChatServer, **options: Any) -> ChatClient:

@@ -8,15 +8,16 @@ import math
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from patchioner.base.errors import DetailError, FutileError, OptionError
+from patchioner.base.errors import DetailError, FutileError, OptionError, PatchionerError
 from patchioner.detail.client import (
-    BrokenReplyError,
     Budget,
     ChatClient,
+    PassingError,
     Reply,
     judge,
     public_url,
@@ -107,13 +108,18 @@ def test_what_will_not_pass_is_not_tried_again(
     assert len(server.requests) == client.budget.calls == 1 and waits == []
 
 
-def test_a_redirect_to_another_host_takes_no_key_along(make: Make) -> None:
+def test_nothing_is_sent_where_a_redirect_to_another_host_leads(make: Make) -> None:
     with ChatServer() as other:
         place = f"{other.url.replace('127.0.0.1', 'localhost')}/chat/completions"
-        with ChatServer(Reaction(status=307, headers={"Location": place})) as server:
-            assert make(server).complete(ASKED) == [ECHO]
-    assert len(server.requests) == len(other.requests) == 1
-    assert "authorization" in server.headers[0] and "authorization" not in other.headers[0]
+        away = Reaction(status=307, headers={"Location": place})
+        with ChatServer(
+            Reaction(status=308, headers={"Location": "/v2"}), then=lambda _: away
+        ) as server:
+            client = make(server)
+            for _ in range(2):
+                with pytest.raises(FutileError, match="on to localhost.*base URL"):
+                    client.complete(ASKED)
+    assert (len(server.requests), other.requests) == (2, [])
 
 
 def test_parameters_that_a_server_refuses_are_left_out_from_then_on(make: Make) -> None:
@@ -188,26 +194,40 @@ def test_a_key_that_a_server_repeats_is_nowhere(
 def test_after_an_interrupt(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pausing = threading.Barrier(3)
 
-    def pause(client: ChatClient, seconds: float) -> None:
+    def pause(client: ChatClient, seconds: float, interrupt: threading.Event) -> None:
         pausing.wait(20)
-        assert client._mine.left.wait(20)
+        assert interrupt.wait(20)
+
+    def written(client: ChatClient) -> PatchionerError | Answer:
+        return client.answers([(ASKED, None)])[ASKED.key]
 
     monkeypatch.setattr(ChatClient, "_pause", pause)
     with ChatServer(*[fails(503)] * 2) as server, ThreadPoolExecutor(2) as threads:
         client = make(server)
-        under_way = [threads.submit(client.complete, ASKED) for _ in range(2)]
+        under_way = [threads.submit(written, client) for _ in range(2)]
         pausing.wait(20)
-        client.stop(for_good=False)
-        for one in under_way:
-            with pytest.raises(DetailError, match="interrupted"):
-                one.result(timeout=10)
-        assert len(server.requests) == 2
-        assert client.complete(ASKED) == [ECHO]
         client.stop()
-        client.stop(for_good=False)  # changes nothing about it
-        with pytest.raises(FutileError, match="tiny at http://127.*interrupted"):
+        for one in under_way:
+            with pytest.raises(FutileError, match="tiny at http://127.*interrupted"):
+                one.result(timeout=10)
+        with pytest.raises(FutileError, match="interrupted"):
             client.complete(ASKED)
-        assert len(server.requests) == 3
+    assert len(server.requests) == 2
+
+
+def test_an_error_of_one_call_ends_its_own_pauses_alone(make: Make, monkeypatch: Any) -> None:
+    def pause(client: ChatClient, seconds: float, interrupt: threading.Event) -> None:
+        assert interrupt.wait(20)
+
+    def no_picture() -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(ChatClient, "_pause", pause)
+    with ChatServer(fails(503)) as server:
+        client = make(server)
+        with pytest.raises(MemoryError):
+            client.answers([(ASKED, None), (replace(ASKED, user="And this?"), no_picture)])
+        assert client.complete(ASKED) == [ECHO]
 
 
 def test_pauses_are_as_asked_or_grow(make: Make, waits: list[float]) -> None:
@@ -289,7 +309,7 @@ def test_a_reply_has_its_texts_and_a_count_that_may_be_estimated() -> None:
 ])  # fmt: skip
 def test_what_is_no_reply_may_pass(text: str) -> None:
     failure = read_reply(text, REQUEST)
-    assert isinstance(failure, BrokenReplyError) and len(str(failure)) < 300
+    assert isinstance(failure, PassingError) and len(str(failure)) < 300
 
 
 def test_parts_are_joined_and_empty_answers_left_out_with_their_reason() -> None:

@@ -79,6 +79,22 @@ def test_every_field_is_part_of_the_key() -> None:
     ("<|channel|>analysis<|message|>never at an end", ""),
     ("<|im_start|>assistant\nA bus.<|im_end|>\n<|im_start|>user", "A bus."),
     ("A bus, 5 < 6 | 7 > 3.", "A bus, 5 < 6 | 7 > 3."), ("\ud800", "\ufffd"),
+    ("[THINK]Hm.[/THINK]A bus.", "A bus."), ("◁think▷Hm.◁/think▷A bus.", "A bus."), ("<seed:think>Hm", ""),
+    ("<thought>Hm.</thought>\nA bus.", "A bus."), ("<unused94>thought\nHm.<unused95>A bus.", "A bus."),
+    ("<|begin_of_thought|>Hm<|end_of_thought|>\n<|begin_of_solution|>A bus.<|end_of_solution|>", "A bus."),
+    ("<|START_THINKING|>Hm<|END_THINKING|><|START_RESPONSE|>A bus.<|END_RESPONSE|>", "A bus."),
+    ("Here is my thought process:\nHm.\nHere is my response:\nA bus.", "A bus."),
+    ("Thinking...\nHm.\n...done thinking.\n\nA bus.", "A bus."),
+    ("analysisA photo. Hm.assistantfinalA bus.", "A bus."), ("An analysis of a bus.", "An analysis of a bus."),
+    ('<details type="reasoning" done="true"><summary>Thought</summary>Hm</details>A bus.', "A bus."),
+    ("<think>Hm</think><answer>A bus.</answer>", "A bus."), ("<|begin_of_box|>A bus.<|end_of_box|>", "A bus."),
+    ("<|start_header_id|>assistant<|end_header_id|>\n\nA bus.<|eot_id|>", "A bus."), ("A bus.</s>", "A bus."),
+    ("<start_of_turn>model\nA bus.<end_of_turn>\n<start_of_turn>user", "A bus."), ("ASSISTANT: A bus.", "A bus."),
+    ("A bus.<\uff5cend\u2581of\u2581sentence\uff5c>", "A bus."), ("A bus.<end_of_utterance>", "A bus."),
+    ('<tool_call>\n{"name": "zoom"}\n</tool_call>', ""), ('[TOOL_CALLS][{"name": "zoom"}]', ""),
+    ('```json\n{"text": "A bus."}\n```', '{"text": "A bus."}'), ("```\nA bus.", "A bus."),
+    ("A sign says ```\nGO\n```", "A sign says ```\nGO\n```"), ("A\U000e0041\U000e0042 bus.", "A bus."),
+    ("<s>[INST] Hm [/INST] A bus", "Hm"),
 ])  # fmt: skip
 def test_answers_are_cleaned(text: str, left: str) -> None:
     assert clean_answer(text) == left
