@@ -330,10 +330,8 @@ class LineFile:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What became of many photos.
-
-    `described`, `known` (had their line already): how many; `failed`: (name, why) of each; `stopped`: why the run ended
-    early (a spent budget, a refused key, no such model); `names`: (key, photo) of each line of these photos, in order.
+    """What became of many photos: how many are `described`, or `known` (had their line); (name, why) of each that
+    `failed`; why the run `stopped` early (a spent budget, a refused key, no such model); (key, photo) of their lines.
     """
 
     described: int = 0

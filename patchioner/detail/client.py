@@ -123,19 +123,17 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | DetailError:
         choices = reply.get("choices") or []
         read = [_text_of(choice) for choice in choices]
         said = [_message(one).get("refusal") or one.get("finish_reason") for one in choices]
-        wrong = [*(one.get("error") for one in choices), reply]
-        used = reply.get("usage")
+        if reply.get("error") or not any(read):
+            for one in filter(words_of_error, [*(one.get("error") for one in choices), reply]):
+                return _error_within(one)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         kind = f"{type(error).__name__}: {str(error)[:80]}"
         return PassingError(f"the reply is not a chat completion ({kind}): {_line(body)[:120]}")
-    if reply.get("error") or not any(read):
-        for one in filter(words_of_error, wrong):
-            return _error_within(one)
     if not read:
         return PassingError("the reply has no choices")
     texts = tuple(text for text in map(clean_answer, read) if text)
     finish = ", ".join(sorted({clean_answer(str(one))[:80] for one in said if one})) or "no reason"
-    used = used if isinstance(used, dict) else {}
+    used = reply["usage"] if isinstance(reply.get("usage"), dict) else {}
     counts = [used.get("prompt_tokens"), used.get("completion_tokens", 0)]
     if all(type(one) is int and one >= 0 for one in counts):
         return Reply(texts, finish, counts[0], counts[1], False)
@@ -153,7 +151,7 @@ def _of_stream(text: str) -> dict[str, Any]:
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for event in events:
-        whole.update({name: value for name, value in event.items() if value})
+        whole.update((name, value) for name, value in event.items() if value)
         for piece in event.get("choices") or ():
             choice = choices.setdefault(piece.get("index", 0), {"message": {"content": ""}})
             choice["message"]["content"] += _text_of(piece)
@@ -163,7 +161,8 @@ def _of_stream(text: str) -> dict[str, Any]:
 
 def _message(choice: Any) -> Any:
     """Of a choice; servers of old have its text in its place, others a piece of a stream."""
-    return choice.get("message") or choice.get("delta") or {"content": choice["text"]}
+    found = choice.get("message", choice.get("delta"))
+    return {"content": choice["text"]} if found is None else found
 
 
 _THOUGHT = ("thinking", "reasoning", "reasoning_text", "summary")
@@ -215,7 +214,7 @@ def _error_within(body: Any) -> DetailError:
 def _line(text: str) -> str:
     """A server's words in a line; of a web page without its marks."""
     if re.match(r"\s*<[!?a-z]", text, re.IGNORECASE):
-        text = re.sub(r"(?is)<(script|style|svg)\b.*?</\1>|<[^>]*>", " ", text[:10_000])
+        text = re.sub(r"(?is)<(script|style|svg)\b.*?</\1>|<[^<>]*>", " ", text[:10_000])
     return clean_answer(" ".join(text.split()), limit=300)
 
 

@@ -34,6 +34,7 @@ from patchioner.base.errors import (
 from patchioner.base.files import atomic_path
 from patchioner.base.optional import require
 from patchioner.base.weights import usable_device
+from patchioner.detail.values import check
 from patchioner.pipeline import attempt
 
 _LOG = logging.getLogger(__name__)
@@ -101,11 +102,11 @@ def clean_answer(text: str, *, limit: int = LONGEST_ANSWER) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """All that decides an answer. Two equal questions are asked once; keys and other secrets are no part of it.
+    """All that decides an answer, without secrets. Two equal questions are asked once.
 
-    `stage`, `model`: who asks ("describe", "fuse"), whom (`AskedModel.identity`, no address); `user`, `system`: what it
-    is asked, and was told beforehand; `sampling`: "temperature", "max_tokens" and the like; `seed`, `sample`: of the
-    run, and which of several answers to the same words; `shown`: what tells the picture that is shown, in JSON values.
+    `stage`, `model`: who asks ("describe", "fuse"), whom (`AskedModel.identity`); `user`, `system`: what it is asked,
+    and was told beforehand; `sampling`: "temperature", "max_tokens" and the like; `seed`, `sample`: of the run, and
+    which of several answers to the same words; `shown`: what tells the picture that is shown, in JSON values.
     """
 
     stage: str
@@ -155,10 +156,10 @@ def mask_digest(mask: npt.NDArray[np.bool_] | None) -> str | None:
 
 
 class CallCache:
-    """A folder of answers: `ab/abcd….json` for the question whose key is abcd…; made when the first is kept.
+    """A folder of answers, `ab/abcd….json` for the question whose key is abcd…, that threads and processes may share.
 
-    Threads and processes may share one: every file is whole or absent; a damaged one counts as absent, with a warning.
-    A model of the same name on two servers is taken for one: give each its own folder.
+    A damaged file counts as absent, with a warning. A model of the same name on two servers is taken for one: give each
+    its own folder.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -172,16 +173,16 @@ class CallCache:
         """The kept answer, or None."""
         path = self.path(question)
         try:
-            entry = json.loads(path.read_text(encoding="utf-8"))
-            answer = Answer(entry["answer"]["text"], entry["answer"]["log_prob"])
-            if entry != json.loads(_entry(question, answer)):
-                raise ValueError("not what was written")
-            return answer
+            text = path.read_text(encoding="utf-8")
+            answer = Answer(**json.loads(text)["answer"])
+            if text == _entry(question, answer):
+                return answer
+            _LOG.warning("%s is not as it was written; asking again", path)
         except FileNotFoundError:
-            return None
+            pass
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             _LOG.warning("%s is damaged (%s); asking again", path, error)
-            return None
+        return None
 
     def put(self, question: Question, answer: Answer) -> None:
         """Keep an answer; `DetailError` where the folder cannot be written."""
@@ -194,8 +195,8 @@ class CallCache:
 
 
 def _entry(question: Question, answer: Answer) -> str:
-    check = hashlib.sha256(json.dumps([answer.text, answer.log_prob]).encode()).hexdigest()[:16]
-    entry = {"question": asdict(question), "answer": asdict(answer), "check": check}
+    digest = hashlib.sha256(json.dumps([answer.text, answer.log_prob]).encode()).hexdigest()[:16]
+    entry = {"question": asdict(question), "answer": asdict(answer), "check": digest}
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
@@ -217,20 +218,19 @@ class AskedModel(ABC):
 
     def answers(self, asked: Iterable[Asked]) -> dict[str, Answer | PatchionerError]:
         """The answer to each question, or why there is none, by the question's key; kept as they come."""
-        cache, by_key = self.cache, {one[0].key: one for one in asked}
-        found: dict[str, Answer | PatchionerError] = {}
-        for key, (question, _) in by_key.items():
-            if cache is not None and (known := cache.get(question)) is not None:
-                found[key] = known
+        by_key = {one[0].key: one for one in asked}
+        found: dict[str, Answer | PatchionerError | None] = dict.fromkeys(by_key)
+        for key, (question, _) in by_key.items() if self.cache else ():
+            found[key] = self.cache.get(question)
 
         def take(question: Question, answer: Answer | PatchionerError) -> None:
-            if cache is not None and isinstance(answer, Answer):
-                cache.put(question, answer)
+            if self.cache is not None and isinstance(answer, Answer):
+                self.cache.put(question, answer)
             found[question.key] = answer
 
-        if missing := [one for key, one in by_key.items() if key not in found]:
+        if missing := [by_key[key] for key, answer in found.items() if answer is None]:
             self.write(missing, take)
-        return {key: found[key] for key in by_key}
+        return {key: answer for key, answer in found.items() if answer is not None}
 
     def ask(
         self, system: str, user: str, *, temperature: float, max_tokens: int, seed: int = 0
@@ -247,11 +247,11 @@ class AskedModel(ABC):
 class LocalModel(AskedModel):
     """A causal language model, or one that `sees` pictures (image-text-to-text), loaded when it is first asked.
 
-    Threads may share it; they write one after the other. Each text has its own random numbers, so that it is the same
-    in any batch, up to the rounding of the model's arithmetic. `OptionError` for an argument that makes no sense.
+    Threads take turns. Each text has its own random numbers: it is the same in any batch, up to rounding. `OptionError`
+    for an argument that makes no sense.
 
     `name`: hub id or folder; `device`: None is a GPU if there is one; `dtype`: "float32", "bfloat16", "float16", or
-    "auto": as stored (None: float32 on a CPU, else as stored); `batch_size`: most texts at once; halved whenever memory
+    "auto": as stored (None: float32 on a CPU, else as stored); `batch_size`: most texts at once, halved whenever memory
     runs out.
     """
 
@@ -269,9 +269,9 @@ class LocalModel(AskedModel):
         self.dtype = dtype or ("float32" if self._device.type == "cpu" else "auto")
         if not name:
             raise OptionError("no model is named; give a hub id or a folder, as in hf:gpt2")
-        if batch_size < 1 or self.dtype not in _DTYPES:
-            said = f"batch_size is {batch_size!r} and dtype {dtype!r}; give 1 or more, and one of"
-            raise OptionError(f"{said} {', '.join(_DTYPES)}")
+        check(self, dtype=_DTYPES)
+        if batch_size < 1:
+            raise OptionError(f"batch_size is {batch_size!r}: give 1 or more")
         self.name, self._sees, self._batch_size, self.cache = name, sees, batch_size, cache
         self.sampling = {"dtype": self.dtype}
         folder = Path(name)
@@ -315,11 +315,11 @@ class LocalModel(AskedModel):
         temperatures = [float(one.sampling["temperature"]) for one in questions]
         sampler = SeededSampler([one.own_seed for one in questions], temperatures, longest)
         said = f"{self.name}: the answer is empty; raise max_tokens, or ask another model"
-        written = [
-            Answer(clean_answer(tokenizer.decode(tokens, skip_special_tokens=True)), log_prob)
-            for tokens, log_prob in generated(network, inputs, sampler, tokenizer)
-        ]
-        return [answer if answer.text else EmptyAnswerError(said) for answer in written]
+        found: list[Answer | PatchionerError] = []
+        for tokens, log_prob in generated(network, inputs, sampler, tokenizer):
+            text = clean_answer(tokenizer.decode(tokens, skip_special_tokens=True))
+            found.append(Answer(text, log_prob) if text else EmptyAnswerError(said))
+        return found
 
     def _load(self) -> tuple[Any, Any]:
         transformers = require("transformers", _EXTRA)
