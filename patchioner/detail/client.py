@@ -120,6 +120,7 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | DetailError:
     try:
         text = body.lstrip("\ufeff \r\n")
         reply = _of_stream(text) if text.startswith(("data:", "event:", ":")) else json.loads(text)
+        reply = reply[0] if isinstance(reply, list) else reply  # Gemini's errors
         choices = reply.get("choices") or []
         read = [_text_of(choice) for choice in choices]
         said = [_message(one).get("refusal") or one.get("finish_reason") for one in choices]
@@ -128,9 +129,10 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | DetailError:
                 return _error_within(one)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         kind = f"{type(error).__name__}: {str(error)[:80]}"
-        return PassingError(f"the reply is not a chat completion ({kind}): {_line(body)[:120]}")
+        said = f"the reply is not a chat completion ({kind}): {_line(body)[:80]}"
+        return PassingError(f"{said}; does the base URL end in /v1?")
     if not read:
-        return PassingError("the reply has no choices")
+        return PassingError("the reply has no choices; does the base URL end in /v1?")
     texts = tuple(text for text in map(clean_answer, read) if text)
     finish = ", ".join(sorted({clean_answer(str(one))[:80] for one in said if one})) or "no reason"
     used = reply["usage"] if isinstance(reply.get("usage"), dict) else {}
@@ -170,13 +172,17 @@ _THOUGHT = ("thinking", "reasoning", "reasoning_text", "summary")
 
 def _text_of(choice: Any) -> str:
     content = [] if choice.get("error") else _message(choice).get("content")
-    if isinstance(content, list):  # some servers send parts
-        parts = [{"text": one} if isinstance(one, str) else one for one in content]
+    if isinstance(content, (list, dict)):  # some servers send parts
+        parts = content if isinstance(content, list) else [content]
+        parts = [{"text": one} if isinstance(one, str) else one for one in parts]
         texts = [one.get("text") for one in parts if one.get("type") not in _THOUGHT]
         texts = [one.get("value") if isinstance(one, dict) else one for one in texts]
         content = "".join(one for one in texts if one)
     if content is not None and not isinstance(content, str):
         raise TypeError(f"content is of type {type(content).__name__}")
+    if choice.get("finish_reason") in ("length", "max_tokens", "MAX_TOKENS"):
+        # What is cut off in the middle of a sentence may mean anything.
+        content = re.sub(r"(?s)(.*[.!?][\"'\u201d)]*)\s.*", r"\1", content or "")
     return content or ""
 
 
@@ -267,7 +273,9 @@ def asked_to_wait(headers: Mapping[str, str], said: str) -> float:
         return float(told)
     with suppress(ValueError):
         return parsedate_to_datetime(told).timestamp() - time.time()
-    found = re.search(r"(?:try again in|retry.?(?:delay|after))\W*(\d+(?:\.\d+)?) ?s\b", said, re.I)
+    found = re.search(
+        r"(?:(?:try again|retry) in|retry.?(?:delay|after))\W*(\d+(?:\.\d+)?) ?s\b", said, re.I
+    )
     return float(found[1]) if found else 0.0
 
 

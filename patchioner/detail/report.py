@@ -1,8 +1,7 @@
-"""One HTML page about described photos: which sentence comes from where, and what was dropped.
+"""One HTML page about described photos, which loads and runs nothing: where sentences come from, what was dropped.
 
-The page is one file: it loads nothing and runs nothing, and a policy in its head forbids it to. An element with
-``data-i="3"`` is an item (a sentence, a region's row); one with ``data-for="0 3"`` is a layer of the photo that items 0
-and 3 of its section light up; those in ``data-also`` do so faintly. `report.css` has its looks.
+An element with ``data-i="3"`` is an item (a sentence, a region's row); one with ``data-for="0 3"`` is a layer of the
+photo that items 0 and 3 of its section light up; those in ``data-also`` do so faintly.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from patchioner.markup import Attribute, Child, Markup, element, folded, join, p
 _LARGEST, _QUALITY = 1024, 82  # pixels of the longer side of an embedded photo; of its JPEG
 _FINEST, _TINT = 400, 150  # pixels of the longer side of a mask that is drawn; its opacity
 _SMOOTH = 160  # pixels of the longer side of a heat map
-# Night blue, violet, red, orange, light yellow, with opacities: brighter is hotter, also for those who cannot tell red
-# from green; and what is cold is darkened, so that a map shows on a photo that has those colours itself.
+# Night blue, violet, red, orange, light yellow, with opacities: hot is bright, also for those who cannot tell red from
+# green, and cold is dark, so that a map shows on any photo.
 _COLOURS: Final = (
     (8, 12, 52, 185), (84, 18, 108, 165), (222, 58, 58, 140), (255, 186, 40, 140), (255, 246, 150, 150)
 )  # fmt: skip
@@ -52,9 +51,8 @@ class ReportPhoto:
 
 def write_report(photos: Iterable[ReportPhoto], path: str | os.PathLike[str]) -> None:
     """Write the page, atomically; photos are taken one by one."""
-    text = report_html(photos)
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(report_html(photos), encoding="utf-8")
 
 
 def report_html(photos: Iterable[ReportPhoto]) -> str:
@@ -94,9 +92,8 @@ class _Section:
 
     def __init__(self, photo: ReportPhoto, name: str) -> None:
         self._photo, self._name, self._caption = photo, name, photo.caption
-        self._names = {
-            one.id: f"{one.name} ({one.id})" for one in photo.caption.regions if one.name
-        }
+        named = [one for one in photo.caption.regions if one.name]
+        self._names = {one.id: f"{one.name} ({one.id})" for one in named}
         self.items: list[tuple[str, ...]] = []
 
     def markup(self) -> Markup:
@@ -183,10 +180,10 @@ class _Section:
 
     def _picture(self) -> Markup:
         width, height = self._caption.image_size
-        layers: list[Child] = []
-        for number, one in enumerate(self._caption.sentences):  # which are the first items
-            if one.text in self._photo.heat:
-                layers.append(element("g", self._photo.heat[one.text], data_for=str(number)))
+        heat, told = self._photo.heat, enumerate(self._caption.sentences)  # the first items
+        layers: list[Child] = [
+            element("g", heat[one.text], data_for=str(n)) for n, one in told if one.text in heat
+        ]
         layers += map(self._outlined, self._caption.regions)
         small = self._photo.image.convert("RGB")
         small.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
@@ -206,9 +203,10 @@ class _Section:
 
 def _doubts(verdict: Verdict) -> Markup | None:
     """What of a claim no score can support."""
-    doubts = () if verdict.support is None else verdict.support.unverifiable
-    text = f" (not verifiable: {'; '.join(doubts)})"
-    return element("span", text, class_="quiet") if doubts else None
+    if verdict.support is None or not verdict.support.unverifiable:
+        return None
+    text = f" (not verifiable: {'; '.join(verdict.support.unverifiable)})"
+    return element("span", text, class_="quiet")
 
 
 def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> dict[str, Markup]:

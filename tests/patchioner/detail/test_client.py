@@ -19,6 +19,7 @@ from patchioner.detail.client import (
     ChatClient,
     PassingError,
     Reply,
+    asked_to_wait,
     judge,
     public_url,
     read_reply,
@@ -312,13 +313,93 @@ def test_what_is_no_reply_may_pass(text: str) -> None:
     assert isinstance(failure, PassingError) and len(str(failure)) < 300
 
 
-def test_parts_are_joined_and_empty_answers_left_out_with_their_reason() -> None:
-    parts = [{"type": "text", "text": "A "}, {"type": "text", "text": "bus."}, {"type": "image"}]
-    empty = {"message": {"content": None, "refusal": "I will not."}, "finish_reason": "stop"}
-    text = json.dumps({"choices": [{"message": {"content": parts}}, empty]})
+def said(content: Any, **more: Any) -> str:
+    return json.dumps({"choices": [{"message": {"content": content}, **more}]})
+
+
+PIECES = [
+    {"delta": {"content": "A "}},
+    {"delta": {"content": "bus."}},
+    {"delta": {}, "finish_reason": "stop"},
+]
+STREAM = "".join(f"data: {json.dumps({'choices': [piece]})}\n\n" for piece in PIECES)
+
+
+@pytest.mark.parametrize("text", [
+    "\ufeff" + said("A bus."), said(["A ", "bus."]), said({"type": "text", "text": "A bus."}),
+    said([{"type": "text", "text": "A "}, {"type": "output_text", "text": {"value": "bus."}}, {"type": "image"}]),
+    said([{"type": "thinking", "thinking": [{"text": "Hm."}]}, {"type": "reasoning", "text": "Hm."}, "A bus."]),
+    json.dumps({"choices": [{"text": "A bus."}], "error": None}), json.dumps({"choices": PIECES}),
+    f": ping\n\n{STREAM}data: [DONE]\n", said("A bus. A dog on", finish_reason="length"),
+])  # fmt: skip
+def test_texts_are_found_in_all_forms(text: str) -> None:
     reply = read_reply(text, REQUEST)
-    assert isinstance(reply, Reply)
-    assert reply.texts == ("A bus.",) and "I will not." in reply.finish
+    assert isinstance(reply, Reply) and "".join(reply.texts) == "A bus."
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    (said(None, finish_reason="tool_calls"), "tool_calls"),
+    (said("", finish_reason="content_filter"), "content_filter"),
+    (json.dumps({"choices": [{"message": {"refusal": "I will not."}}]}), "I will not."),
+])  # fmt: skip
+def test_an_empty_answer_has_its_reason(text: str, why: str) -> None:
+    reply = read_reply(text, REQUEST)
+    assert isinstance(reply, Reply) and (reply.texts, reply.finish) == ((), why)
+
+
+@pytest.mark.parametrize(("error", "words", "kind"), [
+    ({"error": {"message": "slow down", "code": "429"}}, "slow down", PassingError),
+    ({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}, "slow down", PassingError),
+    ([{"error": {"code": 503, "message": "overloaded"}}], "overloaded", PassingError),
+    ({"choices": [{"error": {"code": 502, "message": "upstream"}}]}, "upstream", PassingError),
+    ({"error": {"message": "no memory", "code": 500}, "choices": [{"text": "A"}]}, "no memory", PassingError),
+    ({"object": "error", "message": "too long", "code": 400}, "too long", DetailError),
+    ({"detail": [{"loc": ["body"], "msg": "field required"}]}, "field required", DetailError),
+    ({"choices": None, "base_resp": {"status_code": 1004, "status_msg": "login fail"}}, "login fail", DetailError),
+    ({"error": {"message": "Insufficient Balance", "code": 402}}, "quota is spent", FutileError),
+    ({"error": "The model does not support image input"}, "not support", DetailError),
+])  # fmt: skip
+def test_a_servers_words_are_found_in_all_forms(error: Any, words: str, kind: type) -> None:
+    failure = read_reply(json.dumps(error), REQUEST)
+    assert type(failure) is kind and words in str(failure)
+
+
+@pytest.mark.parametrize(("status", "said", "why"), [
+    (400, "This model does not support images.", "sees pictures"),
+    (500, "image input is not supported", "sees pictures"),
+    (400, "Your credit balance is too low", "quota is spent"), (405, "Method Not Allowed", "base URL"),
+])  # fmt: skip
+def test_what_meets_every_photo_ends_the_run(status: int, said: str, why: str) -> None:
+    failure = judge(status, said)
+    assert isinstance(failure, FutileError) and why in str(failure) and said in str(failure)
+
+
+@pytest.mark.parametrize(("headers", "said", "seconds"), [
+    ({"retry-after": "5"}, "", 5), ({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}, "", math.inf), ({}, "busy", 0),
+    ({"retry-after": "soon"}, "Please try again in 7.5s", 7.5), ({}, '"retryDelay": "34s"', 34), ({}, "retry in 3 s", 3),
+])  # fmt: skip
+def test_how_long_a_server_asks_to_wait(headers: Any, said: str, seconds: float) -> None:
+    assert min(asked_to_wait(headers, said), 1e6) == min(seconds, 1e6)
+
+
+def test_a_web_page_is_told_by_its_words_and_a_wrong_charset_does_no_harm(make: Make) -> None:
+    page = "<!DOCTYPE html><html><style>x{}</style><title>Some gateway</title></html>"
+    assert ": Some gateway; does the base URL" in str(read_reply(page, REQUEST))
+    headers = {"Content-Type": "application/json; charset=iso-8859-1"}
+    body = json.dumps({"choices": [{"message": {"content": "Ein Café."}}]}, ensure_ascii=False)
+    replies = [Reaction(body.encode(name), headers=headers) for name in ("utf-8", "latin-1")]
+    with ChatServer(*replies) as server:
+        client = make(server)
+        assert [client.complete(ASKED) for _ in replies] == [["Ein Café."]] * 2
+
+
+def test_a_server_that_asks_for_more_than_two_minutes_is_given_up(
+    make: Make, waits: list[float]
+) -> None:
+    later = fails(429, "later", headers={"Retry-After": "3600"})
+    with ChatServer(later) as server, pytest.raises(DetailError, match="later"):
+        make(server).complete(ASKED)
+    assert len(server.requests) == 1 and waits == []
 
 
 @pytest.mark.parametrize(("body", "content"), [

@@ -33,6 +33,7 @@ from patchioner.detail.describe import (
     iou,
     merge_overlapping,
     overlap_share,
+    plain_text,
     share_inside,
     shown,
     sub_region,
@@ -281,3 +282,11 @@ def test_a_region_without_any_answer_is_an_error(make: Make, tmp_path: Path) -> 
         assert not isinstance(caught.value, FutileError)
         assert len(list(tmp_path.rglob("*.json"))) == 1
         assert len(describer.describe(PHOTO, REGIONS[:1])) == 1  # the next photo goes on
+
+
+@pytest.mark.parametrize(("answer", "text"), [
+    ("A bus.", "A bus."), ('{"description": "A \\"red\\" bus.", "things": ["a bus", "a dog"], "sure": 0.9}',
+     'A "red" bus.\na bus\na dog'), ('{"description": "A bus and a d', "A bus and a d"), ("[a bus]", "[a bus]"),
+])  # fmt: skip
+def test_an_answer_in_json_is_its_texts(answer: str, text: str) -> None:
+    assert plain_text(answer) == text

@@ -131,7 +131,10 @@ def test_the_same_pixels_have_the_same_digest_from_any_file(tmp_path: Path) -> N
     ("1. A cat.\n2. A dog.\nIt is day.", ["A cat.", "A dog.", "It is day."]),
     ("I see: - A cat\n- A dog", ["I see:", "A cat.", "A dog."]),
     ("1. **Rug**: There is a rug. 2. **Bed**: It is white.", ["Rug.", "There is a rug.", "Bed.", "It is white."]),
-    ("### Scene\nA cat sits.", ["Scene", "A cat sits."]),
+    ("### Scene\n> A *red* cat sits.\n---\n+ A `dog`", ["Scene", "A red cat sits.", "A dog."]),
+    ("| thing | colour |\n|---|:-:|\n| cat | red |", ["thing, colour", "cat, red"]),
+    ("See <b>a cat</b> &amp; [a dog](http://x.y/z).<br>***It*** is red.", ["See a cat & a dog.", "It is red."]),
+    ("3*4*5 snake_case_name", ["3*4*5 snake_case_name"]),
     ("A well-lit room - with a bed.", ["A well-lit room - with a bed."]),
 ])  # fmt: skip
 def test_prose_and_lists_become_sentences(text: str, expected: list[str]) -> None:
