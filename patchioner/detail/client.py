@@ -127,10 +127,10 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | DetailError:
         if reply.get("error") or not any(read):
             for one in filter(words_of_error, [*(one.get("error") for one in choices), reply]):
                 return _error_within(one)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         kind = f"{type(error).__name__}: {str(error)[:80]}"
-        said = f"the reply is not a chat completion ({kind}): {_line(body)[:80]}"
-        return PassingError(f"{said}; does the base URL end in /v1?")
+        what = f"the reply is not a chat completion ({kind}): {_line(body)[:80]}"
+        return PassingError(f"{what}; does the base URL end in /v1?")
     if not read:
         return PassingError("the reply has no choices; does the base URL end in /v1?")
     texts = tuple(text for text in map(clean_answer, read) if text)

@@ -294,8 +294,8 @@ class PatchionerDescriber:
             return None
         # A draw depends on seed and embedding: the same region twice needs a seed of its own.
         own = seed + (sample if settings.jitter == 0 else 0)
-        drawn = {"strategy": "sample", "temperature": settings.temperature, "top_p": settings.top_p}
-        return replace(self._model.settings.decode, **drawn, seed=own)
+        plain, warm = self._model.settings.decode, settings.temperature
+        return replace(plain, strategy="sample", temperature=warm, top_p=settings.top_p, seed=own)
 
     def _sub_region(
         self, photo: Photo, region: DetailRegion, sample: int, seed: int, visible: Rectangle

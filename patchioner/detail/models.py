@@ -218,14 +218,14 @@ class AskedModel(ABC):
 
     def answers(self, asked: Iterable[Asked]) -> dict[str, Answer | PatchionerError]:
         """The answer to each question, or why there is none, by the question's key; kept as they come."""
-        by_key = {one[0].key: one for one in asked}
-        found: dict[str, Answer | PatchionerError | None] = dict.fromkeys(by_key)
-        for key, (question, _) in by_key.items() if self.cache else ():
-            found[key] = self.cache.get(question)
+        by_key, cache = {one[0].key: one for one in asked}, self.cache
+        found: dict[str, Answer | PatchionerError | None] = {
+            key: cache.get(question) if cache else None for key, (question, _) in by_key.items()
+        }
 
         def take(question: Question, answer: Answer | PatchionerError) -> None:
-            if self.cache is not None and isinstance(answer, Answer):
-                self.cache.put(question, answer)
+            if cache is not None and isinstance(answer, Answer):
+                cache.put(question, answer)
             found[question.key] = answer
 
         if missing := [by_key[key] for key, answer in found.items() if answer is None]:
@@ -272,7 +272,8 @@ class LocalModel(AskedModel):
         check(self, dtype=_DTYPES)
         if batch_size < 1:
             raise OptionError(f"batch_size is {batch_size!r}: give 1 or more")
-        self.name, self._sees, self._batch_size, self.cache = name, sees, batch_size, cache
+        self._batch_size = batch_size if sees else 1
+        self.name, self._sees, self.cache = name, sees, cache
         self.sampling = {"dtype": self.dtype}
         folder = Path(name)
         told = f"{folder.resolve().name}#{_digest(folder)}" if folder.is_dir() else name

@@ -74,8 +74,10 @@ class Calibration:
         if not isinstance(values, Mapping) or values.get("version") != 1:
             raise CheckpointError(f"{source}: no calibration of version 1; make one with {COMMAND}")
         parts = {name: values.get(name) for name in ("sentences", "objects")}
-        fitted = (Logistic.from_json(one, f"{source}: {name}") for name, one in parts.items())
-        return cls(*fitted, dict(values.get("measured", {})))
+        sentences, objects = (
+            Logistic.from_json(one, f"{source}: {name}") for name, one in parts.items()
+        )
+        return cls(sentences, objects, dict(values.get("measured", {})))
 
     @classmethod
     def of(cls, model: Patchioner) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,18 @@ def test_settings_are_changed_by_name_and_stages_may_need_a_model() -> None:
     for wrong in ("fuse.max_word", "fuses.max_words", "fuse.max_words.x"):
         with pytest.raises(errors.UnknownNameError, match=r"did you mean '?.*fuse\.max_words"):
             preset("careful", {wrong: 1})
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("divide.spatial", "thirds"), ("divide.objects", "all"), ("divide.rows", 1.5), ("divide.columns", 0),
+    ("divide.merge_iou", math.nan), ("describe.samples", 0), ("describe.jitter", 0.5), ("describe.scales", ()),
+    ("describe.sampled", "some"), ("describe.temperature", 0.0), ("describe.top_p", 1.5), ("filter.alike", 2),
+    ("filter.trusted_agreement", -1), ("filter.whole_sentences", "some"), ("fuse.max_words", -1),
+    ("fuse.duplicate", -1), ("fuse.new_share", -1),
+])  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(name: str, value: object) -> None:
+    with pytest.raises(errors.OptionError, match=name.partition(".")[2]):
+        preset("careful", {name: value})
 
 
 @pytest.mark.parametrize("name", ["careful", "full", "published"])

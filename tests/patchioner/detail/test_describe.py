@@ -201,17 +201,6 @@ def test_part_of_a_mask_stays_in_it_and_its_surroundings_are_a_box() -> None:
     assert sub_region(whole, 0.1, (0.4, -0.4), (0, 0, 96, 64)) == Mask(mask)  # else empty
 
 
-@pytest.mark.parametrize(("kind", "name", "value"), [
-    (DivideSettings, "spatial", "thirds"), (DivideSettings, "objects", "all"), (DivideSettings, "rows", 1.5),
-    (DivideSettings, "columns", 0), (DivideSettings, "merge_iou", math.nan),
-    (OwnSettings, "samples", 0), (OwnSettings, "jitter", 0.5), (OwnSettings, "scales", ()),
-    (OwnSettings, "sampled", "some"), (OwnSettings, "temperature", 0.0), (OwnSettings, "top_p", 1.5),
-])  # fmt: skip
-def test_senseless_settings_are_refused(kind: Any, name: str, value: object) -> None:
-    with pytest.raises(OptionError, match=name):
-        kind(**{name: value})
-
-
 coordinate = st.floats(-50, 1050)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchioner.base.errors import DetailError, FutileError, OptionError
+from patchioner.base.errors import DetailError, FutileError
 from patchioner.detail.fuse import (
     Beside,
     FilterSettings,
@@ -126,16 +126,6 @@ def test_what_does_not_fit_is_refused() -> None:
         judged(("A cat.", "nowhere", 0))
     with pytest.raises(DetailError, match="once"):
         judged(regions=PLACES[:1] * 2)
-
-
-@pytest.mark.parametrize(("kind", "name", "value"), [
-    (FilterSettings, "alike", 2), (FilterSettings, "trusted_agreement", -1),
-    (FilterSettings, "whole_sentences", "some"), (FuseSettings, "max_words", -1),
-    (FuseSettings, "duplicate", -1), (FuseSettings, "new_share", -1),
-])  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(kind: Any, name: str, value: object) -> None:
-    with pytest.raises(OptionError, match=name):
-        kind(**{name: value})
 
 
 WEAK, THING = (Support(score, (("bus", least),)) for score, least in ((0.1, 0.05), (0.1, 0.9)))

@@ -175,6 +175,10 @@ def test_answers_follow_from_the_seed_and_are_kept(folder: Path, tmp_path: Path)
     assert ask(LocalModel(str(folder), device="cpu")) == first
     assert ask(model, seed=2) != first
     assert ask(model, system="") != first
+    several = [
+        replace(ONE, user=user, sampling={"max_tokens": 3, "temperature": 0.0}) for user in "ab"
+    ]
+    assert len(model.answers((one, None) for one in several)) == 2
     again = LocalModel(str(folder), cache=CallCache(tmp_path), device="cpu")
     assert ask(again) == first
     assert again._loaded is None  # nothing was loaded for it
