@@ -96,26 +96,6 @@ def drawn(part: Entry, image_size: Size) -> Region:
     )
 
 
-def is_visual_genome(entry: Entry) -> bool:
-    """Whether an entry is a photo with "regions" or "objects" of x and y."""
-    parts = entry.get("regions", entry.get("objects"))
-    if not isinstance(parts, list) or not parts:
-        return False
-    return all(isinstance(part, Mapping) and {"x", "y"} <= part.keys() for part in parts)
-
-
-def visual_genome(entry: Entry) -> Photo:
-    """A photo of Visual Genome: region descriptions, or objects."""
-
-    def label(part: Entry) -> object:
-        names = part.get("names") or [None]
-        return part.get("phrase", part.get("name", names[0]))
-
-    parts = [part for part in entry.get("regions", entry.get("objects", ())) if part]
-    number = str(entry.get("image_id", entry.get("id")))
-    return Photo(None, items_from(parts, "region", drawn, label), image_id=number)
-
-
 def label_studio(task: Entry, make: Make) -> Photo:
     """A task of Label Studio's JSON export, or its predictions."""
     given = entries_of(task, "annotations") if task.get("annotations") else []
@@ -397,10 +377,11 @@ def photo_of(
         read: of a part that is not of COCO's kind.
     """
     entries = entries_of(record, parts) if record.get(parts) is not None else []
-    called = at(record, name)
+    called, number = at(record, name), record.get("image_id", record.get("id"))
     items = items_from(entries, parts[:-1], read or make, label)
     sides = stated_size(*(at(record, side) for side in size))
-    return Photo(None if called is None else str(called), items, sides)
+    called, number = (None if one is None else str(one) for one in (called, number))
+    return Photo(called, items, sides, number)
 
 
 def _grounded_sam(record: Entry, make: Make) -> Photo:
@@ -434,6 +415,8 @@ FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ("labels", "name"): partial(
         photo_of, parts="labels", name="name", label="category", read=drawn
     ),
+    ("regions.0.x",): partial(photo_of, parts="regions", label="phrase", read=drawn),
+    ("objects.0.x",): partial(photo_of, parts="objects", label="names.0", read=drawn),
     ("data", "annotations"): label_studio,
     ("data", "predictions"): label_studio,
     ("annotator", "image"): partial(_refused, why=_MIN),
@@ -441,4 +424,4 @@ FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ("ann_id", "sentences"): partial(_refused, why=_REFS),
 }
 """Keys that tell a photo's record of JSON -> its reader: Grounded SAM 2, Darwin 2 and 1, SA-1B, detectron2, labelme,
-Cityscapes, BDD100K, Label Studio. A record of the first that fits, in this order."""
+Cityscapes, BDD100K, Visual Genome, Label Studio; the first that fits, in this order."""

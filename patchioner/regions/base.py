@@ -111,6 +111,11 @@ class Region(ABC):
         return {self.json_key or self.kind: self._value(), **extras}
 
     @staticmethod
+    def json_keys() -> dict[str, type[Region]]:
+        """Every kind of region, by the key that `to_json` writes it under."""
+        return {one.json_key or kind: one for kind, one in sorted(region_kinds().items())}
+
+    @staticmethod
     def from_json(entry: object, folder: Path | None = None) -> Region:
         """What `to_json` wrote; RegionError for an unknown key, or numbers that make no region.
 
@@ -118,7 +123,7 @@ class Region(ABC):
             entry: a dictionary of exactly one kind, such as ``{"box": [x1, y1, x2, y2]}``.
             folder: where pictures of masks lie; without it an entry may name no file.
         """
-        keys = {one.json_key or kind: one for kind, one in sorted(region_kinds().items())}
+        keys = Region.json_keys()
         if not isinstance(entry, Mapping):
             raise RegionError(f"a region is a dictionary as {{'box': [...]}}, not {entry!r:.80}")
         given = [key for key in entry if key in keys]

@@ -20,6 +20,7 @@ from patchioner.regions import formats
 from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size
 from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo, id_key
+from patchioner.regions.mask import require_same_size
 from patchioner.regions.paths import Trace
 
 _OWN = (".txt", ".json", ".xml", ".npz", ".npy")  # what a file for one photo may be
@@ -116,7 +117,11 @@ class RegionFile:
             photos = self._matching(image_name)
             turn = 1 if self._how["exif"] == "apply" else _orientation(image_name)
             for photo in photos:
-                _require_same_size(photo, image_size[::-1] if turn >= 5 else image_size)
+                what = f"the photo {photo.name!r} of its annotations"
+                stored = image_size[::-1] if turn >= 5 else image_size
+                require_same_size(
+                    what, photo.size or stored, stored, "give the image they were drawn on"
+                )
         found: list[NamedRegion | RegionFileError] = []
         held = 0
         for photo, item in [(one, item) for one in photos for item in one.items]:
@@ -281,8 +286,9 @@ def _orientation(image_name: str | None) -> int:
 def _parts(name: str) -> tuple[str, ...]:
     # Files written on Windows have backslashes, macOS takes accents apart, an address may be signed.
     if "://" in name:
-        name = unquote(name.partition("?")[0].partition("#")[0])
-    return PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")).parts or ("",)
+        name = name.partition("?")[0].partition("#")[0]
+    plain = unicodedata.normalize("NFC", unquote(name)).replace("\\", "/")
+    return PurePosixPath(plain).parts or ("",)
 
 
 def _lowered(name: str) -> str:
@@ -310,14 +316,3 @@ def _by_number(photos: Sequence[Photo], file_name: str) -> Photo:
         f"it is a list about several images (image_id {ids}), and none is the number at the end of {file_name!r}; "
         "give the annotation file with its 'images', or one image's part"
     )
-
-
-def _require_same_size(photo: Photo, image_size: Size) -> None:
-    if photo.size in (None, tuple(image_size)):
-        return
-    (width, height), (across, down) = photo.size or (0, 0), image_size
-    advice = "give the image they were drawn on"
-    if (width, height) == (down, across):
-        advice = "they were drawn before the photo's EXIF rotation: draw them on the upright photo"
-    drawn = f"its annotations are for {photo.name!r} of {width}x{height}"
-    raise RegionError(f"{drawn}, but the image is {across}x{down}; {advice}")

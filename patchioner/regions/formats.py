@@ -18,8 +18,6 @@ from patchioner.base.errors import RegionError
 from patchioner.regions.annotators import (
     FORMS,
     drawn,
-    is_visual_genome,
-    visual_genome,
     xml_photos,
     yolo,
 )
@@ -204,8 +202,6 @@ def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
     keys = set().union(*records)
     if len(records) == 1 and keys >= {"images", "annotations"}:
         return _coco(records[0], make)
-    if any(is_visual_genome(record) for record in records):
-        return [visual_genome(record) for record in records]
     for telling, photo_of in FORMS.items():
         if any(all(at(record, key) is not None for key in telling) for record in records):
             return [photo_of(record, make) for record in records]
@@ -230,14 +226,15 @@ def narrated(strokes: object) -> Trace:
 
 
 def _of_ours(content: Any, folder: Path, box_format: BoxFormat | None) -> list[Photo]:
-    given: Any = {None: content}
-    if isinstance(content, Mapping):
-        given = {None: content["regions"]} if "regions" in content else content.get("images")
-        if not isinstance(given, Mapping):
-            images = "'images' is not {'name.jpg': [...]}, as in this project's JSON"
-            other = f"JSON, but of no known form, with keys {sorted(content)!r:.90}: {_GIVE}"
-            raise RegionError(images if "images" in content else other)
-    return [_ours(name, entries, folder, box_format) for name, entries in given.items()]
+    given: Any = content if isinstance(content, Mapping) else {"regions": content}
+    keys = given.keys() if given is content else set().union(*content)
+    own = ("regions", "images") if given is content else Region.json_keys()
+    if not keys & set(own) and content != []:
+        raise RegionError(f"JSON, but of no known form, with keys {sorted(keys)!r:.90}: {_GIVE}")
+    images = {None: given["regions"]} if "regions" in given else given["images"]
+    if not isinstance(images, Mapping):
+        raise RegionError("'images' is not {'name.jpg': [...]}, as in this project's JSON")
+    return [_ours(name, entries, folder, box_format) for name, entries in images.items()]
 
 
 def _ours(name: str | None, entries: object, folder: Path, box_format: BoxFormat | None) -> Photo:

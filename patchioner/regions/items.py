@@ -108,7 +108,7 @@ def items_from(
         if not isinstance(entry, Mapping):
             found.append(Item(f"{what} {index}", partial(make, entry)))
             continue
-        called = entry.get(label) if isinstance(label, str) else label(entry)
+        called = at(entry, label) if isinstance(label, str) else label(entry)
         own = entry.get("id")
         name = f"{what} {index}" + ("" if own is None else f" (id {own!r:.40})")
         found.append(Item(name, partial(make, entry), called, own, entry))
@@ -125,10 +125,13 @@ def entries_of(content: Entry, key: str) -> list[Entry]:
 
 
 def at(record: Entry, path: str) -> Any:
-    """What stands in a record under a key, or under nested ones with dots between them; None where nothing does."""
+    """What stands in a record under a key, or under nested keys and places with dots between them, or None."""
     found: Any = record
     for key in path.split("."):
-        found = found.get(key) if isinstance(found, Mapping) else None
+        if isinstance(found, list):
+            found = found[int(key)] if key.isdigit() and int(key) < len(found) else None
+        else:
+            found = found.get(key) if isinstance(found, Mapping) else None
     return found
 
 

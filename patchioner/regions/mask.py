@@ -101,7 +101,7 @@ class Mask(Shape):
     @staticmethod
     def require_rle_size(size: object, image_size: Size) -> None:
         """RegionError unless run lengths of a [height, width] fit an image of (width, height)."""
-        _require_same_size(_size(size)[::-1], image_size)
+        require_same_size("the mask", _size(size)[::-1], image_size)
 
     @classmethod
     def from_file(cls, path: str | Path | bytes, *, label: int | None = None) -> Self:
@@ -141,7 +141,7 @@ class Mask(Shape):
 
     def require_fit(self, image_size: Size) -> None:
         """RegionError unless the mask is as large as the image, (width, height)."""
-        _require_same_size(self.image_size, image_size)
+        require_same_size("the mask", self.image_size, image_size)
 
     @classmethod
     def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:
@@ -180,14 +180,19 @@ class Mask(Shape):
         raise RegionError(f"'mask' is {source!r:.80}; give {form}")
 
 
-def _require_same_size(own: Size, image_size: Size) -> None:
+def require_same_size(
+    what: str,
+    own: Size,
+    image_size: Size,
+    advice: str = "resize the mask to the image, nearest neighbour",
+) -> None:
+    """RegionError with the advice where a (width, height) is not that of the image."""
     if own == tuple(image_size):
         return
     (width, height), (across, down) = own, image_size
-    advice = "resize the mask to the image, nearest neighbour"
     if own == (down, across):
-        advice = "make it on the upright photo, after its EXIF rotation"
-    raise RegionError(f"the mask is {width}x{height} but the image is {across}x{down}; {advice}")
+        advice = "draw on the upright photo, or say exif='ignore' (--exif ignore): EXIF turns it"
+    raise RegionError(f"{what} is {width}x{height} but the image is {across}x{down}; {advice}")
 
 
 def _as_bool(array: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:

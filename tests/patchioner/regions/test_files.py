@@ -249,7 +249,7 @@ def test_a_file_is_read_once_and_bad_entries_are_answered_by_errors(tmp_path: Pa
     assert file.for_photo(SIZE, "b.jpg") == []
 
 
-NAMES = ["x/1/a.jpg", "x/2/a.jpg", "x/2/b.jpg", "y\\2\\c.jpg", "c.jpg", "cafe\u0301.jpg"]
+NAMES = ["x/1/a.jpg", "x/2/a.jpg", "x/2/b.jpg", "y\\2\\c.jpg", "c.jpg", "cafe\u0301%20x.JPG"]
 
 
 def test_the_longest_common_path_tells_photos_apart(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_the_longest_common_path_tells_photos_apart(tmp_path: Path) -> None:
     file = read_regions(coco(tmp_path, images=images, annotations=boxes))
     for number, asked in (
         *enumerate(["x/1/a.jpg", "2/a.jpg", "b.jpg", "2/c.jpg"]),
-        *[(0, "/data/x/1/a.jpg"), (2, "elsewhere/b.jpg"), (5, "caf\u00e9.jpg")],
+        *[(0, "/data/x/1/a.jpg"), (2, "elsewhere/b.jpg"), (5, "caf\u00e9 x.jpg")],
     ):
         expected = [NamedRegion(Box(number, 0, number + 1, 1))]
         assert file.for_photo(SIZE, asked) == expected, asked
