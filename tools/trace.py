@@ -22,19 +22,19 @@ def trace(argv: list[str]) -> tuple[int, set[tuple[str, str]]]:
     """Run the command; its exit status and every (file, function) of the project that any thread entered."""
     entered: set[tuple[str, str]] = set()
 
-    def note(frame: FrameType, event: str, argument: object) -> None:
-        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a function
+    def note(frame: FrameType, event: str, argument: object) -> None:  # None: of calls alone
+        if frame.f_code.co_flags & inspect.CO_OPTIMIZED:  # a function
             entered.add((frame.f_code.co_filename, frame.f_code.co_qualname))
 
-    threading.setprofile(note)
-    sys.setprofile(note)
+    threading.settrace(note)
+    sys.settrace(note)
     try:
         from patchioner.cli.main import main
 
         status = main(argv)
     finally:
-        sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
     rooms = tuple(f"{ROOT / room}/" for room in ROOMS)
     return status, {
         (str(Path(file).relative_to(ROOT)), name)

@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.errors import ImageError, OptionError, PatchionerError
 from patchioner.base.files import require_other
 from patchioner.base.optional import require
 from patchioner.base.progress import meter
@@ -46,6 +46,17 @@ class Job:
     shards: int | None = None  # of a new run; None puts 256 photos, or a tar, into each
     retry: bool = False  # ask again about photos of which rows failed; what had succeeded stays
     max_failures: int | None = None  # stop when more rows have failed
+
+    def __post_init__(self) -> None:
+        for name, kind in (("task", Task), ("reading", Reading)):
+            if not isinstance(found := getattr(self, name), kind):
+                raise OptionError(
+                    f"{name} is {found!r:.60}: give a patchioner.batch.{kind.__name__}"
+                )
+        for name, least in (("shards", 1), ("max_failures", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise OptionError(f"{name} is {value}: give a number of at least {least}")
 
     def load(self) -> Patchioner:
         """The model."""
@@ -296,6 +307,8 @@ def stage_seconds(job: Job, photos: int = 32) -> dict[str, float]:
         return found
 
     items = timed("reading", read)
+    if not items:
+        raise ImageError(f"none of the first photos of {job.source!r} can be read: no profile")
     images = [image for image, _ in items]
     model.encode(images[:1])  # what is done once
     features = timed("backbone", lambda: model.encode(images))

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
 from patchioner.base.optional import require
+from patchioner.batch.rows import COLUMNS
 from patchioner.batch.sources import TABLES, TARS, Lazy, Sample, Source, plain
 from patchioner.images import is_picture
 from patchioner.regions import RegionFile
@@ -31,6 +32,7 @@ _REGIONS = ("regions", "annotations", "objects", "boxes", "bboxes", "bbox")
 _NAMES = (
     "photo", "__key__", "key", "file_name", "filename", "image_path", "path", "image_id", "id",
 )  # fmt: skip
+_OURS = "tables of rows of patchioner batch"
 _COMPRESSED = {"gz": "gzip", "tgz": "gzip", "zst": "zstd"}
 _AT_ONCE = 2**20  # bytes
 _ROWS = 256  # of a table that are read as one piece
@@ -142,8 +144,12 @@ class Tables(Source):
         self.identity |= {"columns": [how.image_column, how.region_column]}
         self._opened = lru_cache(2)(self._read)
         self._group = lru_cache(2)(lambda name, group: self._opened(name)[2](group))
-        for name in self.sizes:  # alike in every file
+        for name in list(self.sizes):  # alike in every file
             columns = self._opened(name)[1]
+            if columns == list(COLUMNS) and len(given[1]) > 1:  # what a job wrote among its sources
+                self.left_out[_OURS] = self.left_out.get(_OURS, 0) + 1
+                self.sizes = {key: size for key, size in self.sizes.items() if key != name}
+                continue
             image = _column(columns, how.image_column, _IMAGES, name)
             region = _column(columns, how.region_column, _REGIONS, name)
             if image is None:

@@ -122,6 +122,8 @@ def run_folder(out: str | os.PathLike[str]) -> tuple[Path, str]:
         OptionError: neither a folder nor a file of a known suffix, or somewhere that cannot be renamed in.
     """
     path, name = Path(out), os.fspath(out)
+    if not name or "\0" in name:
+        raise OptionError(f"--out {name!r} is no path: name a file or a folder")
     if "://" in name:
         raise OptionError(f"--out {name!r} is a URL: write to a local or shared folder")
     if path.suffix.lower() in FORMATS and not path.is_dir():

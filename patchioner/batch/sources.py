@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, ClassVar, TypeAlias
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
@@ -78,10 +79,13 @@ class Store:
     """Files below a folder, here or behind a URL that fsspec knows; OptionError where it does not."""
 
     def __init__(self, place: str) -> None:
-        self.is_local = "://" not in place
-        find = require("fsspec.core", "batch").url_to_fs
+        self.is_local, fsspec = "://" not in place, require("fsspec", "batch")
+        if self.is_local:  # a name may have "::", which joins URLs
+            self.fs = fsspec.filesystem("file")
+            self.root = os.path.abspath(os.path.expanduser(place))
+            return
         try:
-            self.fs, self.root = find(place)
+            self.fs, self.root = fsspec.url_to_fs(place)
         except (ValueError, ImportError) as error:  # no such protocol, or not its package
             raise OptionError(f"{place} cannot be reached: {error}") from error
 
@@ -207,6 +211,10 @@ class Photos(Source):
         here = Store("/")
         return {name: here.stamp(str(path.absolute())) for name, path in own.items() if path}
 
+    @cached_property
+    def _ambiguous(self) -> Mapping[str, RegionFileError]:
+        return self.regions.ambiguous(self.sizes) if self.regions else {}
+
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """See `Source`."""
         for name in keys:
@@ -214,6 +222,8 @@ class Photos(Source):
             # An EXIF rotation is looked up in the photo itself.
             called = str(image) if self.how.exif == "ignore" else name
             try:
+                if name in self._ambiguous:
+                    raise self._ambiguous[name]
                 file = self.regions and self.regions.of(name)
                 yield Sample(photo, image, self.sizes.get(name), file, called)
             except PatchionerError as error:
@@ -231,6 +241,8 @@ def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -
         PatchionerError: nothing is there, or nothing that is known or can be read.
     """
     how, name = reading or Reading(), os.fspath(place)
+    if not name:
+        raise ImageError("the source is named '': give a folder, or what else holds photos")
     identity = name if "://" in name else os.path.abspath(name)
     whole = Store(name)
     if whole.fs.isdir(whole.root):
@@ -258,7 +270,7 @@ def _of_files(store: Store, sizes: Sizes, how: Reading, identity: str) -> Source
     from patchioner.batch.packed import Tables, Tars
 
     kinds: tuple[type[Source], ...] = (Photos, Tars, Tables)
-    for make in kinds:
+    for make in kinds[2:] if how.image_column or how.region_column else kinds:
         wanted = {name: size for name, size in sizes.items() if make.takes(name)}
         if wanted:
             source = make(store, wanted, how, identity)
@@ -279,7 +291,9 @@ def _absent(source: Source) -> int:
 
 
 def _of_list(store: Store, name: str, how: Reading, identity: str) -> Source:
-    lines = store.read(name).decode("utf-8-sig", "surrogateescape").splitlines()
+    data = store.read(name)
+    is_wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # PowerShell's lists
+    lines = data.decode("utf-16" if is_wide else "utf-8-sig", "surrogateescape").splitlines()
     named = [line.strip() for line in lines if line.strip()]
     if not named:
         raise ImageError(f"{identity!r} lists no photo: write one path a line")

@@ -40,6 +40,10 @@ class Task:
         if (self.kind == "label") != bool(self.texts):
             raise OptionError(f"the task {self.kind!r} and texts {self.texts!r:.60} do not fit: "
                               "texts are for 'label', which needs them")  # fmt: skip
+        if self.how and self.kind in ("embed", "detail"):
+            raise OptionError(
+                f"the task {self.kind!r} takes no {', '.join(self.how)}: leave it out"
+            )
 
     @property
     def whole(self) -> bool:

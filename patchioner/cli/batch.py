@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,14 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", metavar='FILE|"A;B;C"', type=spelling.parse_texts, default=(), help=choice)
     add("--retry", choices=["failed"], help="ask again about the photos of which rows failed")
     most = "stop when more rows have failed"
-    add("--max-failures", type=int, metavar="N", help=most)
+    add("--max-failures", type=spelling.whole_number(0), metavar="N", help=most)
     add("--engine", choices=["local", "ray"], default="local", help="where the work is done")
     add("--shards", type=spelling.positive_int, metavar="N", help="pieces of a new run")
     add("--bank", metavar="DIR", help="memory bank in place of the model's")
     spelling.add_min_confidence(add)
     cost = "rate, and seconds of each stage alone; with the price of an hour, what photos cost"
-    add("--profile", nargs="?", type=float, const=0.0, metavar="PRICE", help=cost)
+    price: Any = {"nargs": "?", "type": spelling.not_negative, "const": 0.0}
+    add("--profile", metavar="PRICE", help=cost, **price)
     add = parser.add_argument_group("other forms of the rows, once all are there").add_argument
     beside = f"of {', '.join(BESIDE)} a file for each photo, in the folder PATH"
     forms = f"{', '.join(EXPORTS)}; {beside}"
@@ -101,10 +103,15 @@ def run_batch(options: argparse.Namespace) -> int:
         task = Task(options.task, given.get("labels", ()), how)
     except OptionError as error:
         options.error(str(error))
-    for form, path in (*given.get("export", ()), ("", given.get("gallery"))):
+    written = [os.path.realpath(options.out)]
+    for form, path in (*given.get("export", ()), ("gallery", given.get("gallery"))):
         if path and form != "xmp":  # txt and json may lie beside the photos, not on their regions
             source = None if form in BESIDE else options.source
             require_other(path, source, given.get("region_file"))
+        if path and form not in BESIDE:
+            if os.path.realpath(path) in written:
+                options.error(f"{path!r} would be written twice: give each form a file of its own")
+            written.append(os.path.realpath(path))
     columns = {name: given.get(name) for name in ("image_column", "region_column")}
     numbers = spelling.numbers_of_regions(options)
     settings: dict[str, Any] = {

@@ -298,10 +298,13 @@ def _jobs(options: argparse.Namespace) -> tuple[list[_Job], int]:
     photos = spelling.find_photos(options.photos)
     pictures = spelling.plan_pictures(options.out, photos)
     file = spelling.region_file(options)
+    ambiguous = file.ambiguous(photo.file_name for photo in photos) if file else {}
     jobs = []
     for photo, picture in zip(photos, pictures, strict=True):
         try:
             photo.check()
+            if photo.file_name in ambiguous:
+                raise ambiguous[photo.file_name]
             if picture is not None:
                 require_other(picture, photo.name, options.region_file)
             jobs.append(_Job(photo, picture, options, file))

@@ -197,12 +197,16 @@ def parse_texts(text: str) -> tuple[str, ...]:
     return found
 
 
-def positive_int(text: str) -> int:
-    """A whole number from 1 on."""
-    # Python takes no integer of thousands of digits, and nothing here needs one of nineteen.
-    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r:.80} is not a whole number from 1 on")
-    return int(text)
+def whole_number(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `least` on."""
+
+    def parse(text: str) -> int:
+        # Python takes no integer of thousands of digits, and nothing here needs one of nineteen.
+        if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r:.80} is not a whole number from {least} on")
+        return int(text)
+
+    return parse
 
 
 def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
@@ -219,6 +223,7 @@ def number(least: float, most: float = math.inf, *, above: bool = False) -> Call
     return parse
 
 
+positive_int = whole_number(1)
 positive, not_negative = number(0, above=True), number(0)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -159,6 +160,17 @@ class RegionFile:
         wanted = (*folders, PurePosixPath(name).stem)
         ends = (wanted[at:] for at in range(len(wanted)))
         return next((self._own[end] for end in ends if end in self._own), None)
+
+    def ambiguous(self, image_names: Iterable[str]) -> dict[str, RegionFileError]:
+        """Of a folder: an error for each of the photos whose file is that of another one, too."""
+        own = {name: self.own_path(name) for name in image_names if self.has_own_files}
+        times = Counter(own.values())
+        wrong = "is called like several photos, {!r} among them: keep it in a folder called like the photo's"
+        return {
+            name: RegionFileError(f"region file {str(path)!r} {wrong.format(name)}")
+            for name, path in own.items()
+            if path is not None and times[path] > 1
+        }
 
     @cached_property
     def _own(self) -> dict[tuple[str, ...], Path]:

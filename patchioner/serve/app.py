@@ -29,8 +29,6 @@ from patchioner.serve.reading import RequestError, bad_request
 from patchioner.serve.settings import ServeSettings
 
 _PAGE = Path(__file__).with_name("static")
-_HTTP = {404: ("not_found", "there is nothing here"), 405: ("bad_request", "not this method")}
-_OTHER = ("bad_request", "this cannot be answered")
 
 
 def create_app(model: Patchioner, settings: ServeSettings | None = None) -> FastAPI:
@@ -99,7 +97,11 @@ async def _refuse(request: Request, error: Any) -> NoReturn:
     """FastAPI's errors as ours, which the guard answers."""
     if isinstance(error, RequestValidationError):
         raise bad_request(why_invalid(error.errors())) from error
-    raise RequestError(error.status_code, *_HTTP.get(error.status_code, _OTHER)) from error
+    if error.status_code == 404:
+        raise RequestError(404, "not_found", "nothing is here: see /openapi.json") from error
+    allowed = (error.headers or {}).get("Allow")
+    other = f"not this method, but {allowed}" if allowed else "the body cannot be read"
+    raise RequestError(error.status_code, "bad_request", f"{other}: see /openapi.json") from error
 
 
 if __name__ == "__main__":

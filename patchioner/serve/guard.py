@@ -53,11 +53,13 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, call = time.monotonic(), _Call(scope, send)
+        started, method = time.monotonic(), scope["method"]
+        # Whoever asks for the head alone gets that of GET; uvicorn leaves the body out.
+        call = _Call({**scope, "method": "GET"} if method == "HEAD" else scope, send)
         try:
             self._check(call)
-            if scope["method"] in ("GET", "HEAD"):
-                await self._app(scope, receive, call.send)
+            if call.scope["method"] == "GET":
+                await self._app(call.scope, receive, call.send)
             elif self._engine.is_full:
                 raise self._busy()
             else:
@@ -70,7 +72,7 @@ class Guard:
         finally:
             seconds = time.monotonic() - started
             self._engine.metrics.request(call.path, call.status, seconds)
-            entry = {"id": call.id, "method": scope["method"], "path": call.path}
+            entry = {"id": call.id, "method": method, "path": call.path}
             entry |= {"status": call.status, "ms": round(1000 * seconds, 1)}
             logger.info("%s", json.dumps(entry))
 
@@ -80,8 +82,9 @@ class Guard:
         host = call.headers.get("host", "")
         if not (settings.token or settings.insecure):
             # A page of another site may have its own name point to this machine.
-            name = re.sub(r":\d*$", "", host).strip("[]").lower()
-            if name not in ("localhost", "127.0.0.1", "::1", settings.host.lower()):
+            name = re.sub(r":\d*$", "", host).strip("[].").lower()
+            # HTTP/1.0, which no page speaks, has no name.
+            if name not in ("", "localhost", "127.0.0.1", "::1", settings.host.lower()):
                 raise RequestError(403, "forbidden", "this server does not go by that name")
         origin = call.headers.get("origin")
         if origin and origin.partition("://")[2] != host:

@@ -44,16 +44,21 @@ router = APIRouter(prefix="/v1", responses={400: {"model": schemas.Failure}})
 @router.post("/images", responses={200: {"model": schemas.ImageAnswer}}, openapi_extra=_UPLOAD)
 async def upload(request: Request, engine: Asker) -> JSONResponse:
     """Encode a photo; its id is made of its content."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    kind = request.headers.get("content-type", "").lower()
+    if kind.startswith(("image/", "application/octet-stream")):
+        return JSONResponse(_image(await engine.photo(await request.body())))
+    if not kind.startswith("multipart/form-data"):
+        data = await request.body()
         try:  # whatever its content type says
-            body = schemas.Upload.model_validate_json(await request.body())
+            text = data.decode(json.detect_encoding(data), "replace")
+            body = schemas.Upload.model_validate_json(text)
         except ValidationError as error:
             raise bad_request(why_invalid(error.errors())) from None
         return JSONResponse(_image(await engine.upload(body.image, body.path)))
     async with request.form(max_files=1, max_fields=8) as form:
         file = form.get("file")
         if not isinstance(file, UploadFile):
-            raise bad_request("the form has no file in its field 'file'")
+            raise bad_request("the form has no file with a name in its field 'file': send one")
         return JSONResponse(_image(await engine.photo(await file.read())))
 
 
@@ -134,6 +139,17 @@ async def detail(id: str, question: schemas.DetailQuestion, engine: Asker) -> St
 @router.get("/models")
 async def models(engine: Asker) -> JSONResponse:
     """The model, what it can do, and the limits of requests."""
+    return JSONResponse({"object": "list", "data": [_model(engine)]})
+
+
+@router.get("/models/{id}")
+async def model(id: str, engine: Asker) -> JSONResponse:
+    """The same, of its name."""
+    engine.require_model(id)
+    return JSONResponse(_model(engine))
+
+
+def _model(engine: Engine) -> dict[str, Any]:
     settings, parts = engine.model.settings, engine.model.parts
     names = ("bytes", "pixels", "regions")
     limits = {one: getattr(engine.settings, f"max_{one}") for one in names}
@@ -145,7 +161,7 @@ async def models(engine: Asker) -> JSONResponse:
         "confidence": "captions" in settings.calibration,
         "limits": limits | {"texts": MOST_TEXTS, "text": LONGEST_TEXT},
     }
-    return JSONResponse({"object": "list", "data": [known | able]})
+    return known | able
 
 
 @router.get("/photos")
@@ -172,7 +188,7 @@ def why_invalid(errors: Sequence[Any]) -> str:
     """The first of pydantic's errors in our words."""
     kind, parts = errors[0]["type"], [str(part) for part in errors[0]["loc"] if part != "body"]
     if kind.startswith("json"):
-        return "the body is no JSON"
+        return "the body is no JSON: see /openapi.json"
     known = {"missing": "is missing", "extra_forbidden": "is no field of this request"}
     known["model_attributes_type"] = "is no object sent with Content-Type: application/json"
     said = known.get(kind, "has a value that cannot be used")

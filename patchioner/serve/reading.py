@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 from PIL import Image
 
@@ -20,6 +21,7 @@ from patchioner.regions import Mask, Region, WholeImage, from_coco
 from patchioner.serve.settings import ServeSettings
 
 T = TypeVar("T")
+_URLSAFE = str.maketrans("-_", "+/")  # base64's other spelling
 Size = tuple[int, int]
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "MPO", "PPM")
 _MOST_NUMBERS, _DEEPEST = 50_000, 8  # of a region
@@ -69,8 +71,9 @@ def photo_bytes(text: str) -> bytes:
     head, comma, body = text.partition(",") if text[:5].lower() == "data:" else ("", "", text)
     if re.match(r"[a-z]{2,10}://", text, re.IGNORECASE) or (head and not comma):
         raise bad_image("photos are not fetched: send the file as base64 or a data URL")
+    text = "".join((unquote(body) if head else body).split()).translate(_URLSAFE)
     try:
-        return base64.b64decode("".join(body.split()), validate=True)
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise bad_image("the image is no base64 and no data URL") from None
 

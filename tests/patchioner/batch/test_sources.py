@@ -55,12 +55,18 @@ def test_a_folder_is_gone_through_and_links_are_followed_once(photos: Path) -> N
     ("photos/[bc].png", "b.png c.png"),
     ("photos/a.png", "a.png"),
     ("list.txt", "photos/b.png photos/sub/a.png"),
+    ("wide.txt", "photos/b.png photos/sub/a.png"),
+    ("odd::na[m]e", "a.png"),
     ("photos/coco.json", "a.png b.png c.png sub/a.png sub/d.png e.png"),
 ])  # fmt: skip
 def test_what_a_source_may_be(
     place: str, found: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "list.txt").write_text("photos/b.png\nphotos/sub/a.png\n\nphotos/b.png\n")
+    for name, encoding in (("list.txt", "utf-8"), ("wide.txt", "utf-16")):
+        lines = "photos/b.png\nphotos/sub/a.png\n\nphotos/b.png\n"
+        (tmp_path / name).write_text(lines, encoding=encoding)
+    (tmp_path / "odd::na[m]e").mkdir()
+    (tmp_path / "odd::na[m]e" / "a.png").write_bytes(png())
     (photos / "coco.json").write_bytes((tmp_path / "coco.json").read_bytes())
     monkeypatch.chdir(tmp_path)
     assert names(open_source(place)) == names(open_source(tmp_path / place)) == found.split()
@@ -74,6 +80,9 @@ def test_regions_may_lie_in_a_file_for_each_photo(photos: Path, tmp_path: Path) 
     found = samples(open_source(photos, Reading(str(tmp_path / "regions"))))
     assert [one.photo for one in found if one.error is None] == ["a.png", "sub/a.png"]
     assert boxes(found[4]) == [Box(1, 2, 30, 45)]
+    (tmp_path / "regions" / "sub" / "a.json").unlink()  # then a.json is like both photos
+    both = samples(open_source(photos, Reading(str(tmp_path / "regions"))))
+    assert all(one.error for one in both)
 
 
 TRACE = [{"x": 0.25, "y": 0.5, "t": 0}, {"x": 0.5, "y": 0.75, "t": 1}]

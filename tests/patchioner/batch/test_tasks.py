@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +13,14 @@ from patchioner.batch import Captioner, Task
 BOX = [5, 4, 45, 34]
 
 
-@pytest.mark.parametrize(("kind", "texts"), [("captoin", ()), ("label", ()), ("alt", ("a cat",))])
-def test_tasks_that_make_no_sense_are_refused(kind: str, texts: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("kind", "texts", "how"), [
+    ("captoin", (), {}), ("label", (), {}), ("alt", ("a cat",), {}), ("embed", (), {"min_confidence": 0.5}),
+])  # fmt: skip
+def test_tasks_that_make_no_sense_are_refused(
+    kind: str, texts: tuple[str, ...], how: dict[str, Any]
+) -> None:
     with pytest.raises(OptionError, match=kind):
-        Task(kind, texts)
+        Task(kind, texts, how)
 
 
 def test_columns_are_added_to_a_batch(photos: Path, model: Patchioner) -> None:

@@ -79,6 +79,13 @@ def test_a_file_of_regions_is_parsed_once_and_a_bad_entry_costs_itself_alone(
         assert [caption["label"] for caption in line["captions"]] == [None, "corner"]
         assert len(line["errors"]) == 2
     assert len(opened) == 1
+    (tmp_path / "own").mkdir()
+    for name in ("photo.png", "other/photo.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(photo.read_bytes())
+    file.rename(tmp_path / "own" / "photo.json")
+    assert run(photo, tmp_path / "other" / "photo.png", "--regions", tmp_path / "own") == 1
+    assert capsys.readouterr().err.count("several photos") == 2
     assert written.err.count("[5, 5]") == 2 and written.err.count("700") == 2
 
 

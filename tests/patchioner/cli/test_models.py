@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from memory_bank import MemoryBank
-from patchioner import Box, Patchioner
+from patchioner import Patchioner
 from patchioner.backbones import TimmViT
 from patchioner.cli.main import main
+from patchioner.export import BackboneDifference, ExportReport
 from tests.support import Capture, MonkeyPatch, published
 from tests.support.tiny import DIM, noise_photo, tiny_backbone
 
@@ -110,20 +111,30 @@ def test_equal_rows_are_merged_and_banks_quantised(checkpoint: Path, tmp_path: P
     assert (len(bank), bank.counts.tolist(), bank.dtype) == (4, [2, 2, 2, 2], "int8")
 
 
-def test_an_export_is_tried_and_reported(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
-    pytest.importorskip("openvino")
+def test_an_export_is_tried_and_reported(
+    checkpoint: Path, tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch
+) -> None:
+    """What is asked for reaches the export; its numbers and the captions that change are told."""
+    asked: dict[str, Any] = {}
+
+    def write(model: Patchioner, folder: Path, **how: Any) -> ExportReport:
+        asked.update(how)
+        model.save_pretrained(folder, storage="fp32")
+        difference = BackboneDifference(0.25, 0.125, float("nan"), 0.5, 1.0, 0.5)
+        return ExportReport(folder, difference, len(how["photos"]), 1.5)
+
+    monkeypatch.setattr("patchioner.export.export_model", write)
     noise_photo().save(tmp_path / "a.png")
     out, photo = tmp_path / "out", str(tmp_path / "a.png")
     words = ["--format", "openvino", "--photos", photo, "--size", "48", "--fit", "pad"]
     assert main(["export", str(checkpoint), str(out), *words]) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"{out}: openvino fp32, ")
-    assert "tried on 1 photos" in said and " of 6 (size or fit differ, too)" in said
-    assert "largest difference" in said and "cosine of tokens: mean 1.000000" in said
-    loaded = Patchioner.from_pretrained(out, device="cpu")
-    geometry = loaded.encode(noise_photo()).geometry
-    assert (geometry.grid, geometry.fit) == ((3, 3), "pad")
-    assert loaded.caption(noise_photo(), [Box(10, 10, 60, 40)])[0].text
+    assert said.startswith(f"{out}: openvino fp32, 1.5 MiB\n  tried on 1 photos\n")
+    assert "float32: tokens 0.25, CLS 0.12\n" in said and "mean 1.000000, least 0.500000" in said
+    assert "captions that change: 0 of 6 (size or fit differ, too)" in said
+    (given,) = asked.pop("photos")
+    assert given.size == (96, 64)
+    assert asked == {"format": "openvino", "precision": "fp32", "size": 48, "fit": "pad"}
 
 
 def test_what_is_in_the_way_is_kept(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -229,6 +229,8 @@ def test_of_a_folder_the_file_in_the_photo_s_own_folders_is_taken(tmp_path: Path
     for photo, edge in (("a.jpg", 10), ("x/a.jpg", 10), ("x/sub/a.jpg", 20), ("../sub/a.jpg", 20)):
         (named,) = file.for_photo(SIZE, photo)
         assert named.region == Box(0, 0, edge, 5) and len(file.items(photo)) == 1
+    names = ("a.jpg", "x/a.jpg", "x/sub/a.jpg")
+    assert set(file.ambiguous(names)) == {"a.jpg", "x/a.jpg"}
 
 
 SMALL = (40, 20)

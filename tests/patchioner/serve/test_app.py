@@ -34,6 +34,9 @@ def test_the_schema_in_the_documents_is_the_live_one(client: httpx.Client) -> No
 
 
 def test_the_page_is_served(client: httpx.Client) -> None:
+    for path in ("/", "/health", "/v1/models"):
+        head = client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
     page = client.get("/")
     assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
     assert client.get("/static/../app.py").status_code == 404

@@ -58,7 +58,7 @@ def test_openai_chats_about_boxes(gpt: openai.OpenAI, photo: bytes, lines: list[
     stream = ask(model="tiny", messages=message(photo), stream=True)
     texts = [chunk.choices[0].delta.content or "" for chunk in stream]
     assert "".join(texts) == "\n".join(lines) and len(texts) == 3
-    assert [one.id for one in gpt.models.list()] == ["tiny"]
+    assert [one.id for one in gpt.models.list()] == ["tiny"] == [gpt.models.retrieve("tiny").id]
 
 
 @pytest.mark.parametrize("form", ["float", "base64"])

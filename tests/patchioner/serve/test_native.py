@@ -33,7 +33,9 @@ def test_a_photo_has_one_id_however_it_is_sent(client: httpx.Client, photo: byte
     forms = [text, f"data:image/png;base64,{text}"]
     found = [client.post("/v1/images", json={"image": form}).json() for form in forms]
     found.append(client.post("/v1/images", files={"file": photo}).json())
-    assert found[0] == found[1] == found[2]
+    plain = {"Content-Type": "image/png"}
+    found.append(client.post("/v1/images", content=photo, headers=plain).json())
+    assert found[0] == found[1] == found[2] == found[3]
     assert found[0].keys() == {"id", "width", "height", "grid", "origin", "cell"}
     assert (found[0]["width"], found[0]["height"]) == (96, 64)
 
@@ -124,6 +126,23 @@ def test_no_candidate_is_taken_below_the_confidence_that_is_asked(
     question = {"candidates": ["a cat", "a cat"], "min_confidence": 0.9}
     (found,) = client.post(f"{image}/captions", json=question).json()["captions"]
     assert found["text"] is None
+
+
+def test_what_clients_send_in_other_ways(client: httpx.Client, photo: bytes) -> None:
+    """Bodies as PowerShell encodes them; what is wrong with a form or a verb, and what to do."""
+    body = json.dumps({"image": base64.b64encode(photo).decode()})
+    for encoding in ("utf-8-sig", "utf-16"):
+        for path in ("/v1/images", "/v1/caption"):
+            content, kind = body.encode(encoding), {"Content-Type": "application/json"}
+            assert client.post(path, content=content, headers=kind).status_code == 200
+    boundary = {"Content-Type": "multipart/form-data"}
+    for answer, status, said in (
+        (client.post("/v1/images", files={"file": (None, photo)}), 400, "'file'"),
+        (client.post("/v1/images", content=b"x", headers=boundary), 400, "cannot be read"),
+        (client.get("/v1/caption"), 405, "POST"),
+        (client.post("/v1//caption", json={}), 404, "openapi.json"),
+    ):
+        assert answer.status_code == status and said in answer.json()["error"]["message"]
 
 
 def test_bodies_that_are_no_json(client: httpx.Client, image: str) -> None:

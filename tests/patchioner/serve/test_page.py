@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from patchioner import Patchioner
+from patchioner.detail.values import DetailedCaption, DetailRegion, FusedSentence
 from patchioner.regions import Mask, read_regions
+from patchioner.serve.engine import Engine
 from tests.support.server import running
 
 playwright: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -286,7 +288,16 @@ def test_the_keyboard_alone_draws_edits_and_deletes(start: Start, speaking: str)
     expect(items).to_have_count(1)
 
 
-def test_why_find_label_and_describe_answer(start: Start, speaking: str) -> None:
+async def described(self: Engine, photo: Any, seed: int, preset: str) -> DetailedCaption:
+    sentence = FusedSentence(f"A {preset} one.", (), ("spatial-0",), support=0.9)
+    region = DetailRegion("spatial-0", "spatial", MARK)
+    return DetailedCaption(sentence.text, (sentence,), (), (), (region,), WIDE)
+
+
+def test_why_find_label_and_describe_answer(
+    start: Start, speaking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Engine, "detail", described)
     desk = start(speaking).open(photo())
     page = desk.page
     x1, y1, x2, y2 = desk.mark()
@@ -306,12 +317,11 @@ def test_why_find_label_and_describe_answer(start: Start, speaking: str) -> None
     desk.click("Label every region")
     desk.says("Labelled 2 regions")
     expect(page.locator(".tag")).to_have_count(2)
-    desk.click("Sample: a cat")
-    desk.says("cat.jpg: 451 x 300")
     page.get_by_text("Describe the photo").click()
     page.get_by_label("Description").select_option("full")
     desk.click("Describe")
-    page.locator(".sentence").first.hover()
+    expect(page.locator(".sentence")).to_have_text("A full one.")
+    page.locator(".sentence").hover()
     expect(page.locator("#regions .lit").first).to_be_attached()
 
 
