@@ -70,7 +70,7 @@ def test_settings_are_used(tmp_path: Path, tiny_vit: list[str], monkeypatch: Mon
     named: list[object] = []
     monkeypatch.setattr(
         "patchioner.checkpoints.published.read_text_tower",
-        lambda files, config, dim: named.append(config.use_talk2dino_project),
+        lambda files, config: named.append(config.use_talk2dino_project),
     )
     source = published.write_capdec(tmp_path / "theirs")
     words = ["convert", str(source), str(tmp_path / "ours"), "--fit", "crop"]
