@@ -34,7 +34,7 @@ def trace(argv: list[str]) -> tuple[int, set[tuple[str, str]]]:
         status = main(argv)
     finally:
         sys.settrace(None)
-        threading.settrace(None)  # type: ignore[arg-type]
+        threading.settrace(None)
     rooms = tuple(f"{ROOT / room}/" for room in ROOMS)
     return status, {
         (str(Path(file).relative_to(ROOT)), name)
