@@ -115,12 +115,9 @@ def add_detail_arguments(parser: argparse.ArgumentParser) -> None:
     spelling.add_region_file(parser.add_argument)
     for group, rows in ((parser, _FIRST), (parser.add_argument_group("advanced"), _ADVANCED)):
         for name, meaning, more in rows:
-            told = (
-                " (default: %(default)s)"
-                if more.get("default") not in (None, [], argparse.SUPPRESS)
-                else ""
-            )
-            group.add_argument(f"--{name}", help=meaning + told, **more)
+            if more.get("default") not in (None, [], argparse.SUPPRESS):
+                meaning += " (default: %(default)s)"
+            group.add_argument(f"--{name}", help=meaning, **more)
 
 
 def check_combinations(options: argparse.Namespace) -> str | None:

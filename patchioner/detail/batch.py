@@ -80,9 +80,7 @@ _PRESETS: dict[str, dict[str, object]] = {
 
 def preset(name: str, changes: Mapping[str, object] | None = None) -> DetailSettings:
     """The settings of a preset, "careful", "full" or "published", but for `changes`, named by stage and field.
-
-    `UnknownNameError`: no such preset or setting; `OptionError`: a value that makes no sense.
-    """
+    `UnknownNameError`: no such preset or setting; `OptionError`: a value that makes no sense."""
     if name not in _PRESETS:
         raise errors.UnknownNameError.among("preset", name, _PRESETS)
     settings = DetailSettings()
@@ -183,13 +181,8 @@ def _why_empty(unused: Sequence[Verdict]) -> str:
 
 
 # What the next photo would meet as well: models are loaded with the first call, keys are refused with it.
-_FINAL = (
-    errors.FutileError,
-    errors.HubError,
-    errors.MissingExtraError,
-    errors.OptionError,
-    errors.UnknownNameError,
-)
+_FINAL: tuple[type[Exception], ...] = errors.FutileError, errors.HubError, errors.MissingExtraError
+_FINAL += errors.OptionError, errors.UnknownNameError
 _OPENING = f'{{"format": "{FORMAT}"'.encode()
 Name = tuple[str, str]
 """(key, photo) of a line."""
@@ -258,11 +251,9 @@ def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader 
 
 
 class LineFile:
-    """Lines of descriptions, each a JSON object with a "key" and a "photo", that grow one by one and stay on disk.
-
-    What a kill left of a last line is cut off when the file is opened; a damaged line elsewhere is passed over, with a
-    warning. `OptionError`: the file is somebody else's, and not touched.
-    """
+    """Lines of descriptions, each a JSON object with a "key" and a "photo", that grow one by one and stay on disk. What
+    a kill left of a last line is cut off when the file is opened; a damaged line elsewhere is passed over, with a
+    warning. `OptionError`: the file is somebody else's, and not touched."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -459,7 +450,6 @@ def _require_same_run(lines: LineFile, captioner: DetailCaptioner, seed: int) ->
     if others:
         now = json.loads(json.dumps({**captioner.settings, "seed": seed}))
         changed = differences(lines.values(others[0]).get("settings") or {}, now)
-        raise errors.OptionError(
-            f"{str(lines.path)!r} holds {len(others)} photos described with other settings "
-            f"({', '.join(changed) or 'another version'}): choose another file, or remove it to begin anew"
-        )
+        said = f"{str(lines.path)!r} holds {len(others)} photos described with other settings"
+        why = ", ".join(changed) or "another version"
+        raise errors.OptionError(f"{said} ({why}): choose another file, or remove it to begin anew")

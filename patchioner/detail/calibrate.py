@@ -54,9 +54,7 @@ def _at_rate(
 
 def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int = 0) -> Calibration:
     """Fit the measures of a model with a text tower on (photo, true captions): 100 at least, a few hundred are better.
-
-    `OptionError`: too few photos, or no text tower.
-    """
+    `OptionError`: too few photos, or no text tower."""
     evidence, generator = Evidence(model), random.Random(seed)
     said: list[tuple[str, View, str, FloatArray]] = []  # kind, view, text, measures of its things
     rows: list[FloatArray] = []

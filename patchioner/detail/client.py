@@ -52,11 +52,8 @@ _LONGEST_PAUSE = 120.0  # seconds: a server that asks for more is given up
 @dataclass
 class Budget:
     """Counts, and refuses the call that would go over. Threads may share one; answers from a cache are free.
-
-    `max_calls`: most calls sent, tries again included; never exceeded. `max_cost`: most to spend, by `price_in` and
-    `price_out` of a million tokens; as a price is known when a call is answered, those under way may exceed it. Tokens
-    are estimated for `estimated` calls.
-    """
+    `max_calls`: most calls sent, tries again included. `max_cost`: most to spend, by `price_in` and `price_out` of a
+    million tokens, which calls under way may exceed. Tokens are estimated for `estimated` calls."""
 
     max_calls: int | None = None
     max_cost: float | None = None
@@ -199,9 +196,7 @@ def words_of_error(body: object) -> str:
 
 
 # A status or name of what may pass, where a reply with HTTP 200 tells of an error.
-_PASSING = re.compile(
-    r"rate.?limit|overload|unavailable|time.?out|server.?error|loading|busy", re.I
-)
+_PASSING = re.compile(r"(?i)rate.?limit|overload|unavailable|time.?out|server.?error|loading|busy")
 
 
 def _error_within(body: Any) -> DetailError:
@@ -240,23 +235,19 @@ def judge(status: int, said: str, body: object = None) -> DetailError:
 
 
 _SPENT = re.compile(
-    r"insufficient.?(quota|balance|credit|funds)|billing.?hard.?limit|credit.?balance.?is.?too.?low|arrearage",
-    re.IGNORECASE,
+    r"(?i)insufficient.?(quota|balance|credit|fund)|billing.?hard.?limit|balance.?is.?too.?low|arrearage"
 )
 _BLIND = re.compile(
-    r"\bmmproj\b|not a multimodal model|(image|vision)( input)?s? (is|are) not supported|"
-    r"(model|endpoint)s?.{0,60}(not|n't) support.{0,20}(image|vision)",
-    re.IGNORECASE,
+    r"(?i)\bmmproj\b|not a multimodal model|(image|vision)( input)?s? (is|are) not supported|"
+    r"(model|endpoint)s?.{0,60}(not|n't) support.{0,20}(image|vision)"
 )
 # Codes and words of OpenAI, Azure, DashScope and their like about what was asked or shown; and about who asks.
 _CONTENT = re.compile(
-    r"content.?(policy|filter|moderation|violat)|prohibited.?content|moderat|safety|sensitive|flagged|unsafe|"
-    r"inappropriate|responsible.?ai|data.?inspection",
-    re.IGNORECASE,
+    r"(?i)content.?(policy|filter|moderation|violat)|prohibited.?content|moderat|safety|sensitive|flagged|unsafe|"
+    r"inappropriate|responsible.?ai|data.?inspection"
 )
 _ABOUT_WHO = re.compile(
-    r"\b(keys?|account|organi[sz]ation|project|billing|credentials?|subscription|permissions?|country|ip)\b",
-    re.IGNORECASE,
+    r"(?i)\b(keys?|account|organi[sz]ation|project|billing|credentials?|subscription|permissions?|country|ip)\b"
 )
 
 
@@ -293,10 +284,8 @@ def refused_parameter(error: Any, request: Mapping[str, Any]) -> str | None:
 
 
 def public_url(address: str) -> str:
-    """An http(s) address without user, password and query: fit to be shown.
-
-    `OptionError`: it is none; the message does not repeat it, since it may well be a key in the wrong place.
-    """
+    """An http(s) address without user, password and query. `OptionError`, which does not repeat what may well be a key
+    in the wrong place: it is none."""
     try:
         parts = urlsplit(address)
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -436,21 +425,15 @@ class ChatClient(AskedModel):
         interrupt: threading.Event | None = None,
     ) -> list[str]:
         """At most `n` answers; fewer where the server takes no `n`, or some were empty. `picture` is a data URL.
-
-        `DetailError`: none; `EmptyAnswerError`: it has no text; `FutileError`: no other call would fare better.
-        """
+        `DetailError`: none; `EmptyAnswerError`: it has no text; `FutileError`: no other call would fare better."""
         content: Any = question.user
         if picture is not None:
             shown = {"type": "image_url", "image_url": {"url": picture}}
             content = [shown, {"type": "text", "text": question.user}]
-        told = [{"role": "system", "content": question.system}] if question.system else []
-        request: dict[str, Any] = {
-            "model": self.model,
-            "messages": [*told, {"role": "user", "content": content}],
-            "seed": question.own_seed,
-            **question.sampling,
-            **({"n": n} if n > 1 else {}),
-        }
+        messages = [{"role": "system", "content": question.system}] if question.system else []
+        messages.append({"role": "user", "content": content})
+        request: dict[str, Any] = {"model": self.model, "messages": messages}
+        request |= {"seed": question.own_seed, **question.sampling, **({"n": n} if n > 1 else {})}
         interrupt = interrupt or threading.Event()
         with self._places:
             for turn in range(self._attempts):
@@ -468,10 +451,8 @@ class ChatClient(AskedModel):
         return [self._hide(text) for text in reply.texts[:n]]
 
     def _send(self, request: dict[str, Any], interrupt: threading.Event) -> Reply | DetailError:
-        """The reply, or why there is none; at once again without an optional parameter that the server refuses.
-
-        The library's exceptions, which may quote the key, end here.
-        """
+        """The reply, or why there is none; at once again without an optional parameter that the server refuses. The
+        library's exceptions, which may quote the key, end here."""
         openai: Any = require("openai", "api")
         sent = {name: value for name, value in request.items() if name not in self._refused}
         if "max_tokens" in self._refused:  # the newer name takes its place

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -96,9 +96,7 @@ Given = NamedRegion | Region | Rectangle
 
 def as_region(given: Given, image_size: Size) -> DetailRegion:
     """A region as it was given, "user", cut to the photo of (width, height), with its name where it has one.
-
-    `RegionError`: a region without an inside, nothing of it in the photo, or a mask of another size.
-    """
+    `RegionError`: a region without an inside, nothing of it in the photo, or a mask of another size."""
     match given:
         case NamedRegion():
             return replace(as_region(given.region, image_size), name=given.label)
@@ -125,10 +123,8 @@ def as_region(given: Given, image_size: Size) -> DetailRegion:
 
 
 def union_of_named(things: Sequence[DetailRegion], caption: str, size: Size) -> Rectangle | None:
-    """The published semantic patch: the box around all things that the photo's caption names, by word and synonym.
-
-    None where nothing is named, or its IoU with the photo is above 0.4.
-    """
+    """The published semantic patch: the box around all things that the photo's caption names, by word and synonym. None
+    where nothing is named, or its IoU with the photo is above 0.4."""
     said = {canonical(phrase.head) for phrase in noun_phrases(caption)}
     boxes = []
     for one in things:
@@ -168,11 +164,9 @@ def divide(
     settings: DivideSettings | None = None,
     model: Patchioner | None = None,
 ) -> list[DetailRegion]:
-    """The whole photo first, then things that are given, then quadrants and cells in reading order.
-
-    Parts that the model sees nothing of (where its preprocessing crops) are left out. Nothing is random.
-    `OptionError`: a "union" of things without a model, which captions the whole photo.
-    """
+    """The whole photo first, then things that are given, then quadrants and cells in reading order. Parts that the
+    model sees nothing of (where its preprocessing crops) are left out. Nothing is random. `OptionError`: a "union" of
+    things without a model, which captions the whole photo."""
     chosen = settings or DivideSettings()
     things = found = _things([as_region(one, photo.size) for one in given])
     if chosen.objects == "union":
@@ -268,16 +262,13 @@ class PatchionerDescriber:
     def describe(
         self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
     ) -> list[Statement]:
-        """All captions of all regions, ordered by region, then sample.
-
-        A text depends on the photo, its region, the sample's number and the seed; not on the other regions.
-        """
+        """All captions of all regions, ordered by region, then sample. A text depends on the photo, its region, the
+        sample's number and the seed; not on the other regions."""
         features = self._model.encode(photo.image) if photo.features is None else photo.features
         visible, samples = features.geometry.visible, range(self._settings.samples)
         asked = {
-            (region.id, sample): self._sub_region(photo, region, sample, seed, visible)
-            for region in regions
-            for sample in samples
+            (one.id, sample): self._sub_region(photo, one, sample, seed, visible)
+            for one, sample in product(regions, samples)
         }
         captions: dict[tuple[str, int], Caption] = {}
         decodings = {sample: self._decoding(sample, seed) for sample in samples}
@@ -312,11 +303,9 @@ class PatchionerDescriber:
 def sub_region(
     region: DetailRegion, scale: float, moved: tuple[float, float], visible: Rectangle
 ) -> Region:
-    """A region's box, scaled about its centre and moved by shares of its sides, within what the model sees.
-
-    Of a mask, its pixels in that box where the scale is at most 1, so that a part of an object does not take in what is
-    around it. The region itself where nothing would be left.
-    """
+    """A region's box, scaled about its centre and moved by shares of its sides, within what the model sees. Of a mask,
+    its pixels in that box where the scale is at most 1, so that a part of an object does not take in what is around it.
+    The region itself where nothing would be left."""
     left, top, right, bottom = region.box
     width, height = right - left, bottom - top
     x, y = (left + right) / 2 + moved[0] * width, (top + bottom) / 2 + moved[1] * height
@@ -363,11 +352,9 @@ def shown(image: Image.Image, region: DetailRegion) -> Image.Image:
 
 
 class VisionDescriber:
-    """Describe regions with a vision-language model of other people (a `Describer`). Threads may share it.
-
-    `samples`: answers about each part, of which Patch Matters took 3, and one about the whole photo; `temperatures`: of
-    that about the whole photo, and of those about its parts.
-    """
+    """Describe regions with a vision-language model of other people (a `Describer`). Threads may share it. `samples`:
+    answers about each part, of which Patch Matters took 3, and one about the whole photo; `temperatures`: of that about
+    the whole photo, and of those about its parts."""
 
     def __init__(
         self,
@@ -387,9 +374,7 @@ class VisionDescriber:
         self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
     ) -> list[Statement]:
         """All samples of all regions, ordered by region, then sample; single failures are left out, with a warning.
-
-        `DetailError`: a region without any answer; `FutileError`: no other photo would fare better.
-        """
+        `DetailError`: a region without any answer; `FutileError`: no other photo would fare better."""
         asked = {region.id: self._asked(photo, region, seed) for region in regions}
         answers = self.model.answers([one for several in asked.values() for one in several])
         found: list[Statement] = []
@@ -414,11 +399,8 @@ class VisionDescriber:
         whole = region.kind == "global"
         temperature = self._temperatures[0 if whole else 1]
         sampling = {"temperature": temperature, **self._sampling, **self.model.sampling}
-        seen = {
-            "photo": photo.sha256,
-            "box": None if whole else [float(edge) for edge in region.box],
-            "mask": mask_digest(region.mask),
-        }
+        box = None if whole else [float(edge) for edge in region.box]
+        seen = {"photo": photo.sha256, "box": box, "mask": mask_digest(region.mask)}
         one = Question("describe", self.model.identity, PROMPT, "", sampling, seed, shown=seen)
         picture = functools.partial(shown, photo.image, region)
         samples = 1 if whole else self.samples

@@ -82,9 +82,7 @@ def filter_statements(
     settings: FilterSettings | None = None,
 ) -> list[Verdict]:
     """Judge each sentence of each statement; of those that say the same one is kept, and names the others.
-
-    `DetailError`: a statement speaks of a region that is not given, or two regions have one id.
-    """
+    `DetailError`: a statement speaks of a region that is not given, or two regions have one id."""
     chosen, by_id = settings or FilterSettings(), {region.id: region for region in regions}
     unknown = sorted({one.region_id for one in statements} - by_id.keys())
     if len(by_id) < len(regions) or unknown:
@@ -153,11 +151,9 @@ def clean(sentence: str) -> _Reason | None:
 def agreeing_groups(
     claims: Sequence[Claim], near: Collection[tuple[str, str]], alike: float = 0.6
 ) -> list[list[Claim]]:
-    """Claims that say the same, grouped, ordered by their first claim.
-
-    A claim joins the group to whose first claim it is most `alike`, if it is enough so (`similarity_matrix`) and their
-    regions are `near`. First in its group then stands the claim most like the others, of those the fullest.
-    """
+    """Claims that say the same, grouped, ordered by their first claim. A claim joins the group to whose first claim it
+    is most `alike`, if it is enough so (`similarity_matrix`) and their regions are `near`. First in its group then
+    stands the claim most like the others, of those the fullest."""
     likeness = similarity_matrix([claim.text for claim in claims])
     groups: dict[int, list[int]] = {}  # by the place of their first claim
     for index, claim in enumerate(claims):
@@ -330,9 +326,7 @@ def _by_coverage(
     texts: Sequence[str], verdicts: Sequence[Verdict], taken: Collection[int]
 ) -> Iterator[int]:
     """Each time the place whose text adds most per word to those taken: words and pairs, worth the samples with them.
-
-    After Gillick and Favre, "A Scalable Global Model for Summarization" (2009), greedily.
-    """
+    After Gillick and Favre, "A Scalable Global Model for Summarization" (2009), greedily."""
     parts = [_concepts(text) for text in texts]
     said: dict[str, set[tuple[str, int]]] = {}
     merged: Counter[str] = Counter()
@@ -406,10 +400,8 @@ SYSTEM: Final = (
 
 
 class LanguageFuser:
-    """Verdicts -> sentences of a paragraph, by a language model under check (a `Fuser`).
-
-    `GreedyFuser` takes over where the model gives no usable answer, and beyond 60 statements.
-    """
+    """Verdicts -> sentences of a paragraph, by a language model under check (a `Fuser`). `GreedyFuser` takes over where
+    the model gives no usable answer, and beyond 60 statements."""
 
     def __init__(
         self, model: AskedModel, settings: FuseSettings | None = None, *, seed: int = 0
@@ -476,10 +468,8 @@ class LanguageFuser:
 def unsourced_words(
     text: str, claims: Sequence[str], *, allowed: Collection[str] = ()
 ) -> list[str]:
-    """Content words and negations of a sentence that none of its claims has, sorted; forms and synonyms count as one.
-
-    A sentence that puts the words of its claims together in another sense passes.
-    """
+    """Content words and negations of a sentence that none of its claims has, sorted; forms and synonyms count as one. A
+    sentence that puts the words of its claims together in another sense passes."""
     said = " ".join(claims)
     spoken = [content_words(one) for one in (said, *claims)]
     known = {root(word) for words in (words_of(said), allowed, *spoken) for word in words}
@@ -506,10 +496,8 @@ def _numbered(verdicts: Sequence[Verdict], regions: Mapping[str, DetailRegion]) 
 
 
 def read_written(answer: str, count: int) -> tuple[_Written, ...]:
-    """The sentences of an answer to `SYSTEM`; words around the one JSON object are no harm.
-
-    `DetailError`: no such object, a sentence without words or without numbers from 1 to `count`.
-    """
+    """The sentences of an answer to `SYSTEM`; words around the one JSON object are no harm. `DetailError`: no such
+    object, a sentence without words or without numbers from 1 to `count`."""
     start, end = answer.find("{"), answer.rfind("}")
     try:
         if len(answer) > _LONGEST or not 0 <= start < end:

@@ -156,11 +156,9 @@ def mask_digest(mask: npt.NDArray[np.bool_] | None) -> str | None:
 
 
 class CallCache:
-    """A folder of answers, `ab/abcd….json` for the question whose key is abcd…, that threads and processes may share.
-
-    A damaged file counts as absent, with a warning. A model of the same name on two servers is taken for one: give each
-    its own folder.
-    """
+    """A folder of answers, `ab/abcd….json` for the question whose key is abcd…, that threads and processes may share. A
+    damaged file counts as absent, with a warning. A model of the same name on two servers is taken for one: give each
+    its own folder."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -201,11 +199,8 @@ def _entry(question: Question, answer: Answer) -> str:
 
 
 class AskedModel(ABC):
-    """A model that is asked, unless the answer is in its cache already. Threads may share it.
-
-    `identity`: its name in questions; `settings`: names, ready for JSON, without secrets; `sampling`: what else decides
-    its answers.
-    """
+    """A model that is asked, unless the answer is in its cache already. Threads may share it. `identity`: its name in
+    questions; `settings`: names, ready for JSON, without secrets; `sampling`: what else decides its answers."""
 
     identity: str
     settings: dict[str, object]
@@ -396,10 +391,8 @@ def _templated(processor: Any, said: list[dict[str, Any]]) -> str:
 
 
 def _seeing(processor: Any, name: str, pictures: list[Image.Image], texts: Sequence[str]) -> Any:
-    """Tensors of pairs of picture and instruction, as the model's chat template words them, padded on the left.
-
-    Without a template: the instruction behind the mark that stands for the picture, where the model has one.
-    """
+    """Tensors of pairs of picture and instruction, as the model's chat template words them, padded on the left. Without
+    a template: the instruction behind the mark that stands for the picture, where the model has one."""
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or not hasattr(processor, "image_processor"):
         raise OptionError(f"{name!r} has no processor of pictures and text; take another model")
@@ -465,11 +458,9 @@ class SeededSampler:
 def generated(
     network: Any, inputs: Mapping[str, Any], sampler: SeededSampler, tokenizer: Any
 ) -> list[tuple[list[int], float]]:
-    """One text per row: tokens without prompt and end mark, and their mean log-probability, the end mark's included.
-
-    Of the model's own generation settings, those stay that shape the logits (repetition penalty, suppressed tokens) and
-    the end marks; sampling is the sampler's alone, without beams.
-    """
+    """One text per row: tokens without prompt and end mark, and their mean log-probability, the end mark's included. Of
+    the model's own generation settings, those stay that shape the logits (repetition penalty, suppressed tokens) and
+    the end marks; sampling is the sampler's alone, without beams."""
     transformers: Any = require("transformers", _EXTRA)
     pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     config = transformers.GenerationConfig(

@@ -75,11 +75,8 @@ def report_html(photos: Iterable[ReportPhoto]) -> str:
 def _lighting(item: int) -> str:
     """How an item lights its layers: the pointer first, then the keyboard's focus, then what was tapped."""
     one, away = f'[data-i="{item}"]', "section:not(:has([data-i]:hover))"
-    states = (
-        f"section:has({one}:hover)",
-        f"{away}:has({one}:focus-visible)",
-        f"{away}:not(:has([data-i]:focus-visible)):has({one}:target)",
-    )
+    tapped = f"{away}:not(:has([data-i]:focus-visible)):has({one}:target)"
+    states = (f"section:has({one}:hover)", f"{away}:has({one}:focus-visible)", tapped)
     rules = []
     for kind, opacity in (("for", 1.0), ("also", 0.4)):
         layers = ", ".join(f'{state} [data-{kind}~="{item}"]' for state in states)

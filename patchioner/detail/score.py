@@ -55,9 +55,7 @@ NOUNS: Final = tuple(" ".join(noun.split()) for noun in LISTS["nouns"].split(","
 @dataclass(frozen=True)
 class Calibration:
     """What a checkpoint's measures of sentences (`SENTENCE_INPUTS`) and of things ("pooled", "peak", "memory") mean.
-
-    `measured`: shares of true and false sentences that pass, number of photos; for people.
-    """
+    `measured`: shares of true and false sentences that pass, number of photos; for people."""
 
     sentences: Logistic
     objects: Logistic
@@ -104,10 +102,8 @@ class View(NamedTuple):
 
 
 class Evidence:
-    """What a model's features say of texts. Threads may share one; each distinct text is embedded once.
-
-    `OptionError`: the model has no text tower.
-    """
+    """What a model's features say of texts. Threads may share one; each distinct text is embedded once. `OptionError`:
+    the model has no text tower."""
 
     def __init__(self, model: Patchioner) -> None:
         if model.parts.text_tower is None:
@@ -273,11 +269,10 @@ _UNVERIFIABLE: Final = {
 
 def unverifiable(sentence: str) -> tuple[str, ...]:
     """What of a sentence no contrastive score can support, in words."""
-    parts = [
-        f"{kind}: {match.group().lower()}"
-        for kind, words in _UNVERIFIABLE.items()
-        for match in re.finditer(rf"\b(?:{words})\b", sentence, re.IGNORECASE)
-    ]
+    parts = []
+    for kind, words in _UNVERIFIABLE.items():
+        found = re.finditer(rf"\b(?:{words})\b", sentence.lower())
+        parts += [f"{kind}: {match.group()}" for match in found]
     if not things(sentence):
         parts.append("names no thing" if word_weights(sentence) else "says nothing")
     return tuple(dict.fromkeys(parts))

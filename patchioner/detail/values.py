@@ -138,9 +138,7 @@ class Claim:
 @dataclass(frozen=True)
 class Support:
     """How well the photo supports a sentence: its calibrated score, 0 to 1, and (name, score) of each thing in it.
-
-    `unverifiable` is what of it no score can tell: counts, colours, left and right, relations, negation.
-    """
+    `unverifiable` is what of it no score can tell: counts, colours, left and right, relations, negation."""
 
     score: float
     objects: tuple[tuple[str, float], ...] = ()
@@ -246,10 +244,8 @@ def dumps(values: Mapping[str, Any]) -> str:
 
 
 def from_json(values: object) -> tuple[str, DetailedCaption]:
-    """(name of the photo, its description) from what `to_json` gave.
-
-    `DetailError`: another format or version, or a field is missing or malformed; the message names it.
-    """
+    """(name of the photo, its description) from what `to_json` gave. `DetailError`: another format or version, or a
+    field is missing or malformed; the message names it."""
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise DetailError(f"no detailed caption ({FORMAT!r}): give a line of --json or --out")
     if values.get("version") != VERSION:
@@ -257,11 +253,10 @@ def from_json(values: object) -> tuple[str, DetailedCaption]:
             f"the detailed caption has version {values.get('version')!r}, known is {VERSION}: describe the photo again"
         )
     try:
-        verdicts = {
-            name: [{**one, "claim": one, "kept": name == "kept"} for one in values[name]]
-            for name in ("kept", "dropped")
-        }
-        return str(values["photo"]), read(DetailedCaption, {**values, **verdicts})
+        plain = {**values}
+        for name in ("kept", "dropped"):
+            plain[name] = [{**one, "claim": one, "kept": name == "kept"} for one in values[name]]
+        return str(values["photo"]), read(DetailedCaption, plain)
     except (KeyError, TypeError, ValueError, RegionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
         photo = values.get("photo")
@@ -484,11 +479,9 @@ def kind_of(name: str) -> str:
 
 
 def similarity_matrix(sentences: Sequence[str]) -> FloatArray:
-    """How alike n sentences are: (n, n) float64, 0 to 1.
-
-    The mean of two shares of the weighted content words: of those that both have among all of the two (Jaccard), and
-    among those of the poorer one (containment). Equal sentences are 1 alike even without such words.
-    """
+    """How alike n sentences are: (n, n) float64, 0 to 1. The mean of two shares of the weighted content words: of those
+    that both have among all of the two (Jaccard), and among those of the poorer one (containment). Equal sentences are
+    1 alike even without such words."""
     weights = [word_weights(sentence) for sentence in sentences]
     shared = np.zeros((len(weights), len(weights)))
     for row, own in enumerate(weights):
