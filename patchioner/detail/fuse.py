@@ -140,7 +140,7 @@ def clean(sentence: str) -> _Reason | None:
     if sentence.rstrip().endswith(":"):
         return "preamble", "leads in to a list"
     for reason, pattern in _RULES.items():
-        found = pattern.search(sentence)
+        found = pattern.search(sentence.replace("\u2019", "'"))
         if found:
             return reason, f"{reason}: {found.group()!r}"
     if len(sentence.split()) < 2 or not things(sentence):

@@ -102,7 +102,15 @@ def test_one_verdict_per_sentence_in_order_with_its_reason() -> None:
     reasons = [one.reason for one in found]
     assert reasons == [None, "preamble", "duplicate", "hedge", "fragment", None]
     assert all(one.kept == (one.reason is None) for one in found)
-    assert clean("I see:") is not None
+
+
+@pytest.mark.parametrize("refusal", [
+    "I see:", "I\u2019m sorry, but I can\u2019t assist with that request.", "No image was provided.", "Lo siento.",
+    "Es tut mir leid, das geht nicht.", "Je suis désolé, mais je ne peux pas.", "К сожалению, фото не видно.",
+    "很抱歉，我无法查看图片。", "申し訳ありませんが、画像を見ることができません。", "죄송합니다.", "عذراً، لا أستطيع.",
+])  # fmt: skip
+def test_who_excuses_himself_says_nothing(refusal: str) -> None:
+    assert (clean(refusal) or ("",))[0] == "preamble"
 
 
 def test_what_the_photo_does_not_support_is_dropped_with_the_thing() -> None:
