@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from benchmarks import command
 from benchmarks.command import CIDER_WARNING, markdown_table
@@ -18,11 +19,16 @@ from benchmarks.data import task_named
 from benchmarks.metrics import cider
 from benchmarks.regional import LARGE, TASKS, Answer, ask
 from benchmarks.run import load_pretrained, machine, versions
-from benchmarks.scoring import Interval, bootstrap_mean, bootstrap_ratio, finite
+from benchmarks.scoring import Interval, bootstrap_ratio, finite
 from patchioner.base.files import file_sha256, write_json
 
 PROMPTS = ("a photo of a {name}",)
 PARTS = ("images", "sets", "traces", "boxes")
+SETS = (("sets", "region_sets", "region sets"), ("traces", "traces", "traces"))
+NAMING = {
+    "box_naming": ("box naming, % of boxes", "named"),
+    "box_naming_whole": ("box naming by the whole-image embedding, %", "named_whole"),
+}
 
 
 class Target(NamedTuple):
@@ -79,43 +85,33 @@ def measure(
     answers: Mapping[str, list[Answer]], *, rounds: int = 2000, seed: int = 0
 ) -> list[Measure]:
     """The rows of the quality table, of what `benchmarks.regional.ask` gives; a part without answers gives none."""
-    how = {"rounds": rounds, "seed": seed}
     rows: list[Measure] = []
 
-    def add(key: str, label: str, interval: Interval, photos: Sequence[str]) -> None:
-        rows.append(Measure(key, label, interval, len(photos), len(set(photos)), TARGETS.get(key)))
+    def add(key: str, label: str, of: Sequence[Answer], above: ArrayLike, below: ArrayLike) -> None:
+        photos = [answer["photo"] for answer in of]
+        interval = bootstrap_ratio(above, below, photos, rounds=rounds, seed=seed)
+        rows.append(Measure(key, label, interval, len(of), len(set(photos)), TARGETS.get(key)))
 
-    if images := answers.get("images"):
-        photos = [answer["photo"] for answer in images]
-        scores = _cider(images, "caption")
-        add("image_cider", "image captioning, CIDEr", bootstrap_mean(scores, photos, **how), photos)
-    for key, label, part in (
-        ("region_sets", "region sets", "sets"),
-        ("traces", "traces", "traces"),
-    ):
-        if found := answers.get(part):
-            photos = [answer["photo"] for answer in found]
-            own, whole = (_cider(found, text) for text in ("caption", "whole"))
-            means = [bootstrap_mean(one, photos, **how) for one in (own, whole)]
-            ratio = bootstrap_ratio(own, whole, photos, **how)
-            add(f"{key}_cider", f"{label}, CIDEr", means[0], photos)
-            told = f"{label}, CIDEr of the whole-image caption"
-            add(f"{key}_whole_cider", told, means[1], photos)
-            add(f"{key}_ratio", f"{label}, region / whole image", ratio, photos)
-    if boxes := [box for box in answers.get("boxes", ()) if box["share"] > LARGE]:
-        photos = [box["photo"] for box in boxes]
-        for key, label, which in (
-            ("box_naming", "box naming, % of boxes", "named"),
-            ("box_naming_whole", "box naming by the whole-image embedding, %", "named_whole"),
-        ):
-            right = [100.0 * box[which] for box in boxes]
-            add(key, label, bootstrap_mean(right, photos, **how), photos)
+    def add_mean(key: str, label: str, of: Sequence[Answer], values: ArrayLike) -> None:
+        add(key, label, of, values, np.ones(len(of)))
+
+    images = answers.get("images", [])
     if images:
-        photos = [answer["photo"] for answer in images for _ in answer["ranks"]]
-        ranks = np.array([rank for answer in images for rank in answer["ranks"]])
-        for k in (1, 5):
-            interval = bootstrap_mean(100.0 * (ranks <= k), photos, **how)
-            add(f"retrieval_r{k}", f"text to image, R@{k} %", interval, photos)
+        add_mean("image_cider", "image captioning, CIDEr", images, _cider(images, "caption"))
+    for part, key, label in SETS:
+        if found := answers.get(part):
+            own, whole = (_cider(found, text) for text in ("caption", "whole"))
+            add_mean(f"{key}_cider", f"{label}, CIDEr", found, own)
+            told = f"{label}, CIDEr of the whole-image caption"
+            add_mean(f"{key}_whole_cider", told, found, whole)
+            add(f"{key}_ratio", f"{label}, region / whole image", found, own, whole)
+    if boxes := [box for box in answers.get("boxes", ()) if box["share"] > LARGE]:
+        for key, (label, which) in NAMING.items():
+            add_mean(key, label, boxes, [100.0 * box[which] for box in boxes])
+    asked = [(image, rank) for image in images for rank in image["ranks"]]
+    for k in (1, 5) if asked else ():
+        hits = [100.0 * (rank <= k) for _, rank in asked]
+        add_mean(f"retrieval_r{k}", f"text to image, R@{k} %", [one for one, _ in asked], hits)
     return rows
 
 

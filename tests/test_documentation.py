@@ -79,13 +79,17 @@ def desk(tmp_path: Path, monkeypatch: MonkeyPatch, shipped: Patchioner) -> Path:
     return desk
 
 
+@pytest.fixture
+def tiny(model: Patchioner, shipped: Patchioner) -> Patchioner:
+    """The tiny model, calibrated."""
+    settings = replace(model.settings, calibration=shipped.settings.calibration)
+    return Patchioner(replace(model.parts, settings=settings), device="cpu")
+
+
 def test_the_commands_run_in_their_order(
-    desk: Path, model: Patchioner, monkeypatch: MonkeyPatch, capsys: Capture
+    desk: Path, tiny: Patchioner, monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
     """One that stands on several pages runs once."""
-    read = Patchioner.from_pretrained
-    settings = replace(model.settings, calibration=read().settings.calibration)
-    tiny = Patchioner(replace(model.parts, settings=settings), device="cpu")
     for words in spelled():
         command = shlex.join(words)
         if ELSEWHERE.search(command) or "catalogue-model" in command:
@@ -111,7 +115,11 @@ def test_the_commands_that_need_others_are_spelled_right(desk: Path) -> None:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
 )
-def test_the_python_blocks_run_in_their_order(page: Path, desk: Path, capsys: Capture) -> None:
+def test_the_python_blocks_run_in_their_order(
+    page: Path, desk: Path, tiny: Patchioner, monkeypatch: MonkeyPatch, capsys: Capture
+) -> None:
+    if page.stem != "README":
+        monkeypatch.setattr(Patchioner, "from_pretrained", lambda *_, **__: tiny)
     namespace: dict[str, object] = {}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), namespace)
