@@ -167,10 +167,10 @@ class Meteor(ExitStack):
         command = [*head, "-jar", _METEOR, "-", "-", "-stdio", "-l", "en", "-norm"]
         # A file, not a pipe: nobody reads it while the program runs, and a full pipe would stop it.
         self._complaints = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        pipes["stderr"] = self._complaints
+        how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        how |= {"stderr": self._complaints, "cwd": jar.parent}
         try:
-            self._process = subprocess.Popen[bytes](command, cwd=jar.parent, **pipes)
+            self._process: subprocess.Popen[bytes] = subprocess.Popen(command, **how)
         except OSError as error:
             self.close()
             raise JavaError(f"METEOR cannot be started ({error}): check `java -version`") from error

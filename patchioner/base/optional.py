@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Generic, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from patchioner.base.errors import CheckpointError, MissingExtraError, UnknownNameError
 
@@ -35,9 +38,14 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def install_line(extra: str) -> str:
-    """The command that installs an extra from where the user is: a checkout, or an installed wheel."""
+    """The command that installs an extra from where the user is: a checkout, what came from one, or a wheel."""
     if (_ROOT / "setup.cfg").is_file():
         return f"pip install -e '.[{extra}]' (in {_ROOT})"
+    with suppress(PackageNotFoundError, ValueError, KeyError):
+        origin = json.loads(distribution("openpatchioner").read_text("direct_url.json") or "{}")
+        folder = unquote(urlsplit(origin["url"]).path)
+        if "dir_info" in origin and Path(folder).is_dir():
+            return f"pip install '{folder}[{extra}]'"
     return f"pip install 'openpatchioner[{extra}]'"
 
 

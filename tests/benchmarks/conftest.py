@@ -106,7 +106,7 @@ class World:
     def run(self, folder: Path, task: str = "region_set", *, resume: bool = False, load: Any = None,
             **changes: Any) -> Outcome:  # fmt: skip
         """Run one task into a folder."""
-        given = {"data": str(self.file(task)), "images": str(self.root / "photos")}
+        given: dict[str, Any] = {"data": str(self.file(task)), "images": str(self.root / "photos")}
         given |= {"java": "no", "rounds": 20, "batch": 3, **changes}
         run = Run("tiny", RunSettings(task, **given), folder)
         return execute([run], resume=resume, load=load or (lambda *_: self.model))[0]

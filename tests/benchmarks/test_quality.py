@@ -58,7 +58,11 @@ def test_answers(
     rows = {row.key: row.interval.value for row in measure(found, rounds=20)}
     assert rows["traces_ratio"] > 1.2
     assert rows["traces_ratio"] == pytest.approx(rows["traces_cider"] / rows["traces_whole_cider"])
-    assert rows["retrieval_r1"] <= rows["retrieval_r5"]
+    ranks = np.array([rank for answer in found["images"] for rank in answer["ranks"]])
+    for k in (1, 5):
+        assert rows[f"retrieval_r{k}"] == pytest.approx(100 * float((ranks <= k).mean()))
+    large = [answer["named"] for answer in found["boxes"] if answer["share"] > LARGE]
+    assert rows["box_naming"] == pytest.approx(100 * float(np.mean(large)))
 
 
 def test_the_command(world: World, tmp_path: Path, loads: list[str], capsys: Capture) -> None:

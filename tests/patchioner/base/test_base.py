@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,17 +67,26 @@ def test_a_part_is_imported_when_it_is_asked_for(
 
 
 @pytest.mark.parametrize(
-    ("module", "checkout", "line"),
+    ("module", "came", "line"),
     [
-        ("no_such_module_here", True, r"pip install -e '\.\[faiss\]'"),
-        ("no_such_module_here.inner", False, r"pip install 'openpatchioner\[faiss\]'"),
+        ("no_such_module_here", None, r"pip install -e '\.\[faiss\]'"),
+        ("no_such_module_here.inner", "", r"pip install 'openpatchioner\[faiss\]'"),
+        ("no_such_module_here", "{}", r"pip install 'openpatchioner\[faiss\]'"),
+        (
+            "no_such_module_here",
+            '{"url": "file:///usr", "dir_info": {}}',
+            r"install '/usr\[faiss\]'",
+        ),
     ],
+    ids=["a checkout", "a wheel", "an archive", "installed from a folder"],
 )
 def test_missing_module_tells_the_line_that_installs_it_from_here(
-    module: str, checkout: bool, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: str, came: str | None, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not checkout:
+    if came is not None:
         monkeypatch.setattr(optional, "_ROOT", tmp_path)
+        told = SimpleNamespace(read_text=lambda name: came)
+        monkeypatch.setattr(optional, "distribution", lambda name: told)
     with pytest.raises(MissingExtraError, match=f"{module}.*{line}") as caught:
         require(module, "faiss")
     assert caught.value.name == module
