@@ -30,7 +30,7 @@ from patchioner.base.errors import (
 )
 from patchioner.base.weights import fit_weights, inference_copy
 from patchioner.checkpoints.stored import WeightSource, part_of, read_tensors
-from patchioner.geometry import Preprocessing
+from patchioner.geometry import MOST_SIZE, Preprocessing
 
 # Arguments of an architecture that may be given; timm drops those that it does not know in silence.
 OVERRIDES: tuple[str, ...] = ("class_token", "depth", "embed_dim", "init_values", "mlp_ratio")
@@ -402,6 +402,9 @@ def create_vit(
     arguments = dict(overrides or {})
     if unknown := [key for key in arguments if key not in OVERRIDES]:
         raise OptionError(str(UnknownNameError.among(f"override of {name}", unknown[0], OVERRIDES)))
+    for key, value in arguments.items():
+        if isinstance(value, int | float) and value > MOST_SIZE:
+            raise OptionError(f"{key} of {name} is {value}: give at most {MOST_SIZE}")
     try:
         given = {**arguments, "num_classes": classes, "dynamic_img_size": True}
         vit = timm.create_model(name, pretrained=pretrained, **given)

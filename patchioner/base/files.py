@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path, PureWindowsPath
@@ -179,7 +179,9 @@ def write_json(path: AnyPath, value: object) -> None:
 def read_json(path: AnyPath) -> Any:
     """Read a JSON file; CheckpointError, which names it, where it is missing, unreadable or not JSON."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        # Some editors begin a file with a mark of its encoding.
+        held = Path(path).read_text(encoding="utf-8-sig")
+        return json.loads(held, object_pairs_hook=without_repeats)
     except FileNotFoundError as error:
         raise CheckpointError(f"{os.fspath(path)}: no such file: is the folder complete") from error
     except OSError as error:
@@ -190,15 +192,28 @@ def read_json(path: AnyPath) -> Any:
         ) from error
 
 
-def settings_from(kind: type[T], values: Any, what: str) -> T:
+def without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Keys and values of a file; ValueError for a key that stands there twice, of which one would win unseen."""
+    held: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in held:
+            raise ValueError(f"{key!r:.80} stands there twice")
+        held[key] = value
+    return held
+
+
+def settings_from(kind: type[T], values: Any, what: str, **own: Any) -> T:
     """A dataclass of the keys and values of a file, nested ones and mappings of them too; lists become tuples.
+
+    `own` are values that no file sets.
 
     OptionError, which begins with `what`: a key that is unknown (the close ones are offered) or missing, a value that
     is not of its annotation's type, or that the class refuses.
     """
     if not isinstance(values, Mapping):
         raise OptionError(f"{what}: expected keys and values, found {values!r:.80}")
-    known, hints = fields(kind), get_type_hints(kind)  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    known = [one for one in fields(kind) if one.name not in own]  # type: ignore[arg-type]
     names = [one.name for one in known]
     for key in values.keys() - set(names):
         raise OptionError(f"{what}: {UnknownNameError.among('key', str(key), names)}")
@@ -207,7 +222,7 @@ def settings_from(kind: type[T], values: Any, what: str) -> T:
         raise OptionError(f"{what}: missing {', '.join(missing)}")
     given = {key: _as(hints[key], value, key, what) for key, value in values.items()}
     try:
-        return kind(**given)
+        return kind(**given, **own)
     except (TypeError, ValueError, ArithmeticError) as error:  # OptionError is a ValueError
         raise OptionError(f"{what}: {error}") from error
 
@@ -227,7 +242,7 @@ def _as(hint: Any, value: Any, key: str, what: str) -> Any:
                 name: _as(inner, one, str(name), f"{what}: {key}") for name, one in value.items()
             }
         if origin is tuple and isinstance(value, list | tuple):
-            return tuple(value)
+            return tuple(_as(get_args(kind)[0], one, key, what) for one in value)
         wanted = (int, float) if kind is float else origin
         if isinstance(value, wanted) and (kind is bool or type(value) is not bool):
             return value

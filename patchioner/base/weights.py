@@ -40,9 +40,13 @@ _SPARE, _MOST_BYTES, _LEAST_BYTES = 256 * 2**20, 2**36, 2**16
 _FACTORIES = tuple(
     getattr(torch, name) for name in ["empty", "zeros", "ones", "full", "randn", "rand", "arange"]
 )
+# What torch.save writes, now and in old releases.
+TORCH_FILES = ("a zip archive, as torch.save writes (it holds a pickle)", "a pickle")
+_UNKNOWN = "of no known kind"
 _MAGIC = {
-    b"PK\x03\x04": "a zip archive, as torch.save writes (it holds a pickle)",
-    b"\x80": "a pickle",
+    b"PK\x03\x04": TORCH_FILES[0],
+    b"\x80": TORCH_FILES[1],
+    b"empty": "an empty file",
     b"\x89HDF": "an HDF5 file",
     b"GGUF": "a GGUF file",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself",
@@ -107,10 +111,15 @@ def load_weights(path: AnyPath) -> dict[str, Tensor]:
 
 def as_float(tensor: Tensor, where: str) -> Tensor:
     """A float tensor in float32, finite and without gradient; other tensors as they are."""
+    plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
+    # An expanded one stands for more numbers than the file holds.
+    if not plain or tensor.is_quantized or tensor.untyped_storage().nbytes() < tensor.nbytes:
+        raise CheckpointError(f"{where} is sparse, quantised or expanded: save it as plain numbers")
     if not tensor.is_floating_point():
         return tensor
+    tensor = tensor.detach().float()
     _check_finite(tensor, where, "fetch or train it again")
-    return tensor.detach().float()
+    return tensor
 
 
 @contextmanager
@@ -191,12 +200,22 @@ def fit_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str) 
     ]
     if wrong:
         faults.append(f"wrong shape: {_some(wrong)}")
+    if odd := [
+        f"{name} holds {state[name].dtype}, the network {tensor.dtype}"
+        for name, tensor in wanted.items()
+        if name in state and _kind(state[name]) != _kind(tensor)
+    ]:
+        faults.append(f"wrong type: {_some(odd)}")
     if faults:
         raise CheckpointError(
             f"{source}: the weights do not fit {type(module).__name__}: {'; '.join(faults)}. "
             "Use the configuration that the weights were saved with"
         )
     module.load_state_dict(state)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -246,13 +265,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def _what_it_is(path: Path) -> str:
+    if any("\ud800" <= sign <= "\udfff" for sign in str(path)):
+        return "its path is not UTF-8: rename the folder"
+    if (kind := kind_of_file(path)) == _UNKNOWN:
+        return "truncated, or not a safetensors file; fetch it again"
+    return f"this is {kind}; only safetensors files are read"
+
+
+def kind_of_file(path: Path) -> str:
+    """What the first bytes of a file tell that it is."""
     with path.open("rb") as file:
-        head = file.read(32)
-    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-    if kind is not None:
-        return f"this is {kind}; only safetensors files are read"
-    what = "truncated, or not a safetensors file" if head else "the file is empty"
-    return f"{what}; fetch it again"
+        head = file.read(32) or b"empty"
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), _UNKNOWN)
 
 
 def _check_finite(tensor: Tensor, what: str, remedy: str) -> None:

@@ -390,6 +390,9 @@ def _read_own(folder: Path) -> Parts:
     config = folder / CONFIG_FILE
     settings = ModelSettings.from_json(read_json(config), str(config))
     bank, tower, nouns = (folder / name for name in ("memory_bank", "text_tower", "nouns"))
+    for part in (bank, tower, nouns):
+        if os.path.lexists(part) and not part.is_dir():
+            raise CheckpointError(f"{part} is no folder: copy the checkpoint again, links followed")
     return Parts(
         load_backbone(folder / "backbone"),
         load_decoder(folder / "decoder"),
@@ -493,7 +496,7 @@ def names_parts(path: Path) -> bool:
 
 def read_model_config(path: Path) -> ModelConfig:
     """Read a file; CheckpointError: none, not YAML, an unknown key (the close ones are offered) or a missing one."""
-    config = replace(read_settings(ModelConfig, read_yaml(path), str(path)), path=path)
+    config = read_settings(ModelConfig, read_yaml(path), str(path), path=path)
     if not config.name.strip():
         raise CheckpointError(f"{path}: name is {config.name!r}: say what the model is called")
     if config.settings and "name" in config.settings:

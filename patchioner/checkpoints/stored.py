@@ -8,6 +8,7 @@ folders, readable YAML files and the authors' folders. No file is unpickled beyo
 
 from __future__ import annotations
 
+import os
 import pickle
 import warnings
 from abc import ABC, abstractmethod
@@ -20,14 +21,22 @@ import torch
 from torch import Tensor, nn
 
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError, first_line
-from patchioner.base.files import leads_out, read_json, settings_from, write_json
+from patchioner.base.files import (
+    leads_out,
+    read_json,
+    settings_from,
+    without_repeats,
+    write_json,
+)
 from patchioner.base.optional import Registry, require
 from patchioner.base.weights import (
+    TORCH_FILES,
     AllocationLimit,
     Storage,
     as_float,
     fit_weights,
     inference_copy,
+    kind_of_file,
     load_weights,
     save_weights,
 )
@@ -146,10 +155,10 @@ def _refuse_paths_out(config: Any, source: str) -> None:
         _refuse_paths_out(one, source)
 
 
-def read_settings(kind: type[T], values: Any, source: str) -> T:
+def read_settings(kind: type[T], values: Any, source: str, **own: Any) -> T:
     """`settings_from` the values of a file; its errors are a CheckpointError."""
     try:
-        return settings_from(kind, values, source)
+        return settings_from(kind, values, source, **own)
     except OptionError as error:
         raise CheckpointError(str(error)) from error
 
@@ -211,8 +220,8 @@ def existing_path(given: Any, folder: Path, what: str) -> Path:
     if not isinstance(given, str | Path) or not str(given).strip():
         raise OptionError(f"{what} is {given!r}: give a path")
     found = folder / Path(given).expanduser()
-    if not found.exists():
-        raise OptionError(f"{what} {str(given)!r}: there is no {found}")
+    if not os.path.exists(found):  # also where the system takes no such name
+        raise OptionError(f"{what} {str(given)!r:.200}: there is no {str(found):.300}")
     return found
 
 
@@ -224,6 +233,10 @@ def read_object(path: Path) -> Any:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
+    if (kind := kind_of_file(path)) not in TORCH_FILES:
+        raise CheckpointError(
+            f"{path}: truncated or not a file of tensors: it is {kind}; fetch it again"
+        )
     try:
         with warnings.catch_warnings():  # on a pickle of a newer protocol, before it is refused
             warnings.simplefilter("ignore", UserWarning)
@@ -280,8 +293,14 @@ def read_yaml(path: Path) -> Any:
         MissingExtraError: pyyaml is not installed.
     """
     yaml = require("yaml", "published")
+
+    class Loader(yaml.SafeLoader):  # type: ignore[name-defined,misc]  # imported when it is needed
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            without_repeats((self.construct_object(key, deep=True), None) for key, _ in node.value)
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); check it") from error
     # No YAML, no UTF-8, a number of thousands of digits, brackets as deep, or a date that is none: each its own class.

@@ -32,6 +32,7 @@ from decoders.viecap import (
 )
 from decoders.viecap import ViecapConfig as Shape
 from patchioner.base.errors import CheckpointError, first_line
+from patchioner.base.files import read_json
 from patchioner.base.optional import require
 from patchioner.base.weights import as_float, load_weights
 from patchioner.checkpoints.published.files import (
@@ -179,7 +180,7 @@ def _language_model(files: PublishedFiles, name: str) -> tuple[dict[str, Any], L
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         own = LanguageTokenizer.of_transformers(tokenizer, vocab_size=int(config.vocab_size))
-    except (OSError, ValueError) as error:  # OptionError is a ValueError
+    except (OSError, ValueError, AttributeError, TypeError) as error:  # of no language model
         raise CheckpointError(
             f"config.json and tokenizer of the language model {name!r} are neither in {beside} nor to be had from the "
             f"hub ({first_line(error)}): put them there, or connect"
@@ -249,10 +250,10 @@ def _names(files: PublishedFiles, config: ViecapConfig) -> tuple[str, ...]:
             f"{files.config}: put {wanted}.txt, one name a line, beside it (we have coco_entities)"
         )
     try:
-        text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if path.suffix == ".json" else text.split("\n")
+        listed = path.suffix == ".json"
+        names = read_json(path) if listed else path.read_text(encoding="utf-8-sig").split("\n")
         found = {name.strip().lower() for name in names} - {""}
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path}: not a list of names ({error})") from error
     if not found:
         raise CheckpointError(f"{path}: it holds no name; give one a line")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -23,6 +22,7 @@ from patchioner.base.errors import (
     MemoryBankError,
     first_line,
 )
+from patchioner.base.files import read_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.base.weights import as_float
@@ -388,10 +388,7 @@ def read_memory(files: PublishedFiles, config: MeacapConfig, *, dim: int) -> Mem
         CheckpointError, MemoryBankError: a file is missing, damaged, of another width, or does not fit the other.
     """
     captions, path = (files.find_memory(config, name) for name in (_CAPTIONS, _EMBEDDINGS))
-    try:
-        texts = json.loads(captions.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{captions}: not a readable list of captions ({error})") from error
+    texts = read_json(captions)
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
         raise CheckpointError(f"{captions}: expected a list of captions")
     held = read_object(path)

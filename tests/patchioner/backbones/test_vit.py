@@ -249,6 +249,7 @@ def test_the_pools_parts_are_the_pool() -> None:
         (lambda: create_vit(NAMES[0], overrides={"dept": 2}), "dept.*'depth'"),
         (lambda: create_vit(NAMES[0], overrides={"num_classes": 7}), "num_classes"),
         (lambda: create_vit(NAMES[0], overrides={"depth": "2"}), "2"),
+        (lambda: create_vit(NAMES[0], overrides={"depth": 10**9}), "give at most"),
         (lambda: create_vit("resnet18"), "resnet18.*not a vision transformer"),
         (lambda: create_vit("swin_tiny_patch4_window7_224"), "not a vision transformer"),
         (lambda: create_vit("beit_base_patch16_224"), "not a vision transformer"),

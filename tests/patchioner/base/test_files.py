@@ -39,12 +39,16 @@ def test_interrupted_writer_leaves_earlier_file_and_no_litter(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"{'a': 1}", b"\xff\xfe\x00", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b'{"a": 1, "a": 2}', b"{", b"{'a': 1}", b"\xff\xfe\x00", b"[" * 100_000]
+)
 def test_corrupt_json_names_the_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="config.json: not valid JSON"):
         read_json(path)
+    path.write_text('{"a": 1}', encoding="utf-8-sig")  # as Windows writes it
+    assert read_json(path) == {"a": 1}
 
 
 def contents(folder: Path) -> dict[str, str]:

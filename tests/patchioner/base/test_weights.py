@@ -105,7 +105,7 @@ def test_not_finite_is_refused_at_load(tmp_path: Path) -> None:
         (b"PK\x03\x04" + bytes(50), "zip archive, as torch.save writes"),
         (pickle.dumps({"w": [1.0]}), "this is a pickle"),
         (save({"w": torch.ones(300)})[:-1000], "truncated"),
-        (b"", "the file is empty"),
+        (b"", "this is an empty file"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 50, "HDF5"),
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
         (b"hello " * 30, "not a safetensors file"),

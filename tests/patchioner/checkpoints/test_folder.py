@@ -159,6 +159,21 @@ def reshape(path: Path, name: str, factor: float = 1.0) -> None:
     save_file({**tensors, name: changed}, path)
 
 
+def retype(path: Path, name: str) -> None:
+    tensors = load_file(path)
+    save_file({**tensors, name: tensors[name].to(torch.int8)}, path)
+
+
+def as_file(path: Path) -> None:
+    """As git leaves a link where the system has none."""
+    shutil.rmtree(path)
+    path.write_text("../elsewhere")
+
+
+def again(path: Path) -> None:
+    path.write_text(path.read_text().rstrip("}\n") + ', "name": "other"}')
+
+
 WEIGHTS = "weights.safetensors"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "no such file"),
@@ -173,6 +188,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "decoder shape": (lambda f: reshape(f / "decoder" / WEIGHTS, "transformer.wte.weight"), "shape: transformer.wte"),
     "tower shape": (lambda f: reshape(f / "text_tower" / WEIGHTS, "project_out.bias"), "wrong shape: project_out.bias"),
     "NaN in backbone": (lambda f: reshape(f / "backbone" / WEIGHTS, "head.patch_mean", math.nan), "mean.*not finite"),
+    "whole numbers": (lambda f: retype(f / "decoder" / WEIGHTS, "transformer.wte.weight"), "holds torch.int8"),
+    "tower no folder": (lambda f: as_file(f / "text_tower"), "text_tower is no folder"),
+    "key twice": (lambda f: again(f / "config.json"), "'name' stands there twice"),
     "decoder width": (lambda f: tiny_decoder(dim=48).save(f / "decoder"), "'decoder': 48"),
     "tower width": (lambda f: tiny_tower(dim=48).save(f / "text_tower"), "'text tower': 48"),
     "bank width": (lambda f: MemoryBank(torch.eye(48)).save(f / "memory_bank"), "'memory bank': 48"),

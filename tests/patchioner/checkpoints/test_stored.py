@@ -43,6 +43,9 @@ def test_wrappings_come_off(tmp_path: Path) -> None:
         ({}, "expected named tensors, found none"),
         ([torch.ones(1)], "expected named tensors, found list"),
         ({"a": torch.tensor([1.0, torch.inf])}, "w.pth: a has 1 values that are not finite"),
+        ({"a": torch.eye(3).to_sparse()}, "w.pth: a is sparse"),
+        ({"a": torch.ones(1, device="meta")}, "w.pth: a is sparse"),
+        ({"a": torch.ones(1).expand(2**40)}, "w.pth: a is sparse, quantised or expanded"),
     ],
 )
 def test_what_is_no_state_dict(tmp_path: Path, held: object, said: str) -> None:

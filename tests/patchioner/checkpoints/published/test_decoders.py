@@ -220,7 +220,7 @@ def test_a_config_otherwise(
 
 def test_other_names_than_cocos(tmp_path: Path) -> None:
     folder = write_viecap(tmp_path, changes={"name_of_entities_text": "vinvl_vgoi_entities"})
-    (folder / "vinvl_vgoi_entities.txt").write_text("Zebra\ncat\n\ncat\n")
+    (folder / "vinvl_vgoi_entities.txt").write_text("Zebra\ncat\r\n\ncat\n", "utf-8-sig")
     torch.save(torch.eye(2, DIM), folder / "vinvl_vgoi_embeddings_x.pickle")
     prompter = read(folder).prompter
     assert isinstance(prompter, EntityPrompter) and prompter.names == ("cat", "zebra")
