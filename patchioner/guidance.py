@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 KEY = "captions"
 """Under which a model's settings hold the calibration of its captions."""
-FEATURES = ("noun", "noun in photo", "likeness", "size")
+FEATURES = ("noun", "noun in photo", "likeness", "size", "kind")
 """What confidence rests on: z-scores, among regions that people ask about, of the caption's best noun with the region
-and with the whole photo; the cosine of these two; the logarithm of the region's share of the photo."""
+and with the whole photo; the cosine of these two; the logarithm of the region's share of the photo; the noun's odds."""
 _USUAL, _MOST = 1.0, 3.0  # z-score that speaks neither for nor against, and how far from it counts
 
 
@@ -168,17 +168,24 @@ def gathered(batch: Sequence[Embedded], parts: Parts) -> Asked:
 
 
 def features(asked: Asked, texts: Sequence[str], nouns: NounTable) -> list[tuple[float, ...]]:
-    """The `FEATURES` of a caption of each region; nouns that a caption does not have score 0."""
+    """The `FEATURES` of a caption of each region; those of the nouns that a caption does not have are 0."""
     here, there = (nouns.scores(rows, asked=True) for rows in (asked.embeddings, asked.photos))
     likeness = F.cosine_similarity(asked.embeddings, asked.photos[asked.owners], dim=1).tolist()
-    sizes = asked.shares.log().tolist()
+    sizes, odds = asked.shares.log().tolist(), nouns.odds.tolist()
+    best = best_nouns(asked, texts, nouns)
     found: list[tuple[float, ...]] = []
-    for row, (text, owner) in enumerate(zip(texts, asked.owners.tolist(), strict=True)):
-        known = nouns.words.in_text(text)
-        best = known[int(here[row, known].argmax())] if known else None
-        scores = (0.0, 0.0) if best is None else (float(here[row, best]), float(there[owner, best]))
-        found.append((*scores, likeness[row], sizes[row]))
+    for row, (noun, owner) in enumerate(zip(best, asked.owners.tolist(), strict=True)):
+        scores = (0.0, 0.0) if noun is None else (float(here[row, noun]), float(there[owner, noun]))
+        kind = 0.0 if noun is None else odds[noun]
+        found.append((*scores, likeness[row], sizes[row], kind))
     return found
+
+
+def best_nouns(asked: Asked, texts: Sequence[str], nouns: NounTable) -> list[int | None]:
+    """Of the nouns of a caption of each region, the place of the one of the highest score; None without any."""
+    here = nouns.scores(asked.embeddings, asked=True)
+    known = [nouns.words.in_text(text) for text in texts]
+    return [some[int(here[row, some].argmax())] if some else None for row, some in enumerate(known)]
 
 
 def confidence_of(settings: ModelSettings) -> Logistic | None:

@@ -22,6 +22,7 @@ from patchioner.base.weights import load_weights, save_weights
 if TYPE_CHECKING:
     from patchioner.text import TextTower
 
+_KINDS = 16
 _TEMPLATES = ("a photo of a {}", "there is a {}")
 _OTHERS = "person people child children kid baby player someone adult male female"
 _GENDERED = " ".join(words for word, words in NEUTRAL.items() if not word.startswith("the"))
@@ -42,6 +43,8 @@ class NounTable:
         embeddings: (k, dim) float32, unit.
         spread: (2, k) float32, mean and deviation of the cosines between a noun and any regions of many photos.
         asked: the same of regions that people ask about, such as boxes around things; `spread` where none are known.
+        odds: (k,) float32, how much surer than others a caption of such a noun is, a natural logarithm; 0 where nobody
+            measured it.
         words: the names, as decoders look for them.
     """
 
@@ -49,6 +52,7 @@ class NounTable:
     embeddings: Tensor
     spread: Tensor
     asked: Tensor
+    odds: Tensor
     words: Words = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -79,11 +83,18 @@ class NounTable:
             torch.stack([F.normalize(one, dim=1) for one in each]).sum(0), dim=1
         )
         spread = _spread(embeddings, regions)
-        return cls(names, embeddings, spread, spread)
+        return cls(names, embeddings, spread, spread, torch.zeros(len(names)))
 
     def of_asked(self, regions: Tensor) -> Self:
         """The same table, knowing (n, dim) embeddings of regions that people ask about."""
         return replace(self, asked=_spread(self.embeddings, regions))
+
+    def kinds(self) -> Tensor:
+        """(k, 16) float32, at most: the noun embeddings by their principal components, which tell kinds of things."""
+        centred = self.embeddings.cpu() - self.embeddings.cpu().mean(0)
+        _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+        found: Tensor = centred @ axes[:_KINDS].T
+        return found
 
     def scores(self, regions: Tensor, *, asked: bool = False) -> Tensor:
         """(n, dim) region embeddings -> (n, k) z-scores of their cosines with each noun.
@@ -97,7 +108,7 @@ class NounTable:
 
     def to(self, device: torch.device | str) -> Self:
         """The same table there."""
-        tensors = (self.embeddings, self.spread, self.asked)
+        tensors = (self.embeddings, self.spread, self.asked, self.odds)
         return type(self)(self.names, *(one.to(device) for one in tensors))
 
     def save(self, folder: Path) -> None:
@@ -107,7 +118,7 @@ class NounTable:
             {"embeddings": self.embeddings}, folder / "embeddings.safetensors", storage="fp16"
         )
         save_weights(
-            {"any": self.spread, "asked": self.asked},
+            {"any": self.spread, "asked": self.asked, "odds": self.odds},
             folder / "spread.safetensors",
             storage="fp32",
         )
@@ -120,12 +131,19 @@ class NounTable:
         held = load_weights(folder / "embeddings.safetensors")
         held |= load_weights(folder / "spread.safetensors")
         rows, listed = held.get("embeddings"), isinstance(names, list)
+        odds = held.setdefault("odds", torch.zeros(len(names) if listed else 0))
         shapes = [tuple(held[key].shape) for key in ("any", "asked") if key in held]
         fit = listed and rows is not None and rows.dim() == 2 and 0 < len(rows) == len(names)
-        if not fit or rows is None or shapes != [(2, len(names))] * 2:
+        if (
+            not fit
+            or rows is None
+            or [*shapes, odds.shape] != [*[(2, len(names))] * 2, (len(names),)]
+        ):
             raise CheckpointError(f"{folder}: names and tensors of the nouns do not fit together")
         unit = F.normalize(rows.float(), dim=1)
-        return cls(tuple(map(str, names)), unit, held["any"].float(), held["asked"].float())
+        return cls(
+            tuple(map(str, names)), unit, held["any"].float(), held["asked"].float(), odds.float()
+        )
 
 
 def _spread(embeddings: Tensor, regions: Tensor) -> Tensor:

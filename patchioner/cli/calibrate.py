@@ -23,8 +23,11 @@ from patchioner.base.progress import progress
 from patchioner.cli.spelling import declare, positive_int, write_line
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from patchioner.checkpoints.folder import KindSettings, Parts
     from patchioner.geometry import ImageGeometry
+    from patchioner.nouns import NounTable
     from patchioner.pipeline import Embedded
     from patchioner.regions import Region
 
@@ -33,6 +36,9 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 32  # photos
 _SEED = 0
+_KIND_PENALTY = (
+    50.0  # on what a kind of noun says: without it a few captions of each kind would decide
+)
 _BOXES, _SHARES = 8, (0.02, 0.5)  # of a photo, and shares of its area
 
 
@@ -125,15 +131,41 @@ def fit(
         return _says(text, chosen[owner][1][place][1])
 
     told = list(_captioned(photos, placed))
-    measures = [measured for *_, measured in told]
-    truth = [is_right(owner, place, text) for owner, place, text, _ in told]
+    truth = [is_right(owner, place, text) for owner, place, text, *_ in told]
+    measures, best = [list(measured) for *_, measured, _ in told], [noun for *_, noun in told]
+    nouns = replace(nouns, odds=_odds(nouns, best, measures, truth))
+    for measured, noun in zip(measures, best, strict=True):
+        measured[-1] = 0.0 if noun is None else float(nouns.odds[noun])
     fitted = fit_logistic(FEATURES, measures, truth)
     # It was fitted with as much weight on the right as on the wrong: back to how often each is.
     fitted = replace(fitted, bias=fitted.bias + math.log(sum(truth) / (len(truth) - sum(truth))))
     counts = _measures(fitted(measures).tolist(), truth, len(photos))
-    measured = {**fitted.to_json(), "measured": counts}
-    settings = replace(settings, calibration={**settings.calibration, KEY: measured})
-    return replace(parts, settings=settings, nouns=nouns), measured
+    calibrated = {**fitted.to_json(), "measured": counts}
+    settings = replace(settings, calibration={**settings.calibration, KEY: calibrated})
+    return replace(parts, settings=settings, nouns=nouns), calibrated
+
+
+def _odds(
+    nouns: NounTable,
+    best: Sequence[int | None],
+    measures: Sequence[Sequence[float]],
+    truth: Sequence[bool],
+) -> Tensor:
+    """(k,) what the kind of noun adds to the log odds that a caption is right, beside the other measures.
+
+    Kinds, not nouns: most nouns are in too few captions.
+    """
+    import torch
+
+    from patchioner.calibration import fit_logistic
+
+    kinds = nouns.kinds()
+    rows = torch.stack([torch.zeros(kinds.shape[1]) if one is None else kinds[one] for one in best])
+    values = torch.cat([torch.tensor(measures)[:, :-1], rows], dim=1).double()
+    names = [str(place) for place in range(values.shape[1])]
+    fitted = fit_logistic(names, values.numpy(), truth, penalty=_KIND_PENALTY)
+    slopes = torch.tensor(fitted.weights) / torch.tensor(fitted.deviation)
+    return kinds @ slopes[-kinds.shape[1] :].float()
 
 
 def adapting(kinds: Mapping[str, KindSettings], guided: bool) -> dict[str, KindSettings]:
@@ -170,16 +202,17 @@ def _embedded(placed: Parts, asked: Sequence[tuple[Any, Regions]]) -> list[Embed
 
 def _captioned(
     photos: Sequence[Embedded], placed: Parts
-) -> Iterator[tuple[int, int, str, tuple[float, ...]]]:
-    """(Photo, place in it, caption, `FEATURES`) of all regions."""
-    from patchioner.guidance import features, gathered, write
+) -> Iterator[tuple[int, int, str, tuple[float, ...], int | None]]:
+    """(Photo, place in it, caption, `FEATURES`, place of its best noun) of all regions."""
+    from patchioner.guidance import best_nouns, features, gathered, write
 
     assert placed.nouns is not None, "it was made"
     for start in progress(range(0, len(photos), _AT_ONCE), description="captioning"):
         part = photos[start : start + _AT_ONCE]
         asked = gathered(part, placed)
         texts = [one.text for one in write(asked, None, placed)]
-        rows = iter(zip(texts, features(asked, texts, placed.nouns), strict=True))
+        best = best_nouns(asked, texts, placed.nouns)
+        rows = iter(zip(texts, features(asked, texts, placed.nouns), best, strict=True))
         for owner, one in enumerate(part, start=start):
             for place in range(len(one.regions)):
                 yield owner, place, *next(rows)

@@ -32,9 +32,9 @@ from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 GUIDANCE = Guidance(contrast=0.9, nouns=0.7, beam_width=1)
 CALIBRATION = {
     "inputs": list(FEATURES),
-    "mean": [0.0, 0.5, 0.5, -2.0],
-    "deviation": [0.8, 0.9, 0.3, 1.5],
-    "weights": [1.0, -0.5, 0.3, 0.2],
+    "mean": [0.0, 0.5, 0.5, -2.0, 0.1],
+    "deviation": [0.8, 0.9, 0.3, 1.5, 0.6],
+    "weights": [1.0, -0.5, 0.3, 0.2, 0.7],
     "bias": 0.1,
     "threshold": 0.5,
 }
@@ -47,7 +47,7 @@ def parts(**settings: Any) -> Parts:
     kinds = {"box": KindSettings(guidance=GUIDANCE)}
     chosen: dict[str, Any] = {"kinds": kinds, "calibration": {KEY: CALIBRATION}} | settings
     table = NounTable.build(TEXTS, torch.randn(40, 64), tiny.text_tower)
-    table = table.of_asked(torch.randn(30, 64))
+    table = replace(table.of_asked(torch.randn(30, 64)), odds=torch.randn(len(table.names)))
     return replace(tiny, settings=replace(tiny.settings, **chosen), nouns=table)
 
 
@@ -97,7 +97,8 @@ def test_captions_and_confidences_are_those_of_plain_code(model: Patchioner) -> 
         keys = "mean", "deviation", "weights"
         mean, deviation, weights = (np.array(CALIBRATION[key]) for key in keys)
         size = math.log(24 * 20 / (96 * 64))
-        values = (*nouns, float(likeness[row]), size)
+        kind = 0.0 if best is None else float(held.nouns.odds[best])
+        values = (*nouns, float(likeness[row]), size, kind)
         logit = 0.1 + float(((np.array(values) - mean) / deviation) @ weights)
         assert one.confidence == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
 
@@ -232,6 +233,7 @@ def test_a_checkpoint_keeps_it_all(model: Patchioner, tmp_path: Path) -> None:
     assert read is not None and nouns is not None
     assert read.names == nouns.names and torch.equal(read.asked, nouns.asked)
     assert torch.allclose(read.embeddings, nouns.embeddings, atol=1e-3)
+    assert torch.equal(read.odds, nouns.odds)
     (tmp_path / "nouns" / "names.json").write_text('["cat"]')
     with pytest.raises(CheckpointError, match="nouns"):
         Patchioner.from_pretrained(tmp_path, device="cpu")
@@ -246,7 +248,7 @@ def test_settings_need_their_parts_and_calibrations_their_features() -> None:
     for lacking in ({"tower": None}, {"decoder": RetrievalDecoder(64)}):
         with pytest.raises(CheckpointError, match="candidates"):
             replace(parts(kinds=kinds), **lacking)
-    stored = {**CALIBRATION, "inputs": ["a", "b", "c", "d"]}
+    stored = {**CALIBRATION, "inputs": ["a", "b", "c", "d", "e"]}
     other = Patchioner(parts(calibration={KEY: stored}), device="cpu")
     with pytest.raises(CheckpointError, match="captions"):
         other.caption(noise_photo(), min_confidence=0.1)
@@ -275,6 +277,7 @@ def test_the_command_calibrates_a_folder(tmp_path: Path, capsys: Capture, boxes:
     printed = json.loads(capsys.readouterr().out)
     model = Patchioner.from_pretrained(tmp_path / "model", device="cpu")
     assert model.settings.calibration[KEY] == printed
+    assert model.parts.nouns is not None and bool(model.parts.nouns.odds.any())
     assert printed["measured"]["photos"] == 6
     assert printed["measured"]["captions"] == (36 if boxes else 48)
     assert not model.settings.kinds  # sentences word for word are not guided
