@@ -41,10 +41,9 @@ _LISTED = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+")
 _QUOTED = re.compile(r'\s*".*",?\s*')
 _PHOTO_KEY = re.compile(rf"\d+|.*{_PICTURE}", re.IGNORECASE)
 _ADDRESS = rf"https?://\S+|\S+{_PICTURE}"
-_NO_LINE, _NO_CELL = (
-    re.compile(rf"\s*(?:{one})\s*", re.IGNORECASE)
-    for one in (_ADDRESS, rf"{_ADDRESS}|[\W\d_]*\d[\W\d_]*")  # a line may be a label such as "50"
-)
+_NO_LINE = re.compile(rf"\s*(?:{_ADDRESS})\s*", re.IGNORECASE)
+# A line may be a label such as "50".
+_NO_CELL = re.compile(rf"\s*(?:{_ADDRESS}|[\W\d_]*\d[\W\d_]*)\s*", re.IGNORECASE)
 _HALF = re.compile("[\ud800-\udfff]")  # of two that write an emoji in JSON
 _MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml)\b", re.IGNORECASE)
 _NOTHING = {"", "nan", "null", "none", "n/a"}  # as pandas and the like write what is not there

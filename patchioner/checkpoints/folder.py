@@ -30,7 +30,6 @@ import torch
 
 from decoders import DecodeOptions, Decoder, TrainableDecoder, load_decoder
 from decoders.base import check_whole
-from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import BACKBONES, Backbone, load_backbone
 from patchioner.base.errors import (
@@ -511,6 +510,8 @@ def build_model(path: Path) -> Parts:
         CheckpointError, MemoryBankError: a key is unknown, or a part is missing, corrupt or does not fit.
         HubError, MissingExtraError: weights cannot be fetched; a library is not installed.
     """
+    from decoders.retrieval import RetrievalDecoder
+
     config, bank, decoder = read_model_config(path), None, None
     settings = config.model_settings()
     try:  # the small and easily mistaken parts first: an error should not wait for gigabytes of weights

@@ -53,7 +53,7 @@ _GIVE = (
 _YOLO = re.compile(rb"(?:\xef\xbb\xbf)?\s*\d+(?:\.0*)?(?:[ \t]+[-+.\deE]+){4,}[ \t]*(?:\r?\n|\Z)")
 _BOX_MODES: dict[str, BoxFormat] = {
     **{"None": "xywh", "1": "xywh", "XYWH_ABS": "xywh", "0": "xyxy", "XYXY_ABS": "xyxy"},
-    **{form: form for form in get_args(BoxFormat)},
+    **dict(zip(get_args(BoxFormat), get_args(BoxFormat), strict=True)),
 }
 _ONE_ID = "(of files that were joined?) have one id; give each its own:"
 _REMEDY = 'save bool masks with np.savez_compressed("masks.npz", masks=array)'
