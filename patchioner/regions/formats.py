@@ -36,6 +36,7 @@ from patchioner.regions.items import (
     id_key,
     items_from,
     large_coco,
+    large_lines,
     stated_size,
     warn_of_lost,
 )
@@ -171,9 +172,11 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
         if _YOLO.match(opening) or (path.suffix == ".txt" and not opening.strip()):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
             return [yolo([line for line in lines if line.strip()], path.parent)]
-        large = large_coco(path, partial(_coco, make=make)) if path.stat().st_size > LARGE else None
-        if large is not None:
-            return large
+        if path.stat().st_size > LARGE:
+            large = large_coco(path, partial(_coco, make=make))
+            large = large or large_lines(path, partial(_of_records, make=make))
+            if large:
+                return large
         content = read_json(path)
     records: list[Any] = content if isinstance(content, list) else [content]
     if not all(isinstance(record, Mapping) for record in records):

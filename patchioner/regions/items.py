@@ -246,6 +246,44 @@ def large_coco(path: Path, photos: Callable[[Entry], list[Photo]]) -> list[Photo
     return [replace(photo, items=_Late(partial(read, image, key))) for photo, image, key in each]
 
 
+def large_lines(
+    path: Path, photos: Callable[[list[Entry]], list[Photo] | None]
+) -> list[Photo] | None:
+    """The photos of a file of JSON lines, which are read when they are asked for; None where it is another file.
+
+    Args:
+        path: of the file, which must stay as it is.
+        photos: records of a small file -> its photos; None of records that do not stand on lines.
+    """
+    places: dict[tuple[str | None, str | None], array[int]] = {}  # start and length of each line
+    known: dict[tuple[str | None, str | None], Photo] = {}
+
+    def read(key: tuple[str | None, str | None]) -> Iterator[Item]:
+        with path.open("rb") as stream:
+            pairs = zip(places[key][::2], places[key][1::2], strict=True)
+            records = [_slice(stream, *pair) for pair in pairs]
+        for photo in photos(records) or ():
+            if (photo.name, photo.image_id) == key:
+                yield from photo.items
+
+    start = 0
+    with path.open("rb") as stream:
+        for line in stream:
+            try:
+                record = json.loads(line) if line.strip() else {}
+            except ValueError:  # what is wrong with it is told where files are read whole
+                return None
+            found = photos([record]) if isinstance(record, Mapping) and record else None
+            if line.strip() and found is None:
+                return None
+            for photo in found or ():
+                key = photo.name, photo.image_id
+                known.setdefault(key, replace(photo, items=_Late(partial(read, key))))
+                places.setdefault(key, array("q")).extend((start, len(line)))
+            start += len(line)
+    return list(known.values())
+
+
 @dataclass(frozen=True)
 class _Late:
     """Entries that are read when they are looked at."""

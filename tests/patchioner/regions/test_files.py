@@ -443,6 +443,29 @@ def test_a_large_file_is_read_as_a_small_one_is(
         assert sources[0] == sources[1]
 
 
+def test_large_json_lines_are_read_as_small_ones_are(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    points = [[{"x": 0.1 * place, "y": 0.2, "t": 0.1 * place} for place in range(4)]]
+    path, lines = tmp_path / "narratives.jsonl", []
+    for number in (3, 1, 3, 2):
+        said = {"caption": f"\u00fc {len(lines)}", "traces": [*points, points[0][: number + 1]]}
+        lines += [json.dumps({"dataset_id": "d", "image_id": str(number), **said}), ""]
+    path.write_text("\r\n".join(lines), encoding="utf-8")
+    small = read_regions(path)
+    monkeypatch.setattr(formats, "LARGE", 0)
+    found = read_regions(path)
+    assert [one.image_id for one in found.photos] == [one.image_id for one in small.photos]
+    assert not any(isinstance(one.items, list) for one in found.photos)
+    for name in ("3.jpg", "1.jpg", "2.jpg"):
+        assert found.for_photo((90, 60), name) == small.for_photo((90, 60), name)
+        sources = [[one.source for one in file.items(name)] for file in (found, small)]
+        assert sources[0] == sources[1]
+    path.write_text("\n".join([*lines, lines[0][:-9]]))
+    with pytest.raises(RegionFileError, match="not JSON"):
+        read_regions(path)
+
+
 def test_a_large_file_that_is_cut_short_is_refused(tmp_path: Path, large: None) -> None:
     path = tmp_path / "coco.json"
     for size in (1, 30, 300, 900):
