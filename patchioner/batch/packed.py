@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import mmap
 import os
@@ -37,6 +38,7 @@ _COMPRESSED = {"gz": "gzip", "tgz": "gzip", "zst": "zstd"}
 _AT_ONCE = 2**20  # bytes
 _ROWS = 256  # of a table that are read as one piece
 _MOST_BESIDE = 2**24  # bytes of a file beside a photo
+_PATH = 4096  # characters
 Read: TypeAlias = "Callable[[int, int], bytes]"
 
 
@@ -53,9 +55,17 @@ class Tars(Source):
         for key in keys:
             try:
                 opened, read = self._opened(key)
+                seen = set[str]()
                 with opened as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
                     for stem, members in _grouped(tar):
-                        yield self._sample(f"{plain(key)}/", stem, members, read)
+                        if stem in seen:
+                            name, apart = f"{plain(key)}/{plain(members[0].name)}", "stands apart"
+                            wanted = "put the files of a stem next to each other"
+                            reason = f"{name!r} {apart} from others of its stem: {wanted}"
+                            yield Sample(name, error=ImageError(reason))
+                        elif any(is_picture(one.name) for one in members):
+                            yield self._sample(f"{plain(key)}/", stem, members, read)
+                        seen.add(stem)
                     # tarfile takes a tar that is cut between two files for a whole one.
                     if read(tar.offset, tar.offset + 512) != bytes(512):
                         raise tarfile.ReadError("it has no end")
@@ -107,12 +117,10 @@ def _has_regions(content: object) -> bool:
 
 
 def _grouped(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
-    """Neighbours of one stem (up to the first dot of the file name) that have a picture among them."""
+    """Neighbours of one stem, up to the first dot of the file name."""
     files = (one for one in tar if one.isfile() and not os.path.basename(one.name).startswith("."))
     for stem, members in groupby(files, lambda one: _stem(one.name)):
-        group = list(members)
-        if any(is_picture(one.name) for one in group):
-            yield stem, group
+        yield stem, list(members)
 
 
 def _stem(name: str) -> str:
@@ -185,15 +193,16 @@ class Tables(Source):
                 yield replace(self._sample(place, row), origin=place)
 
     def _sample(self, place: str, row: dict[str, Any]) -> Sample:
-        picture, given = row.pop(self._image), row.pop(self._region, None)
+        picture, given = _inline(row.pop(self._image)), row.pop(self._region, None)
         inner = picture if isinstance(picture, Mapping) else {}
         named = [row.get(one) for one in _NAMES] + [inner.get("path")]
         named += [picture] if isinstance(picture, str) else []
         photo = next((str(one) for one in named if one not in (None, "")), place)
         data = inner.get("bytes") if inner else picture
         data = inner.get("path") if data is None else data
-        if data is None:
-            return Sample(photo, source=row, error=ImageError(f"{place}: the photo is empty"))
+        if not isinstance(data, str | bytes):
+            reason = f"{place}: {data!r:.60} is no photo: give its bytes or its path"
+            return Sample(photo, source=row, error=ImageError(reason))
         image = self.store.image(data) if isinstance(data, str) else data
         size = len(data) if isinstance(data, bytes) else None
         try:
@@ -201,8 +210,11 @@ class Tables(Source):
             file, called = own if self.regions is None else (self.regions.of(photo), photo)
         except PatchionerError as error:
             return Sample(photo, source=row, error=error)
-        except ValueError as error:  # lists of unequal lengths
-            return Sample(photo, source=row, error=RegionFileError(f"{place}: {error}"))
+        except (ValueError, RecursionError):
+            reason = (
+                f"{place}: {self._region!r} holds no JSON, or lists of unequal lengths: mend it"
+            )
+            return Sample(photo, source=row, error=RegionFileError(reason))
         return Sample(photo, image, size, file, called, row)
 
     def _own(self, place: str, given: Any) -> RegionFile | None:
@@ -210,7 +222,7 @@ class Tables(Source):
         if given is None:
             return RegionFile(place, {"regions": []}) if self._region else None
         if isinstance(given, str | bytes):
-            given = _content(given if isinstance(given, bytes) else given.encode(), "x.json")
+            given = json.loads(given)
         if self._region == "objects" and isinstance(given, Mapping):  # datasets' lists side by side
             lists = {key: one for key, one in given.items() if isinstance(one, list)}
             entries = zip(*lists.values(), strict=True)
@@ -256,6 +268,16 @@ class Tables(Source):
         except (OSError, ValueError):
             data.seek(0)
             return list(ipc.open_stream(data))
+
+
+def _inline(picture: Any) -> Any:
+    """The bytes of what is a data URL, or in base64, which is longer than any path; else as it was."""
+    if not isinstance(picture, str) or not (picture.startswith("data:") or len(picture) > _PATH):
+        return picture
+    try:
+        return base64.b64decode(picture.partition(",")[2] or picture)
+    except ValueError:
+        return picture.encode()  # no picture, as its error will say
 
 
 def _column(columns: list[str], told: str | None, usual: Sequence[str], name: str) -> str | None:

@@ -336,6 +336,12 @@ def _beside(store: Store, number: str) -> str:
 
 
 def as_json(values: Mapping[str, Any]) -> str | None:
-    """JSON text of what a source carries, without bytes; dates and the like by their text. None for nothing."""
+    """JSON text of what a source carries, without bytes; dates and the like by their text, null for no number.
+
+    None for nothing.
+    """
     kept = {key: value for key, value in values.items() if not isinstance(value, bytes)}
-    return json.dumps(kept, default=str) if kept else None
+    text = json.dumps(kept, default=str)
+    if "NaN" in text or "Infinity" in text:
+        text = json.dumps(json.loads(text, parse_constant=lambda _: None))
+    return text if kept else None

@@ -90,14 +90,14 @@ class Task:
 def _described(model: Patchioner, items: Iterable[Question]) -> Iterator[Any]:
     """Paragraphs, photo by photo; a failure costs its photo alone."""
     from patchioner.detail import DetailCaptioner
-    from patchioner.images import load_image
+    from patchioner.detail.values import open_photo
 
     captioner = DetailCaptioner(model)
     for source, regions in items:
         try:
-            photo = captioner.open(load_image(source))
-            if photo.features is not None:
-                regions(photo.features.geometry)
+            photo = open_photo(source, model)
+            assert photo.features is not None, "the model has encoded it"
+            regions(photo.features.geometry)
             yield [captioner.describe(photo)]
         except PatchionerError as error:
             yield error

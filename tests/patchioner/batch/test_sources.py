@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from patchioner import Patchioner
 from patchioner.base.errors import ImageError, OptionError, PatchionerError
+from patchioner.batch import read_rows, run
 from patchioner.batch.sources import Lazy, Reading, Sample, Source, open_source
 from patchioner.batch.tasks import Asked
 from patchioner.geometry import fit_image
@@ -162,6 +165,26 @@ def tar(mode: str = "w") -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.parametrize(("column", "value", "says"), [
+    ("image", base64.b64encode(png(1)).decode(), ""), ("image", [1.0], "no photo"), ("image", 5, "no photo"),
+    ("image", "data:image/png;base64," + base64.b64encode(png(1)).decode(), ""), ("image", None, "no photo"),
+    ("image", "x" * 9999, "Pillow"), ("regions", "{bad", "mend"),
+    ("objects", {"bbox": [[1, 2, 3, 4]], "id": [1, 2]}, "mend"),
+])  # fmt: skip
+def test_a_cell_is_read_or_costs_its_row_alone(
+    column: str, value: Any, says: str, model: Patchioner, tmp_path: Path
+) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    row = {"image": png(1), "nothing": float("nan")} | {column: value}
+    table = arrow.Table.from_pydict({key: [one] for key, one in row.items()})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    run(tmp_path / "t.parquet", tmp_path / "out.jsonl", model=model)
+    (found,) = read_rows(tmp_path / "out.jsonl")
+    assert found.photo == "t.parquet#0:0"
+    assert says in (found.message or "") and bool(says) == bool(found.error)
+    assert says or json.loads(found.source or "") == {"nothing": None}
+
+
 def packed(kind: str) -> bytes:
     if kind == "tar.zst":
         return bytes(pytest.importorskip("pyarrow").compress(tar(), codec="zstd", asbytes=True))
@@ -184,8 +207,12 @@ def test_a_broken_tar_is_an_error_beside_what_it_has(tmp_path: Path) -> None:
     for name, data in {"2.tar.gz": b"", "3.tgz": b"no gz", "4.tar.gz": tar("w:gz")[:-99]}.items():
         (tmp_path / name).write_bytes(data)
     found = samples(open_source(tmp_path))
+    with tarfile.open(tmp_path / "5.tar", "w") as file:
+        for name in ("0.tar", "1.tar", "0.tar"):
+            file.add(tmp_path / name, arcname=f"{name[0]}.png")
+    found += samples(open_source(tmp_path / "5.tar"))[2:]
     broken = [one.photo for one in found if one.error]
-    assert broken == ["0.tar", "1.tar", "2.tar.gz", "3.tgz", "4.tar.gz"]
+    assert broken == ["0.tar", "1.tar", "2.tar.gz", "3.tgz", "4.tar.gz", "5.tar/0.png"]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "datasets"])
