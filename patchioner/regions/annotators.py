@@ -88,6 +88,8 @@ def drawn(part: Entry, image_size: Size) -> Region:
         return Polygon(zip(segments["x"], segments["y"], strict=True))
     boxes = [part.get(key) for key in ("box", "box2d", "bounding_box")]
     box = next((one for one in boxes if isinstance(one, Mapping)), part)
+    if "x4" in box:  # a turned one
+        return Polygon([(box[f"x{corner}"], box[f"y{corner}"]) for corner in range(1, 5)])
     for names, form in _NAMED:
         if box.keys() >= set(names):
             return box_of([box[name] for name in names], form)
@@ -104,7 +106,7 @@ def label_studio(task: Entry, make: Make) -> Photo:
         for annotation in given or entries_of({"predictions": [], **task}, "predictions")
         if not annotation.get("was_cancelled")
         for result in entries_of(annotation, "result")
-        if isinstance(result.get("value"), Mapping) and "original_width" in result
+        if isinstance(result.get("value"), Mapping)
     ]
     results = [result for result in every if result.get("type") not in _ABOUT_REGIONS]
     named = {
@@ -405,6 +407,7 @@ FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
         photo_of, name="image.filename", size=_INNER, label="name", read=drawn
     ),
     ("annotations", "image.width"): partial(photo_of, size=_INNER),
+    ("annotations", "image.image_id"): partial(photo_of, size=_INNER),
     ("annotations", "file_name"): partial(photo_of, name="file_name"),
     ("shapes",): partial(
         photo_of, parts="shapes", name="imagePath", size=("imageWidth", "imageHeight"), read=labelme

@@ -179,7 +179,9 @@ class RegionFile:
         found = {_parts(str(one.parent)): one.parent for one in names if one.name == _SAM}
         for suffix in reversed(_OWN):
             found |= {
-                _parts(str(one.with_suffix(""))): one for one in names if one.suffix == suffix
+                _parts(str(one.with_suffix(""))): one
+                for one in names
+                if one.suffix.lower() == suffix
             }
         return {parts: self.path / one for parts, one in found.items()}
 

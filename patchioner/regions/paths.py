@@ -279,7 +279,7 @@ class Polygon(Shape):
             )  # pairs, as OpenCV has them, too
             if len(values) % 2:
                 raise RegionError(f"{what} has {len(values)} numbers; give x, y pairs")
-            rings.append(list(zip(values[::2], values[1::2], strict=True)))
+            rings.append(_pairs(zip(values[::2], values[1::2], strict=True), what))
         if not rings:
             raise RegionError("the segmentation has no ring; give [[x1, y1, x2, y2, ...], ...]")
         # As the COCO tools do: beside a ring, what has no area counts for nothing.

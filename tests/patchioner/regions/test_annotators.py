@@ -50,6 +50,14 @@ RECORDS: dict[str, Any] = {
     "ultralytics outline": [
         {"name": "cup", "box": NAMED, "segments": {"x": [20, 120, 120], "y": [10, 10, 60]}}
     ],
+    "ultralytics, turned": [
+        {
+            "name": "cup",
+            "box": {
+                f"{'xy'[axis]}{n}": xy[axis] for n, xy in enumerate(CORNERS, 1) for axis in (0, 1)
+            },
+        }
+    ],
     "bdd100k": [
         {"name": "photos/a.jpg", "labels": [{"category": "cup", "box2d": NAMED}]},
         {"name": "b.jpg", "labels": None},
@@ -115,6 +123,10 @@ FILES: dict[str, tuple[str, str]] = {
         CVAT.format('<box label="cup" xtl="45" ytl="-15" xbr="95" ybr="85" rotation="90"/>'),
     ),
     "label studio's rectangle, named apart": ("a.json", json.dumps(LABELS)),
+    "label studio's, of no stated size": (
+        "a.json",
+        json.dumps(LABELS).replace('"original_width": 200, "original_height": 100, ', ""),
+    ),
     "labelme": ("a.json", json.dumps(LABELME | {"imagePath": "..\\photos\\a.jpg"})),
     **{name: ("a.json", json.dumps(content)) for name, content in RECORDS.items()},
 }
@@ -193,6 +205,10 @@ def test_stored_pixels_turn_with_the_photo(orientation: int, kind: str, tmp_path
             CVAT.format(
                 f'<mask rle="{10**14}" left="0" top="0" width="{10**7}" height="{10**7}"/>'
             ),
+        ),
+        (
+            "a.json",
+            json.dumps([{"segmentation": [[20, 10, 120, 10, 120, 60], {"size": 5, "counts": 5}]}]),
         ),
         ("a.png", "a picture"),
         ("a.csv", "ImageID,XMin\na,0.1\n"),
