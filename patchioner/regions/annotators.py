@@ -67,7 +67,7 @@ def labelme(shape: Entry, image_size: Size) -> Region:
         return Trace(pairs)
     if kind == "mask" and len(pairs) == 2:
         own = Mask.from_file(base64.b64decode(str(shape.get("mask"))))
-        corner = np.min(pairs, axis=0).astype(int).tolist()
+        corner = [int(side) for side in np.min(pairs, axis=0)]
         found, part = _canvas(corner, own.image_size, image_size)
         part[:] = own.array
         return Mask(found)

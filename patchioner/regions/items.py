@@ -73,9 +73,10 @@ class Item:
         """
         stored = image_size[::-1] if orientation >= 5 else image_size
         try:
-            region = self.make(stored)
-            if shares:
-                region = moved(region, stored, lambda points: points * stored)
+            with np.errstate(over="ignore"):  # what becomes infinite is no region
+                region = self.make(stored)
+                if shares:
+                    region = moved(region, stored, lambda points: points * stored)
             region.require_fit(stored)
             if orientation != 1:
                 region = turned(region, stored, orientation)

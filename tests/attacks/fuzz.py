@@ -158,6 +158,8 @@ XML = (
     b'<annotations><image name="a.jpg"><polygon label="x" points="1,1;9,1;9,9"/>'
     b'<mask rle="0,4" left="1" top="1" width="2" height="2"/></image></annotations>'
 )
+NAMED = {"x1": 1, "y1": 1, "x2": 30, "y2": 30}
+DETECTED = [{"name": "a", "box": NAMED}, {"name": "b.jpg", "labels": [{"box2d": NAMED}]}]
 REPLY = {
     "choices": [{"message": {"content": "A red box."}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1},
 }  # fmt: skip
@@ -179,7 +181,7 @@ def targets() -> dict[str, Target]:
     banks = ("bank.json", "bank.safetensors", "texts.jsonl")
     return {
         "regions": Target(regions, _json(OURS, {"images": {"a.jpg": [{"set": [{"point": [3, 4]}]}]}})),
-        "coco": Target(regions, _json(COCO, COCO["annotations"], LABELME, STUDIO)),
+        "coco": Target(regions, _json(COCO, COCO["annotations"], LABELME, STUDIO, DETECTED)),
         "xml": Target(partial(regions, name="r.xml"), (XML,)),
         "yolo": Target(partial(regions, name="a.txt"), (yolo,)),
         "arrays": Target(partial(regions, name="r.npz"), arrays),

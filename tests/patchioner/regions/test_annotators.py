@@ -200,6 +200,8 @@ def test_stored_pixels_turn_with_the_photo(orientation: int, kind: str, tmp_path
         ("a.txt", "0 0.35 0.35 0.5 0.5 0.9 1\n"),  # with the number of a track
         ("a.json", json.dumps({"shapes": [BITMAP | {"mask": "no picture"}]})),
         ("a.json", json.dumps({"shapes": [BITMAP | {"points": [[150, 0], [249, 49]]}]})),
+        ("a.json", json.dumps({"shapes": [BITMAP | {"points": [[20, 10], [-1e308, 49]]}]})),
+        ("a.json", json.dumps(LABELS).replace('"width": 50', '"width": 1e308')),
         (
             "a.xml",
             CVAT.format(
