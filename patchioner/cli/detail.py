@@ -181,10 +181,8 @@ class _Run:
 
     def __init__(self, options: argparse.Namespace, budget: Budget) -> None:
         from patchioner import Patchioner
-        from patchioner.detail import DetailCaptioner, preset
+        from patchioner.detail import DetailCaptioner, describe, fuse, preset
         from patchioner.detail.client import ChatClient
-        from patchioner.detail.describe import VisionDescriber
-        from patchioner.detail.fuse import LanguageFuser
         from patchioner.detail.models import CallCache
 
         self._options, self._budget, self._jobs = options, budget, list(_jobs(options))
@@ -211,9 +209,9 @@ class _Run:
         self._scorer = _scorer(options, model)
         self._captioner = DetailCaptioner(
             model,
-            describer=seeing and VisionDescriber(seeing, samples=options.samples or 3),
+            describer=seeing and describe.VisionDescriber(seeing, samples=options.samples or 3),
             scorer=self._scorer,
-            fuser=reader and LanguageFuser(reader, settings.fuse, seed=options.seed),
+            fuser=reader and fuse.LanguageFuser(reader, settings.fuse, seed=options.seed),
             settings=settings,
         )
         self._clients = [one for one in (seeing, reader) if isinstance(one, ChatClient)]

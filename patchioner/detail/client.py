@@ -77,13 +77,12 @@ class Budget:
         """Count a call that is about to be sent; `FutileError` where the budget is spent."""
         with self._lock:
             if self.max_calls is not None and self.calls >= self.max_calls:
-                spent = f"of {self.max_calls} calls is spent; raise max_calls (--max-calls)"
-            elif self.max_cost is not None and self.cost >= self.max_cost:
-                spent = f"of {self.max_cost} is spent ({self.cost:.4f}); raise max_cost (--max-cost)"  # fmt: skip
-            else:
-                self.calls += 1
-                return
-        raise FutileError(f"the budget {spent} to go on")
+                spent = f"{self.max_calls} calls is spent; raise max_calls (--max-calls)"
+                raise FutileError(f"the budget of {spent} to go on")
+            if self.max_cost is not None and self.cost >= self.max_cost:
+                spent = f"{self.max_cost} is spent ({self.cost:.4f}); raise max_cost (--max-cost)"
+                raise FutileError(f"the budget of {spent} to go on")
+            self.calls += 1
 
     def record(self, tokens_in: int, tokens_out: int, *, estimated: bool = False) -> None:
         """Count what a call that was answered took."""
