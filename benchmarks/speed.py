@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
@@ -178,11 +179,12 @@ def run_model_suite(arguments: argparse.Namespace) -> int:
         add("encode one photo", partial(model.encode, photo))
         features = model.encode(photo)
         boxes = random_boxes(max(arguments.regions), load_image(photo).size, seed=0)
-        for count in arguments.regions:
-            add(f"caption {_boxes_named(count)}", partial(model.caption, features, boxes[:count]))
+        for count, plain in product(arguments.regions, (False, True)):
+            label = f"caption {_boxes_named(count)}{', without guidance' * plain}"
+            add(label, partial(model.caption, features, boxes[:count], plain=plain))
     base, table, extra = rows[0][0].median, [], []
     for timing, peak in rows:
-        shown = ("", "") if peak is None else (f"{timing.median / base:.2f}", f"{peak:.0f}")
+        shown = f"{timing.median / base:.2f}", "" if peak is None else f"{peak:.0f}"
         table.append([timing.label, timing.spread, *shown])
         extra.append({**asdict(timing), "median": timing.median, "peak_mb": peak})
     text = markdown_table(["what", "median", "x backbone pass", "peak memory, MiB"], table)

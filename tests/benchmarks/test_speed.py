@@ -90,9 +90,9 @@ def test_model_suite(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
     out, model = tmp_path / "speed.json", ["--model", str(checkpoint)]
     words = [*model, "--rounds", "2", "--regions", "1", "3", "--json", str(out)]
     assert main(words) == 0
-    assert "| caption 3 boxes |" in capsys.readouterr().out
+    assert "| caption 3 boxes, without guidance |" in capsys.readouterr().out
     report = json.loads(out.read_text())
-    assert [len(row["seconds"]) for row in report["rows"]] == [2, 2, 2]
+    assert [len(row["seconds"]) for row in report["rows"]] == [2] * 5
     assert main([*model, "--photo", str(tmp_path / "none.jpg")]) == 1
     assert "none.jpg" in capsys.readouterr().err
     for wrong in (["--suite", "tpu"], ["--suite", "cpu", "--shapes", "huge"]):
