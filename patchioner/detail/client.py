@@ -34,6 +34,7 @@ from patchioner.detail.models import (
     Question,
     Take,
     clean_answer,
+    whole_sentences,
 )
 from patchioner.detail.values import check
 from patchioner.images import data_url
@@ -177,8 +178,7 @@ def _text_of(choice: Any) -> str:
     if content is not None and not isinstance(content, str):
         raise TypeError(f"content is of type {type(content).__name__}")
     if choice.get("finish_reason") in ("length", "max_tokens", "MAX_TOKENS"):
-        # What is cut off in the middle of a sentence may mean anything.
-        content = re.sub(r"(?s)(.*[.!?][\"'\u201d)]*)\s.*", r"\1", content or "")
+        return whole_sentences(content or "")
     return content or ""
 
 
@@ -275,8 +275,12 @@ def refused_parameter(error: Any, request: Mapping[str, Any]) -> str | None:
         return None
     said = f"{error.message} {json.dumps(error.body, default=str)}"
     for name in _OPTIONAL:
-        quoted = any(f"{mark}{name}{mark}" in said for mark in "'\"`")
-        if name in request and (getattr(error, "param", None) == name or quoted):
+        told = (
+            rf"(['\"`]){name}\1|\b(parameter|argument|field|supplied|name)\W{{1,3}}{name}\b|"
+            rf"\b{name}\b\W{{1,2}}(extra inputs|must be|is not|unsupported|not (supported|permitted))"
+        )
+        known = getattr(error, "param", None) == name or re.search(told, said, re.IGNORECASE)
+        if name in request and known:
             return name
     # llama.cpp and others name no parameter.
     return "n" if request.get("n", 1) > 1 and "one completion" in said.lower() else None

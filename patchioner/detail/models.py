@@ -100,6 +100,11 @@ def clean_answer(text: str, *, limit: int = LONGEST_ANSWER) -> str:
     return text[:limit].rstrip()
 
 
+def whole_sentences(text: str) -> str:
+    """A text that was cut off, up to its last stop, where there is one: half a sentence may mean anything."""
+    return re.sub(r"(?s)(.*[.!?][\"'\u201d)]*)\s.*", r"\1", text)
+
+
 @dataclass(frozen=True)
 class Question:
     """All that decides an answer, without secrets. Two equal questions are asked once.
@@ -313,7 +318,8 @@ class LocalModel(AskedModel):
         said = f"{self.name}: the answer is empty; raise max_tokens, or ask another model"
         found: list[Answer | PatchionerError] = []
         for tokens, log_prob in generated(network, inputs, sampler, tokenizer):
-            text = clean_answer(tokenizer.decode(tokens, skip_special_tokens=True))
+            text = tokenizer.decode(tokens, skip_special_tokens=True)
+            text = clean_answer(whole_sentences(text) if len(tokens) == longest else text)
             found.append(Answer(text, log_prob) if text else EmptyAnswerError(said))
         return found
 

@@ -9,6 +9,7 @@ import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from patchioner.detail.client import (
     judge,
     public_url,
     read_reply,
+    refused_parameter,
 )
 from patchioner.detail.models import Answer, CallCache, EmptyAnswerError, Question
 from tests.patchioner.detail.conftest import KEY, Make
@@ -139,6 +141,19 @@ def test_parameters_that_a_server_refuses_are_left_out_from_then_on(make: Make) 
         client.complete(ASKED, n=2)
     assert len(server.requests) == client.budget.calls == 5
     assert server.requests[-1]["max_completion_tokens"] == 7
+
+
+@pytest.mark.parametrize(("message", "name"), [
+    ("Unrecognized request argument supplied: seed", "seed"), ("n: Extra inputs are not permitted", "n"),
+    ("n must be 1", "n"), ("Unsupported parameter: 'max_tokens' is not supported. Use another.", "max_tokens"),
+    ('Unknown name "seed": Cannot find field.', "seed"), ("temperature is not supported by o9", "temperature"),
+    ("Only one completion choice is allowed", "n"), ("the image is not one that is supported", None),
+])  # fmt: skip
+def test_a_refused_parameter_is_known_by_the_servers_words(message: str, name: str | None) -> None:
+    error = SimpleNamespace(status_code=400, message=message, body={"message": message})
+    asked = {"n": 3, "seed": 1, "temperature": 0.2, "max_tokens": 9}
+    assert refused_parameter(error, asked) == name
+    assert refused_parameter(error, {"model": "x"}) is None
 
 
 def test_no_more_requests_than_allowed_are_under_way_and_as_many_are(make: Make) -> None:
