@@ -192,7 +192,8 @@ class _File:
         """The captions of an object, none where its split is not wanted; anything else as it is."""
         if not isinstance(row, dict):
             return row
-        return row[self.chosen(tuple(row))] if self.wants(row.get("split")) else []
+        split = next((value for name, value in row.items() if _is_split(name)), None)
+        return row[self.chosen(tuple(row))] if self.wants(split) else []
 
     def wants(self, split: object) -> bool:
         """Whether what has this split, or None, is to be read; noted where it is not."""
@@ -226,6 +227,10 @@ class _File:
             if len(names) > 1 and wanted & set(names):
                 return delimiter
         return None
+
+
+def _is_split(name: str) -> bool:
+    return name.strip().lower() == "split"
 
 
 def _zstd(path: Path, mode: str) -> Any:
@@ -279,7 +284,7 @@ def _table(file: _File) -> Iterator[tuple[str, Any]]:
     )
     names = [name.strip() for name in next(rows, [])]
     place = names.index(file.chosen(names))
-    split = next((at for at, name in enumerate(names) if name.lower() == "split"), len(names))
+    split = next((at for at, name in enumerate(names) if _is_split(name)), len(names))
     for number, row in enumerate((row for row in rows if row), 1):
         if len(row) > len(names):
             raise file.fault(
@@ -300,14 +305,14 @@ def _is_glued(lines: Sequence[str], delimiter: str) -> bool:
 
 
 def _opened(cell: str, *, quoted: bool) -> Any:
-    """The captions of a cell, which pandas may have written as a list."""
+    """The captions of a cell, which pandas or numpy may have written as a list; an object as such."""
     cell = cell if quoted else _unquoted(cell)
-    is_list = cell.startswith(('["', "['")) and cell.endswith(('"]', "']"))
-    if not is_list or re.search(r"""['"]\s+['"]""", cell):  # numpy's has no commas
+    if not cell.startswith(("[", "{")) or cell[1:2] not in ("'", '"'):
         return cell
+    listed = re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", cell)  # numpy's has no commas
     for read in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return read(cell)
+            return read(listed)
     return cell
 
 
@@ -324,7 +329,7 @@ def _parquet(file: _File) -> Values:
         packed = file.path.suffix.lower() != ".parquet"
         table = parquet.ParquetFile(io.BytesIO(file.data()) if packed else file.path)
         names = table.schema_arrow.names
-        wanted = [file.chosen(names), *(name for name in names if name == "split")]
+        wanted = [file.chosen(names), *filter(_is_split, names)]
         return _numbered("row", table.read(columns=wanted).to_pylist())
     except arrow.ArrowException as error:
         raise file.fault(f"not a readable Parquet file ({error})") from error
