@@ -359,6 +359,8 @@ class TrainableDecoder(Decoder):
 
 def check_embeddings(embeddings: Tensor, dim: int) -> None:
     """DecoderError for what is not (n, dim) finite floats."""
+    if not isinstance(embeddings, Tensor):
+        raise DecoderError(f"the embeddings are a {type(embeddings).__name__}; give a tensor")
     if embeddings.dim() != 2 or embeddings.shape[1] != dim:
         raise DecoderError(
             f"the embeddings have shape {tuple(embeddings.shape)}; this decoder takes (n, {dim})"

@@ -29,7 +29,13 @@ from decoders.base import (
 from decoders.head import DerivedCache, LinearHead, OutputHead, table_if_worth
 from decoders.search import StepGraphs
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
+from patchioner.base.errors import (
+    CheckpointError,
+    DecoderError,
+    OptionError,
+    TextError,
+    check_texts,
+)
 from patchioner.base.files import write_json
 from patchioner.base.weights import (
     Storage,
@@ -416,8 +422,9 @@ class PrefixGPT2Decoder(TrainableDecoder):
     ) -> Self:
         """Train a tokenizer of at most `vocab_size` tokens on `texts`, and make an untrained network for it.
 
-        The shape is that of `PrefixGPT2Config`. TextError without any text, OptionError for numbers that do not fit.
+        The shape is that of `PrefixGPT2Config`. TextError for what is no text, OptionError for numbers that do not fit.
         """
+        check_texts(texts, blank=True)
         if not any(text.strip() for text in texts):
             raise TextError("the corpus holds no text; give at least one caption")
         tokenizer = CaptionTokenizer.train(texts, vocab_size=vocab_size)

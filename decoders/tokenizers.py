@@ -119,7 +119,7 @@ class CaptionTokenizer(TextTokenizer):
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = 8000) -> Self:
         """Learn the merges of a corpus; OptionError where `vocab_size` tokens cannot hold every byte."""
-        if vocab_size < SMALLEST_VOCABULARY:
+        if type(vocab_size) is not int or vocab_size < SMALLEST_VOCABULARY:
             raise OptionError(
                 f"vocab_size is {vocab_size}; at least {SMALLEST_VOCABULARY} are needed: "
                 "three special tokens and one for each byte"

@@ -24,8 +24,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decoders.base import TextMemory, TrainableDecoder
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
+from decoders.base import TextMemory, TrainableDecoder, check_whole
+from patchioner.base.errors import (
+    CheckpointError,
+    DecoderError,
+    OptionError,
+    TextError,
+    check_texts,
+)
 from patchioner.base.files import differences, read_json, recover_folder, replace_folder, write_json
 from patchioner.base.progress import progress
 from patchioner.base.weights import fit_weights, load_weights, save_weights
@@ -89,22 +95,25 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("batch", "max_tokens", "validate_every", "checkpoint_every"):
+            check_whole(**{name: getattr(self, name)})
+        for name in ("warmup_steps", "samples", "validation_most", "seed"):
+            check_whole(0, **{name: getattr(self, name)})
+        check_whole(steps=1 if self.steps is None else self.steps)
         rules: dict[str, tuple[str, Callable[[Any], bool]]] = {
-            "batch max_tokens validate_every checkpoint_every": ("at least 1", lambda v: v >= 1),
-            "warmup_steps weight_decay noise_sigma samples validation_most": (
-                "0 or more",
-                lambda v: 0 <= v < math.inf,
-            ),
+            "weight_decay noise_sigma": ("0 or more", lambda v: 0 <= v < math.inf),
             "learning_rate gradient_clip epochs": ("above 0", lambda v: 0 < v < math.inf),
             "label_smoothing validation_share": ("from 0 to below 1", lambda v: 0 <= v < 1),
-            "seed": ("from 0 to below 2**63", lambda v: 0 <= v < 2**63),
-            "steps": ("at least 1, or None", lambda v: v is None or v >= 1),
+            "seed": ("below 2**63", lambda v: v < 2**63),
             "decay": ('"cosine" or "linear"', lambda v: v in ("cosine", "linear")),
+            "autocast": ("True or False", lambda v: isinstance(v, bool)),
         }
         for names, (rule, holds) in rules.items():
             for name in names.split():
-                if not holds(getattr(self, name)):
-                    raise OptionError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+                value = getattr(self, name)
+                odd = name != "autocast" and isinstance(value, bool)
+                if odd or not holds(value):
+                    raise OptionError(f"{name} is {value!r}; it must be {rule}")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Number of updates of the whole run."""
@@ -170,13 +179,14 @@ def train_decoder(
         The reports of this call, the last one at the end of the run.
 
     Raises:
-        TextError: no text, or none left to train on.
+        TextError: no text, one that is no string, or none left to train on.
         OptionError: `held_out` repeats an index, or has one that no text has.
         DecoderError: embeddings of a wrong shape or not finite, or a loss that is not finite.
         CheckpointError: a checkpoint that is damaged or of another run.
     """
     if not len(texts):
         raise TextError("there is no text to train on; give at least one")
+    check_texts(texts, blank=True)
     options = options or TrainOptions()
     run = _Run(_Corpus(decoder, texts, embed, options, corrupt), options, held_out, memory)
     folder = Path(checkpoint_folder) if checkpoint_folder is not None else None
@@ -295,8 +305,10 @@ def _split(
         most = min(int(count * options.validation_share), options.validation_most, count - 1)
         order = np.random.default_rng(options.seed).permutation(count)
         return np.sort(order[most:]), np.sort(order[:most])
-    chosen = np.unique(np.asarray(held_out, dtype=np.int64))
-    if len(chosen) < len(held_out) or (len(chosen) and not 0 <= chosen[0] <= chosen[-1] < count):
+    given = np.asarray(held_out)
+    chosen = np.unique(given.astype(np.int64))
+    inside = not len(chosen) or 0 <= chosen[0] <= chosen[-1] < count
+    if len(chosen) < len(given) or not inside or (len(given) and given.dtype.kind not in "iu"):
         raise OptionError(f"held_out must be different indices from 0 to {count - 1}")
     if len(chosen) == count:
         raise TextError(f"all {count} texts are held out; leave some to train on")

@@ -27,6 +27,7 @@ from patchioner.base.errors import (
     OptionError,
     TextError,
     UnknownNameError,
+    check_texts,
 )
 from patchioner.base.files import RunFolder, atomic_path
 from patchioner.base.optional import require
@@ -57,8 +58,7 @@ def prepare(
         >>> prepare(["A cat.", "a cat", " "], lower=True)
         (['a cat'], [2])
     """
-    if isinstance(captions, str):
-        raise TextError(f"captions must be a list of strings, got {captions!r:.60}")
+    check_texts(captions, "caption", blank=True)
     kept = [text for text in (_cleaned(one, lower) for one in captions) if text]
     if blank := len(captions) - len(kept):
         _log.warning("left out %d blank captions of %d", blank, len(captions))
@@ -71,9 +71,7 @@ def prepare(
     return list(counts), list(counts.values())
 
 
-def _cleaned(text: object, lower: bool) -> str:
-    if not isinstance(text, str):
-        raise TextError(f"captions must be a list of strings, got {text!r:.60}")
+def _cleaned(text: str, lower: bool) -> str:
     found = " ".join(text.split())
     found = found.lower().rstrip(". ") if lower else found
     return text if found == text else found  # of many millions, one copy of each
@@ -82,7 +80,7 @@ def _cleaned(text: object, lower: bool) -> str:
 def build_bank_folder(
     captions: Sequence[str],
     embed: Embed,
-    out: Path,
+    out: str | Path,
     *,
     encoder: Mapping[str, Any],
     sample: int | None = None,
@@ -120,8 +118,9 @@ def build_bank_folder(
         OptionError: a number below 1; the folder holds something else, or another run.
     """
     for name, value in (("sample", sample), ("rows", rows)):
-        if value is not None and value < 1:
-            raise OptionError(f"{name} is {value}: give 1 or more, or leave it out")
+        if value is not None and (type(value) is not int or value < 1):
+            raise OptionError(f"{name} is {value!r}: give a whole number, 1 or more, or leave it")
+    out = Path(out)
     texts, counts = prepare(captions, lower=lower, sample=sample, seed=seed)
     options = dict(sample=sample, rows=rows, lower=lower, unit=unit, keep_texts=keep_texts)
     identity = {
@@ -299,8 +298,9 @@ def compact(
         >>> sorted(compact(bank, 2).counts.tolist())
         [1, 2]
     """
-    if rows < 1 or iterations < 1:
-        raise OptionError(f"rows={rows}, iterations={iterations}: both must be at least 1")
+    if not all(type(one) is int and one >= 1 for one in (rows, iterations)):
+        wrong = f"rows={rows}, iterations={iterations}"
+        raise OptionError(f"{wrong}: both must be whole numbers, at least 1")
     if method not in get_args(CompactionMethod):
         raise UnknownNameError.among("method", str(method), get_args(CompactionMethod))
     distinct = bank.merge_duplicates()

@@ -233,7 +233,7 @@ def _negligible(bank: MemoryBank) -> float:
     """
     longest, shortest = (float(end) for end in torch.aminmax(bank.norms)[::-1])
     # In logarithms, because the ratio of two lengths in float32's range may leave that range.
-    rows = math.log(float(bank.counts.sum()))
+    rows = math.log(float(bank.counts.double().sum()))
     return -(24 * math.log(2) + rows + math.log(longest) - math.log(shortest))
 
 

@@ -27,7 +27,7 @@ from decoders.language_decoder import LanguageDecoder
 from decoders.language_model import fingerprint
 from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
-from patchioner.base.errors import OptionError, TextError
+from patchioner.base.errors import OptionError, TextError, check_texts
 from patchioner.base.files import RunFolder
 from patchioner.base.weights import Storage, tensors_sha256
 from patchioner.checkpoints.folder import Parts, write_checkpoint
@@ -46,7 +46,6 @@ _Type = Literal["prefix_gpt2", "viecap", "meacap", "prefix_lm"]
 _Tune = Literal["frozen", "lora", "full"]
 _Keep = Literal["inside", "reference"]
 
-_HALF = re.compile("[\ud800-\udfff]")  # of two that write an emoji in JSON
 
 logger = logging.getLogger(__name__)
 
@@ -198,11 +197,9 @@ class Corpus:
 
 def clean(texts: Iterable[str], name: str) -> Counter[str]:
     """How often each normalised sentence occurs; `name` is what the log calls them."""
-    counts: Counter[str] = Counter()
-    for row, text in enumerate(texts):
-        if not isinstance(text, str) or _HALF.search(text):
-            raise TextError(f"{name}: item {row} is {text!r}, not a string of whole characters")
-        counts[normalise(text)] += 1
+    texts = texts if isinstance(texts, str) else list(texts)
+    check_texts(texts, f"{name}: item", blank=True)
+    counts = Counter(map(normalise, texts))
     if blank := counts.pop("", 0):
         logger.warning("%s: left out %d blank lines", name, blank)
     repeats = counts.total() - len(counts)

@@ -16,7 +16,10 @@ command line need catch only the root.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_HALF = re.compile("[\ud800-\udfff]")  # of two that write an emoji in JSON
 
 
 class PatchionerError(Exception):
@@ -121,3 +124,20 @@ def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
 def first_line(error: Exception) -> str:
     """Of a library's message; theirs run to paragraphs."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check_texts(texts: Iterable[object], what: str = "text", *, blank: bool = False) -> None:
+    """TextError, by index, for no string, half a character (a lone surrogate), or what is blank unless it may be."""
+    if isinstance(texts, str):
+        raise TextError(
+            f"expected a list of texts, got the string {texts!r:.60}: wrap it in a list"
+        )
+    for index, text in enumerate(texts):
+        if not isinstance(text, str) or not (blank or text.strip()):
+            raise TextError(
+                f"{what} {index} is {text!r}: give {'' if blank else 'non-blank '}strings"
+            )
+        if not text.isascii() and _HALF.search(text):
+            raise TextError(
+                f"{what} {index} is {text!r}: half a character is in it; decode it anew"
+            )

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchioner.base.errors import CheckpointError, OptionError, TextError
+from patchioner.base.errors import CheckpointError, OptionError, check_texts
 from patchioner.base.optional import Registry
 from patchioner.base.weights import Storage, fit_weights, sound_tokenizer
 from patchioner.checkpoints.stored import (
@@ -106,17 +106,6 @@ def check_shape(settings: Any, what: str) -> None:
         raise OptionError(f"width {width} of {what} is no multiple of its {heads} heads")
     if longest < 3:
         raise OptionError(f"max_tokens {longest} of {what} leaves no room for start, end, a word")
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Refuse blank texts, half characters (lone surrogates) and things that are no text, by index."""
-    if isinstance(texts, str):
-        raise TextError(f"expected a list of texts, got the string {texts!r}: wrap it in a list")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise TextError(f"text {index} is {text!r}: give non-blank strings")
-        if not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-            raise TextError(f"text {index} is {text!r}: half a character is in it; decode it anew")
 
 
 def cut_ids(encoded: Sequence[Sequence[int]], limit: int) -> list[list[int]]:

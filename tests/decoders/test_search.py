@@ -164,6 +164,7 @@ def test_bad_embeddings_and_too_many_tokens_are_refused(wild: PrefixGPT2Decoder)
         (torch.zeros(12), "shape"),
         (torch.zeros(2, 5), "shape"),
         (torch.zeros(2, 12, dtype=torch.int64), "int64"),
+        (np.zeros((2, 12)), "give a tensor"),
     ):
         with pytest.raises(DecoderError, match=message):
             wild.generate(bad)

@@ -100,8 +100,13 @@ def test_corrupt_gets_the_noisy_unit_embeddings() -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        *(({"held_out": held}, OptionError, "different") for held in ([0, 0], [-1], [10_000])),
+        *(
+            ({"held_out": held}, OptionError, "different")
+            for held in ([0, 0], [-1], [10_000], [1.5])
+        ),
         ({"texts": []}, TextError, "no text"),
+        ({"texts": "a cat"}, TextError, "in a list"),
+        ({"texts": [*CORPUS[1:], "a \ud83d cat"]}, TextError, "text 89 .* half a character"),
         ({"embed": embed_words(CORPUS)[:, :5]}, DecoderError, r"\(90, 12\)"),
         ({"embed": lambda texts: torch.zeros(len(texts), 3)}, DecoderError, "embed gave"),
         ({"embed": embed_words(CORPUS) * torch.nan}, DecoderError, "not finite"),
@@ -144,17 +149,17 @@ def test_every_index_once_and_as_many_batches_as_told(
     assert max(map(len, batches)) <= batch
 
 
-def test_bad_train_options_are_refused_by_name() -> None:
-    bad: dict[str, Any] = {
-        "batch": 0,
-        "learning_rate": 0.0,
-        "noise_sigma": -0.1,
-        "label_smoothing": 1.0,
-    }
-    bad |= {"validation_share": 1.0, "steps": 0, "decay": "none", "seed": 2**64}
-    for name, value in (*bad.items(), ("learning_rate", math.nan)):
+BAD = {
+    "batch": [0, 2.5], "learning_rate": [0.0, math.nan], "noise_sigma": [-0.1], "label_smoothing": [1.0], "seed": [2**64],
+    "validation_share": [1.0], "steps": [0, 2.5], "decay": ["none"], "epochs": [True], "autocast": ["no"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_train_options_are_refused_by_name(name: str) -> None:
+    for value in BAD[name]:
         with pytest.raises(OptionError, match=name):
-            TrainOptions(**{name: value})
+            TrainOptions(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])

@@ -82,7 +82,7 @@ def test_a_sample_is_drawn_of_all_captions_and_by_the_seed() -> None:
     assert prepare(captions, sample=5000) == prepare(captions)
 
 
-@pytest.mark.parametrize("captions", [[], [" "], "a cat", ["a cat", 3]])
+@pytest.mark.parametrize("captions", [[], [" "], "a cat", ["a cat", 3], ["a \ud800"]])
 def test_what_holds_no_captions_is_refused(captions: Any) -> None:
     with pytest.raises(TextError):
         prepare(captions)
@@ -143,6 +143,7 @@ def test_a_finished_build_is_only_read_and_another_run_is_named(tmp_path: Path) 
     assert make(tmp_path, mortal(0), resume=True).fingerprint() == first.fingerprint()
     others: list[tuple[dict[str, Any], str]] = [
         ({"resume": False}, str(tmp_path)),
+        ({"rows": 2.5}, "rows is 2.5"),
         ({"lower": True}, r"options\.lower differ"),
         ({"encoder": {**ENCODER, "weights": "abd"}}, r"text_tower\.weights differ"),
         ({"captions": CORPUS[1:]}, "captions differ"),
@@ -217,8 +218,8 @@ def test_equal_rows_are_one_row_whatever_their_number() -> None:
     assert small.dtype == "float16"
 
 
-@pytest.mark.parametrize(("rows", "iterations"), [(0, 5), (5, 0)])
-def test_bad_options(rows: int, iterations: int) -> None:
+@pytest.mark.parametrize(("rows", "iterations"), [(0, 5), (5, 0), (2.5, 5)])
+def test_bad_options(rows: Any, iterations: int) -> None:
     with pytest.raises(OptionError, match=f"rows={rows}, iterations={iterations}"):
         compact(counted_bank(), rows, iterations=iterations)
 

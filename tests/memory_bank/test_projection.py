@@ -70,6 +70,11 @@ def test_bad_queries(verb: str, queries: Any, message: str) -> None:
         getattr(MemoryBank(random_rows(ROWS, DIM)), verb)(queries, **given)
 
 
+def test_counts_whose_sum_is_beyond_64_bits() -> None:
+    bank = MemoryBank(torch.eye(2), counts=[2**62, 2**62])
+    torch.testing.assert_close(bank.project(torch.ones(1, 2)), torch.full((1, 2), 0.5**0.5))
+
+
 def test_no_queries_give_no_rows() -> None:
     bank = MemoryBank(random_rows(ROWS, DIM))
     assert bank.project(torch.empty(0, DIM)).shape == (0, DIM)
