@@ -150,7 +150,8 @@ def test_every_index_once_and_as_many_batches_as_told(
 
 
 BAD = {
-    "batch": [0, 2.5], "learning_rate": [0.0, math.nan], "noise_sigma": [-0.1], "label_smoothing": [1.0], "seed": [2**64],
+    "batch": [0, 2.5], "learning_rate": [0.0, math.nan], "noise_sigma": [-0.1], "label_smoothing": [1.0],
+    "seed": [2**64],
     "validation_share": [1.0], "steps": [0, 2.5], "decay": ["none"], "epochs": [True], "autocast": ["no"],
 }  # fmt: skip
 
