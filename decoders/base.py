@@ -394,7 +394,7 @@ DECODERS: Registry[type[Decoder]] = Registry(
         "viecap": "decoders.viecap:ViecapDecoder",
         "meacap": "decoders.retrieval:MeacapDecoder",
         "retrieval": "decoders.retrieval:RetrievalDecoder",
-        "prefix_lm": "decoders.prefix_lm:PrefixLMDecoder",
+        "prefix_lm": "decoders.language_decoder:LanguageDecoder",
     },
 )
 

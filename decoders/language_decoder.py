@@ -1,18 +1,17 @@
 """Decoders on a language model: vectors stand before the caption, padded at the left and masked: rows are independent.
 
-Sources of the mappers: Mokady et al. 2021 (ClipCap, arXiv 2111.09734); Fei et al. 2023 (ViECap, arXiv 2307.16525).
+Sources: Mokady et al. 2021 (ClipCap, arXiv 2111.09734); Fei et al. 2023 (ViECap, arXiv 2307.16525); Hu et al. 2021
+(LoRA, arXiv 2106.09685).
 """
 
 from __future__ import annotations
 
-import inspect
-from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as functional
@@ -25,156 +24,36 @@ from decoders.base import (
     TextMemory,
     TrainableDecoder,
     check_whole,
+    reading,
 )
-from decoders.head import GivenLogits, OutputHead
-from decoders.language_model import GPT2, stored_state, vocabulary_of
+from decoders.head import OutputHead
+from decoders.language_model import (
+    BASE_LAYER,
+    EXTRA,
+    GPT2,
+    TransformersModel,
+    build_language_model,
+    choose_language_model,
+    describe_language_model,
+    fetch_language_model,
+    fingerprint,
+    fit_stored,
+    pad_left,
+    stored_state,
+    vocabulary_of,
+    width_of,
+)
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
-from patchioner.base.weights import Storage, save_weights
+from patchioner.base.optional import require
+from patchioner.base.weights import Storage, load_weights, save_weights
 
-_NO_LIMIT = 1_000_000  # positions of a model that has no table of them
+Mapper = Literal["mlp", "transformer"]
+Tune = Literal["frozen", "lora", "full"]
+_LORA = "lora_"
 # (n, dim) embeddings -> the input vectors (p_i, width) of each row, p_i at least 1
 Prefixes: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
-
-
-@dataclass
-class _Cache:
-    """What a model of `transformers` has read of each row."""
-
-    past: Any  # keys and values; None for a model that gives none
-    keyword: str  # by which `transformers` gives `past` back and takes it
-    inputs: Tensor | None  # (rows, places, width), all that was read, where there is no `past`
-    padding: Tensor | None  # (rows,) int64
-    length: int  # places read
-
-    def select(self, rows: Tensor) -> None:
-        if self.past is not None:
-            self.past.reorder_cache(rows)
-        self.inputs = None if self.inputs is None else self.inputs[rows]
-        self.padding = None if self.padding is None else self.padding[rows]
-
-
-class TransformersModel:
-    """A causal language model of `transformers` with the interface of `GPT2`; its states are its logits.
-
-    A model that gives no cache is read anew at each step. `check` tries what is relied on.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model: Any = model
-        accepted = inspect.signature(model.forward).parameters
-        self._extras = [name for name in ("position_ids", "logits_to_keep") if name in accepted]
-
-    def check(self) -> None:
-        """Padding must not change a row, reading on must equal reading anew; else OptionError."""
-        fault = "minds padding or its own cache"
-        try:
-            sound = self._sound()
-        except (TypeError, AttributeError) as error:
-            sound, fault = False, f"is no causal language model that reads input vectors ({error})"
-        if not sound:
-            raise OptionError(
-                f"{type(self.model).__name__} {fault}; choose a causal transformer (GPT-2, OPT, Llama, Qwen ...)"
-            )
-
-    @property
-    def head(self) -> GivenLogits:
-        """The last layer may be more than a product, so it stays inside the model."""
-        return GivenLogits(vocabulary_of(self.model))
-
-    @property
-    def max_places(self) -> int:
-        """Longest sequence that the model can read; a million where it has no limit of its own."""
-        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return found if isinstance(found, int) and found > 0 else _NO_LIMIT
-
-    def get_input_embeddings(self) -> Any:
-        """The word vectors."""
-        return self.model.get_input_embeddings()
-
-    def row_bytes(self, places: int) -> int:
-        """Memory that one row of a batch needs while decoding, of so many places in all."""
-        config = self.model.config.get_text_config()
-        heads = int(config.num_attention_heads)
-        head = getattr(config, "head_dim", None) or config.hidden_size // heads
-        keys = (getattr(config, "num_key_value_heads", None) or heads) * int(head)
-        size = self.model.get_input_embeddings().weight.element_size()
-        # Twice, because a cache that grows is copied.
-        cache = 2 * 2 * int(config.num_hidden_layers) * keys * places * size
-        return int(cache + vocabulary_of(self.model) * (size + 8))
-
-    def read(
-        self, inputs: Tensor, padding: Tensor | None, max_tokens: int
-    ) -> tuple[Tensor, _Cache]:
-        """As `GPT2.read`: float32 logits (n, vocab) of the first token."""
-        out = self._call(inputs.shape[1], 0, padding, keep=1, inputs_embeds=inputs, use_cache=True)
-        caches = [name for name, value in out.items() if hasattr(value, "reorder_cache")]
-        past, keyword = (out[caches[0]], caches[0]) if caches else (None, "")
-        kept = None if caches else inputs
-        return out.logits[:, -1].float(), _Cache(past, keyword, kept, padding, inputs.shape[1])
-
-    def step(self, tokens: Tensor, cache: _Cache) -> Tensor:
-        """Read one more token (n,) of each row; float32 logits (n, vocab) of the next."""
-        cache.length += 1
-        if cache.inputs is not None:
-            words = self.model.get_input_embeddings()(tokens[:, None])
-            cache.inputs = torch.cat([cache.inputs, words], dim=1)
-            return self.read(cache.inputs, cache.padding, 1)[0]
-        past = {cache.keyword: cache.past, "use_cache": True, "input_ids": tokens[:, None]}
-        out = self._call(1, cache.length - 1, cache.padding, keep=1, **past)
-        cache.past = out[cache.keyword]
-        logits: Tensor = out.logits[:, -1].float()
-        return logits
-
-    def logits_at(self, inputs: Tensor, padding: Tensor | None, real: Tensor) -> Tensor:
-        """As `GPT2.logits_at`."""
-        count = real.shape[1]
-        given = {"inputs_embeds": inputs, "use_cache": False}
-        out = self._call(inputs.shape[1], 0, padding, keep=count, **given)
-        logits: Tensor = out.logits[:, -count:][real]
-        return logits
-
-    def _call(
-        self, count: int, first: int, padding: Tensor | None, *, keep: int, **inputs: Any
-    ) -> Any:
-        """The model's output for `count` places after the `first` that it has read."""
-        rows = inputs["inputs_embeds" if "inputs_embeds" in inputs else "input_ids"]
-        pad = torch.zeros(len(rows), device=rows.device).long() if padding is None else padding
-        places = torch.arange(first + count, device=rows.device)
-        mask = (places >= pad[:, None]).long()
-        positions = (places[first:] - pad[:, None]).clamp(min=0)
-        extra = {"position_ids": positions, "logits_to_keep": keep}
-        return self.model(
-            **inputs,
-            **{name: extra[name] for name in self._extras},
-            attention_mask=None if padding is None else mask,
-            return_dict=True,
-        )
-
-    @torch.inference_mode()
-    def _sound(self) -> bool:
-        """Whether a padded row reads as it does alone, and a step with the cache as one without."""
-        words = self.model.get_input_embeddings()
-        ids = torch.arange(3, device=words.weight.device) % vocabulary_of(self.model)
-        vectors = words(ids)
-        together, cache = self.read(*pad_left([vectors[1:2], vectors[:2]]), 2)
-        alone = self.read(vectors[None, 1:2], None, 1)[0]
-        cached = self.step(ids[2:].expand(2), cache)
-        anew = self.read(*pad_left([vectors[1:], vectors]), 1)[0]
-        return all(
-            bool((one - other).abs().max() <= 0.05 * other.abs().max().clamp(min=1e-6))
-            for one, other in ((together[:1], alone), (cached, anew))
-        )
-
-
-def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Rows of (p_i, width) as one (n, p, width), zeros before the shorter ones, and how many (n,); None if none."""
-    longest = max(len(prefix) for prefix in prefixes)
-    padding = [longest - len(prefix) for prefix in prefixes]
-    rows = zip(prefixes, padding, strict=True)
-    inputs = torch.stack([functional.pad(prefix, (0, 0, more, 0)) for prefix, more in rows])
-    return inputs, torch.tensor(padding, device=inputs.device) if any(padding) else None
 
 
 @dataclass(frozen=True)
@@ -227,44 +106,149 @@ class PromptedModel:
         )
 
 
-class LanguageDecoder(TrainableDecoder):
-    """A decoder that puts vectors (at most `prefix_tokens`) before a language model and lets the one loop drive it.
+@dataclass(frozen=True)
+class PrefixLMConfig:
+    """Shape of the mapper, and what is trained; OptionError where a value makes no sense.
 
-    `network` holds the language model and the mapper, under the names MODEL and MAPPER, which files have, too;
-    OptionError for a model that cannot be driven, or has too few positions.
+    Args:
+        embedding_dim: width of the embeddings.
+        prompt_tokens: vectors that stand before a caption.
+        mapper: "mlp" is Linear, tanh, Linear; "transformer" the mapping network of ViECap.
+        mapping_layers, mapping_heads: of the "transformer".
+        tune: the language model stays "frozen", gets "lora" matrices (needs `peft`), or is trained in "full".
+        lora_rank, lora_alpha: of the LoRA matrices.
+        lora_targets: names of the layers that get them; () is what `peft` has for this type of model.
+        normalize_input: embeddings are scaled to unit length first.
     """
 
-    MODEL: ClassVar[str]
-    MAPPER: ClassVar[str]
-    TYPE: ClassVar[str]
+    embedding_dim: int
+    prompt_tokens: int = 10
+    mapper: Mapper = "mlp"
+    mapping_layers: int = 4
+    mapping_heads: int = 8
+    tune: Tune = "frozen"
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_targets: tuple[str, ...] = ()
+    normalize_input: bool = True
+
+    def __post_init__(self) -> None:
+        for name, choices in (("mapper", get_args(Mapper)), ("tune", get_args(Tune))):
+            if getattr(self, name) not in choices:
+                raise OptionError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
+        for name in ("embedding_dim", "prompt_tokens", "lora_rank", "lora_alpha"):
+            check_whole(**{name: getattr(self, name)})
+        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))  # JSON has lists
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Vectors before a caption."""
+        return self.prompt_tokens
+
+    def make_mapper(self, width: int, seed: int) -> nn.Module:
+        """A fresh one for a language model of this width."""
+        dim, count = self.embedding_dim, self.prompt_tokens
+        if self.mapper == "mlp":
+            return PromptMLP(dim, width, prompt_tokens=count, seed=seed)
+        depth = {"layers": self.mapping_layers, "heads": self.mapping_heads, "seed": seed}
+        return MappingNetwork(dim, width, prompt_tokens=count, project_tokens=count, **depth)
+
+
+class LanguageDecoder(TrainableDecoder):
+    """The `prefix_lm` decoder: a soft prompt before any causal language model; and the base of those with more prompts.
+
+    `network` holds the language model, which runs without dropout in training too, and the mapper, under the names
+    MODEL and MAPPER, which files have as well. With a `reference` (hub id or folder), of a model that is not trained in
+    full, only the mapper and the LoRA matrices are stored, and loading checks that the language model there is the
+    same; None stores it all. LoRA matrices (needs `peft`) are added to `model` in place.
+
+    Raises:
+        OptionError: a model that cannot be driven, has too few positions, or is trained in full and referred to.
+        CheckpointError: a tokenizer of another model.
+    """
+
+    TYPE, MODEL, MAPPER = "prefix_lm", "language_model", "mapper"
+    CONFIG: ClassVar[type[Any]] = PrefixLMConfig
     USUAL_TOKENS = 64  # published ViECap: at most 64 steps
-    config: Any
 
     def __init__(
         self,
         model: nn.Module,
-        mapper: nn.Module,
         tokenizer: LanguageTokenizer,
         config: Any,
         *,
-        prefix_tokens: int,
+        reference: str | None = None,
+        seed: int = 0,
     ) -> None:
+        if reference is not None and config.tune == "full":
+            raise OptionError(
+                "a language model trained in full is stored in the checkpoint; leave reference out, or "
+                "use tune='lora'"
+            )
+        mapper = config.make_mapper(width_of(model), seed)
         self.network = nn.ModuleDict({self.MAPPER: mapper, self.MODEL: model}).eval()
-        self.tokenizer, self.config = tokenizer, config
-        self.embedding_dim, self._prefix_tokens = config.embedding_dim, prefix_tokens
-        known = vocabulary_of(model)
-        if tokenizer.vocab_size != known:
+        self.tokenizer, self.config, self.reference = tokenizer, config, reference
+        self.embedding_dim = config.embedding_dim
+        self._fingerprint = None if reference is None else fingerprint(model)
+        self._check()
+        model.requires_grad_(config.tune == "full")
+        if config.tune == "lora":
+            _add_lora(model, config, seed)
+
+    def _check(self) -> None:
+        known, most = vocabulary_of(self.model), self._driven.max_places
+        if self.tokenizer.vocab_size != known:
             raise CheckpointError(
                 f"the language model has {known} tokens, the tokenizer was made for "
-                f"{tokenizer.vocab_size}; they come from different models"
+                f"{self.tokenizer.vocab_size}; they come from different models"
             )
         if isinstance(self._driven, TransformersModel):
             self._driven.check()
         if self.max_tokens < 1:
             raise OptionError(
-                f"the language model has {self._driven.max_places} positions, the prompt takes "
-                f"{prefix_tokens}; use a shorter prompt or a model with more positions"
+                f"the language model has {most} positions, the prompt takes {self.config.prefix_tokens}; use a "
+                "shorter prompt or a model with more positions"
             )
+
+    @classmethod
+    def create(
+        cls,
+        embedding_dim: int,
+        language_model: str | Mapping[str, Any],
+        tokenizer: LanguageTokenizer | None = None,
+        *,
+        keep: Literal["inside", "reference"] = "inside",
+        end: Literal["own", "stop"] = "own",
+        seed: int = 0,
+        **settings: Any,
+    ) -> Self:
+        """A decoder with a fresh mapper, to be trained; errors as `choose_language_model`, and OptionError.
+
+        Args:
+            language_model, tokenizer: see `choose_language_model`.
+            keep: store the language model "inside" the checkpoint, or only a "reference" to where it came from.
+            end: captions end with the language model's "own" end of text, or also at a full "stop" as published.
+            settings: the other values of the configuration.
+        """
+        referred = language_model if keep == "reference" else None
+        if not isinstance(referred, str | None):
+            raise OptionError("a random language model has no place to refer to; use keep='inside'")
+        model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
+        if end == "stop":
+            stops = tokenizer.full_stops()
+            if not stops:
+                raise OptionError('the tokenizer has no token for "."; use its own end of text')
+            tokenizer = tokenizer.ending_with(tuple(dict.fromkeys(stops + tokenizer.end_ids)))
+        config = cls.CONFIG(embedding_dim, **settings)
+        return cls(model, tokenizer, config, reference=referred, seed=seed)
+
+    @property
+    def module(self) -> nn.Module:
+        """The weights to train, shared with the decoder: the mapper, and what `config.tune` says."""
+        named = self.model.named_parameters()
+        # A ParameterDict allows no dots in its keys.
+        tuned = {name.replace(".", "/"): p for name, p in named if p.requires_grad}
+        return nn.ModuleDict({"mapper": self.mapper, "tuned": nn.ParameterDict(tuned)})
 
     @property
     def model(self) -> nn.Module:
@@ -280,9 +264,9 @@ class LanguageDecoder(TrainableDecoder):
         """What makes vectors of embeddings, a part of `network`."""
         return self.network.get_submodule(self.MAPPER)
 
-    @abstractmethod
     def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
         """The vectors (p_i, width) before the caption of each of (n, dim) embeddings; no row minds the others."""
+        return list(self.soft_prompts(embeddings))
 
     def training_prefixes(
         self, embeddings: Tensor, tokens: Tensor, lengths: Tensor
@@ -293,30 +277,66 @@ class LanguageDecoder(TrainableDecoder):
     def driven(self, memory: TextMemory | None = None) -> tuple[PromptedModel, LanguageTokenizer]:
         """The language model behind the prefixes, and its tokenizer."""
         prefixes = partial(self.prefixes, memory=memory)
-        return PromptedModel(self._driven, prefixes, self._prefix_tokens), self.tokenizer
+        return PromptedModel(self._driven, prefixes, self.config.prefix_tokens), self.tokenizer
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors, tokenizer.json and what the decoder keeps beside them."""
-        folder, state = Path(folder), self._stored()
-        more = self._save_more(folder)
+        folder = Path(folder)
+        more, whole = self._save_more(folder), stored_state(self.network)
+        state = {self._in_file(name): tensor for name, tensor in whole.items()}
+        state = {name: tensor for name, tensor in state.items() if not self._is_elsewhere(name)}
         save_weights(state, folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
+        place = describe_language_model(self.model)
+        if self.reference is not None:
+            place = {"reference": self.reference, "fingerprint": self._fingerprint}
         values = {**asdict(self.config), "end_ids": list(self.tokenizer.end_ids), **more}
-        write_json(folder / CONFIG_FILE, {"type": self.TYPE, **values})
+        write_json(folder / CONFIG_FILE, {"type": self.TYPE, **values, "language_model": place})
 
-    def _stored(self) -> dict[str, Tensor]:
-        """The weights as the file has them."""
-        return stored_state(self.network)
+    @classmethod
+    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
+        """Read what `save` wrote, strictly; HubError where a referred language model cannot be had."""
+        settings, weights = dict(config), folder / WEIGHTS_FILE
+        with reading(folder / CONFIG_FILE):
+            more = cls._load_more(folder, settings)
+            place = settings.pop("language_model")
+            model = _model_at(place)
+            ends = {"end_ids": settings.pop("end_ids"), "vocab_size": vocabulary_of(model)}
+            tokenizer = LanguageTokenizer.load(folder / TOKENIZER_FILE, **ends)
+            reference = place.get("reference")
+            decoder = cls(model, tokenizer, cls.CONFIG(**settings), reference=reference, **more)
+        decoder.fit(load_weights(weights), str(weights))
+        return decoder
 
-    @abstractmethod
+    def fit(self, state: Mapping[str, Tensor], source: str) -> None:
+        """Load the weights of a file; what it leaves out is the language model that it refers to, and is there."""
+        if any(map(self._is_elsewhere, state)):
+            wrong = f"{source} holds a language model that config.json refers to elsewhere"
+            raise CheckpointError(f"{wrong}; fetch the checkpoint again")
+        own = stored_state(self.network)
+        names = {self._in_file(name): name for name in own}
+        held = {names[one]: own[names[one]] for one in names if self._is_elsewhere(one)}
+        held |= {names.get(name, name): tensor for name, tensor in state.items()}
+        fit_stored(self.network, held, source=source)
+
+    def _in_file(self, name: str) -> str:
+        """The name that a weight of the network has in files: LoRA matrices stand apart and move no layer."""
+        if _LORA in name:
+            return name.replace(self.MODEL, "lora", 1)
+        return name.replace(BASE_LAYER, "")
+
+    def _is_elsewhere(self, name: str) -> bool:
+        """Whether a weight, by its name in files, is one of a language model that is only referred to."""
+        return self.reference is not None and name.startswith(f"{self.MODEL}.")
+
     def _save_more(self, folder: Path) -> dict[str, Any]:
-        """Write what is neither weight nor tokenizer; what config.json keeps, the "language_model" among it."""
+        """Write what is neither weight nor tokenizer; what config.json keeps of it."""
+        return {}
 
-    @staticmethod
-    def _tokenizer(settings: dict[str, Any], folder: Path, model: nn.Module) -> LanguageTokenizer:
-        """Read a decoder's tokenizer, taking its values out of `settings`."""
-        how = {"end_ids": settings.pop("end_ids"), "vocab_size": vocabulary_of(model)}
-        return LanguageTokenizer.load(folder / TOKENIZER_FILE, **how)
+    @classmethod
+    def _load_more(cls, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+        """Read what `_save_more` wrote, taking its values out of `settings`; arguments of the constructor."""
+        return {}
 
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text as trained: words, end. A text stops at its first end token ("." in ViECap)."""
@@ -334,13 +354,53 @@ class LanguageDecoder(TrainableDecoder):
         prefixes = self.training_prefixes(embeddings, tokens, lengths)
         return self.driven()[0].loss(prefixes, tokens, lengths, label_smoothing)
 
-    def soft_prompts(self, embeddings: Tensor, *, normalize: bool = True) -> Tensor:
+    def soft_prompts(self, embeddings: Tensor) -> Tensor:
         """The mapper's (n, k, width) of (n, dim) embeddings, in the mapper's type."""
         rows = embeddings.to(self.device, torch.float32)
-        if normalize:
+        if self.config.normalize_input:
             rows = functional.normalize(rows, dim=-1)
         out: Tensor = self.mapper(rows.to(next(self.mapper.parameters()).dtype))
         return out
+
+
+def _model_at(place: Any) -> nn.Module:
+    """The language model of a checkpoint, without LoRA: built anew, or fetched from where it is referred to."""
+    if not isinstance(place, dict) or "reference" not in place:
+        # Of `prefix_lm`, earlier releases wrote the configuration one level deeper.
+        return build_language_model(
+            place.get("config", place) if isinstance(place, dict) else place
+        )
+    model, _ = fetch_language_model(place["reference"])
+    if fingerprint(model) != place.get("fingerprint"):
+        raise CheckpointError(
+            f"{place['reference']!r} is not the language model that this decoder was trained with; fetch "
+            "the same version again"
+        )
+    return model
+
+
+def _add_lora(model: nn.Module, config: PrefixLMConfig, seed: int) -> None:
+    """Put LoRA matrices into the model, in place; only they train."""
+    peft = require("peft", EXTRA)
+    usual = ["c_attn"] if isinstance(model, GPT2) else None
+    settings = peft.LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        target_modules=list(config.lora_targets) or usual,
+        # Some models keep their matrices the other way round.
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),
+    )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            peft.inject_adapter_in_model(settings, model)
+    except ValueError as error:
+        raise OptionError(
+            f"LoRA does not fit {type(model).__name__}: {error}; name its layers in lora_targets"
+        ) from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(_LORA in name)
+    model.eval()
 
 
 class MappingNetwork(nn.Module):

@@ -6,15 +6,19 @@ GPT-2 is our own network; every other is one of `transformers`. Nothing is unpic
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from decoders.base import check_whole
 from decoders.gpt2 import Dropout, GPT2Network, KeyValueCache, Transformer
+from decoders.head import GivenLogits
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, HubError, OptionError, first_line
 from patchioner.base.optional import require
@@ -25,6 +29,7 @@ EXTRA = "language-models"
 _PRIVATE = ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype")
 # GPT-2 keeps these the other way round in all files.
 _TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+_NO_LIMIT = 1_000_000  # positions of a model that has no table of them
 BASE_LAYER = ".base_layer"  # what `peft` puts into the names of layers that have LoRA matrices
 
 
@@ -278,3 +283,142 @@ def vocabulary_of(model: nn.Module) -> int:
     """Number of tokens that the model knows."""
     words: Any = model
     return int(words.get_input_embeddings().weight.shape[0])
+
+
+@dataclass
+class _Cache:
+    """What a model of `transformers` has read of each row."""
+
+    past: Any  # keys and values; None for a model that gives none
+    keyword: str  # by which `transformers` gives `past` back and takes it
+    inputs: Tensor | None  # (rows, places, width), all that was read, where there is no `past`
+    padding: Tensor | None  # (rows,) int64
+    length: int  # places read
+
+    def select(self, rows: Tensor) -> None:
+        if self.past is not None:
+            self.past.reorder_cache(rows)
+        self.inputs = None if self.inputs is None else self.inputs[rows]
+        self.padding = None if self.padding is None else self.padding[rows]
+
+
+class TransformersModel:
+    """A causal language model of `transformers` with the interface of `GPT2`; its states are its logits.
+
+    A model that gives no cache is read anew at each step. `check` tries what is relied on.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+        accepted = inspect.signature(model.forward).parameters
+        self._extras = [name for name in ("position_ids", "logits_to_keep") if name in accepted]
+
+    def check(self) -> None:
+        """Padding must not change a row, reading on must equal reading anew; else OptionError."""
+        fault = "minds padding or its own cache"
+        try:
+            sound = self._sound()
+        except (TypeError, AttributeError) as error:
+            sound, fault = False, f"is no causal language model that reads input vectors ({error})"
+        if not sound:
+            raise OptionError(
+                f"{type(self.model).__name__} {fault}; choose a causal transformer (GPT-2, OPT, Llama, Qwen ...)"
+            )
+
+    @property
+    def head(self) -> GivenLogits:
+        """The last layer may be more than a product, so it stays inside the model."""
+        return GivenLogits(vocabulary_of(self.model))
+
+    @property
+    def max_places(self) -> int:
+        """Longest sequence that the model can read; a million where it has no limit of its own."""
+        found = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return found if isinstance(found, int) and found > 0 else _NO_LIMIT
+
+    def get_input_embeddings(self) -> Any:
+        """The word vectors."""
+        return self.model.get_input_embeddings()
+
+    def row_bytes(self, places: int) -> int:
+        """Memory that one row of a batch needs while decoding, of so many places in all."""
+        config = self.model.config.get_text_config()
+        heads = int(config.num_attention_heads)
+        head = getattr(config, "head_dim", None) or config.hidden_size // heads
+        keys = (getattr(config, "num_key_value_heads", None) or heads) * int(head)
+        size = self.model.get_input_embeddings().weight.element_size()
+        # Twice, because a cache that grows is copied.
+        cache = 2 * 2 * int(config.num_hidden_layers) * keys * places * size
+        return int(cache + vocabulary_of(self.model) * (size + 8))
+
+    def read(
+        self, inputs: Tensor, padding: Tensor | None, max_tokens: int
+    ) -> tuple[Tensor, _Cache]:
+        """As `GPT2.read`: float32 logits (n, vocab) of the first token."""
+        out = self._call(inputs.shape[1], 0, padding, keep=1, inputs_embeds=inputs, use_cache=True)
+        caches = [name for name, value in out.items() if hasattr(value, "reorder_cache")]
+        past, keyword = (out[caches[0]], caches[0]) if caches else (None, "")
+        kept = None if caches else inputs
+        return out.logits[:, -1].float(), _Cache(past, keyword, kept, padding, inputs.shape[1])
+
+    def step(self, tokens: Tensor, cache: _Cache) -> Tensor:
+        """Read one more token (n,) of each row; float32 logits (n, vocab) of the next."""
+        cache.length += 1
+        if cache.inputs is not None:
+            words = self.model.get_input_embeddings()(tokens[:, None])
+            cache.inputs = torch.cat([cache.inputs, words], dim=1)
+            return self.read(cache.inputs, cache.padding, 1)[0]
+        past = {cache.keyword: cache.past, "use_cache": True, "input_ids": tokens[:, None]}
+        out = self._call(1, cache.length - 1, cache.padding, keep=1, **past)
+        cache.past = out[cache.keyword]
+        logits: Tensor = out.logits[:, -1].float()
+        return logits
+
+    def logits_at(self, inputs: Tensor, padding: Tensor | None, real: Tensor) -> Tensor:
+        """As `GPT2.logits_at`."""
+        count = real.shape[1]
+        given = {"inputs_embeds": inputs, "use_cache": False}
+        out = self._call(inputs.shape[1], 0, padding, keep=count, **given)
+        logits: Tensor = out.logits[:, -count:][real]
+        return logits
+
+    def _call(
+        self, count: int, first: int, padding: Tensor | None, *, keep: int, **inputs: Any
+    ) -> Any:
+        """The model's output for `count` places after the `first` that it has read."""
+        rows = inputs["inputs_embeds" if "inputs_embeds" in inputs else "input_ids"]
+        pad = torch.zeros(len(rows), device=rows.device).long() if padding is None else padding
+        places = torch.arange(first + count, device=rows.device)
+        mask = (places >= pad[:, None]).long()
+        positions = (places[first:] - pad[:, None]).clamp(min=0)
+        extra = {"position_ids": positions, "logits_to_keep": keep}
+        return self.model(
+            **inputs,
+            **{name: extra[name] for name in self._extras},
+            attention_mask=None if padding is None else mask,
+            return_dict=True,
+        )
+
+    @torch.inference_mode()
+    def _sound(self) -> bool:
+        """Whether a padded row reads as it does alone, and a step with the cache as one without."""
+        words = self.model.get_input_embeddings()
+        ids = torch.arange(3, device=words.weight.device) % vocabulary_of(self.model)
+        vectors = words(ids)
+        together, cache = self.read(*pad_left([vectors[1:2], vectors[:2]]), 2)
+        alone = self.read(vectors[None, 1:2], None, 1)[0]
+        cached = self.step(ids[2:].expand(2), cache)
+        anew = self.read(*pad_left([vectors[1:], vectors]), 1)[0]
+        return all(
+            bool((one - other).abs().max() <= 0.05 * other.abs().max().clamp(min=1e-6))
+            for one, other in ((together[:1], alone), (cached, anew))
+        )
+
+
+def pad_left(prefixes: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Rows of (p_i, width) as one (n, p, width), zeros before the shorter ones, and how many (n,); None if none."""
+    longest = max(len(prefix) for prefix in prefixes)
+    padding = [longest - len(prefix) for prefix in prefixes]
+    rows = zip(prefixes, padding, strict=True)
+    inputs = torch.stack([functional.pad(prefix, (0, 0, more, 0)) for prefix, more in rows])
+    return inputs, torch.tensor(padding, device=inputs.device) if any(padding) else None

@@ -308,13 +308,12 @@ class MeacapDecoder(ViecapDecoder):
         tokenizer: LanguageTokenizer,
         config: ViecapConfig,
         prompter: ConceptPrompter | None = None,
-        *,
-        seed: int = 0,
+        **more: Any,
     ) -> None:
-        super().__init__(model, tokenizer, config, prompter or ConceptPrompter(), seed=seed)
+        super().__init__(model, tokenizer, config, prompter or ConceptPrompter(), **more)
         self.needs_memory = "hard" in config.prompts
 
-    def _save_prompter(self, folder: Path) -> dict[str, Any]:
+    def _save_more(self, folder: Path) -> dict[str, Any]:
         parser = self.prompter.parser
         if parser is not parse_all and not isinstance(parser, T5Parser):
             raise CheckpointError(
@@ -324,11 +323,12 @@ class MeacapDecoder(ViecapDecoder):
         return {"concepts": {"options": self.prompter.limits, "parser": t5 or {"type": "rules"}}}
 
     @classmethod
-    def _load_prompter(cls, folder: Path, settings: dict[str, Any]) -> ConceptPrompter:
+    def _load_more(cls, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         concepts = dict(settings.pop("concepts"))
         limits, kind = concepts.pop("options"), dict(concepts.pop("parser"))
         name = kind.pop("type")
         # What earlier releases wrote beside them, and all that is left of it.
         if name not in ("rules", "t5") or concepts not in ({}, _EARLIER):
             raise OptionError(f"concepts: parser {name!r} (known: rules, t5), {concepts!r}")
-        return ConceptPrompter(T5Parser(**kind) if name == "t5" else parse_all, **limits)
+        parser = T5Parser(**kind) if name == "t5" else parse_all
+        return {"prompter": ConceptPrompter(parser, **limits)}

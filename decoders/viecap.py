@@ -12,27 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, get_args
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.base import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    TextMemory,
-    check_whole,
-    reading,
-)
+from decoders.base import TextMemory, check_whole
 from decoders.language_decoder import LanguageDecoder, MappingNetwork
-from decoders.language_model import (
-    build_language_model,
-    choose_language_model,
-    describe_language_model,
-    fit_stored,
-    width_of,
-)
 from decoders.tagging import entries, singular
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
@@ -63,6 +50,9 @@ class ViecapConfig:
         entity_masking, most_entities: in training, the probability of leaving an entity out of the hard prompt; most.
     """
 
+    tune: ClassVar[str] = "full"
+    normalize_input: ClassVar[bool] = True
+
     embedding_dim: int
     prompt_tokens: int = 10
     project_tokens: int = 10
@@ -80,6 +70,18 @@ class ViecapConfig:
         if not 0 <= self.entity_masking <= 1:
             wrong = f"entity_masking is {self.entity_masking!r}"
             raise OptionError(f"{wrong}; it is a probability, from 0 to 1")
+
+    def make_mapper(self, width: int, seed: int) -> nn.Module:
+        """A fresh mapping network for a language model of this width."""
+        return MappingNetwork(
+            self.embedding_dim,
+            width,
+            prompt_tokens=self.prompt_tokens,
+            project_tokens=self.project_tokens,
+            layers=self.mapping_layers,
+            heads=self.mapping_heads,
+            seed=seed,
+        )
 
     @property
     def prefix_tokens(self) -> int:
@@ -263,7 +265,7 @@ class ViecapDecoder(LanguageDecoder):
     """
 
     TYPE, MODEL, MAPPER = "viecap", "gpt", "mapping_network"
-    config: ViecapConfig
+    CONFIG = ViecapConfig
 
     def __init__(
         self,
@@ -271,20 +273,10 @@ class ViecapDecoder(LanguageDecoder):
         tokenizer: LanguageTokenizer,
         config: ViecapConfig,
         prompter: HardPrompter | None = None,
-        *,
-        seed: int = 0,
+        **more: Any,
     ) -> None:
         self.prompter = prompter
-        mapper = MappingNetwork(
-            config.embedding_dim,
-            width_of(model),
-            prompt_tokens=config.prompt_tokens,
-            project_tokens=config.project_tokens,
-            layers=config.mapping_layers,
-            heads=config.mapping_heads,
-            seed=seed,
-        )
-        super().__init__(model, mapper, tokenizer, config, prefix_tokens=config.prefix_tokens)
+        super().__init__(model, tokenizer, config, **more)
 
     @classmethod
     def create(
@@ -294,26 +286,17 @@ class ViecapDecoder(LanguageDecoder):
         tokenizer: LanguageTokenizer | None = None,
         *,
         prompter: HardPrompter | None = None,
-        end: Literal["own", "stop"] = "own",
-        seed: int = 0,
-        **shape: Any,
+        **settings: Any,
     ) -> Self:
-        """A decoder with a fresh mapping network, to be trained; errors as `choose_language_model`, and OptionError.
+        """As `LanguageDecoder.create`; `prompter` puts unit embeddings into words, and can be set later."""
+        made = super().create(embedding_dim, language_model, tokenizer, **settings)
+        made.prompter = prompter or made.prompter
+        return made
 
-        Args:
-            language_model, tokenizer: see `choose_language_model`.
-            prompter: puts unit embeddings into words; can be set later.
-            end: captions end with the language model's "own" end of text, or also at a full "stop" as published.
-            shape: the other values of `ViecapConfig`.
-        """
-        model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
-        if end == "stop":
-            stops = tokenizer.full_stops()
-            if not stops:
-                raise OptionError('the tokenizer has no token for "."; use its own end of text')
-            tokenizer = tokenizer.ending_with(tuple(dict.fromkeys(stops + tokenizer.end_ids)))
-        config = ViecapConfig(embedding_dim, **shape)
-        return cls(model, tokenizer, config, prompter, seed=seed)
+    @property
+    def module(self) -> nn.Module:
+        """All weights of both networks."""
+        return self.network
 
     def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
         """Soft and hard prompt of each row, joined as the configuration says."""
@@ -343,24 +326,7 @@ class ViecapDecoder(LanguageDecoder):
             texts.append(entity_prompt(kept))
         return self._join(embeddings, texts)
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
-        """Read what `save` wrote; see `Decoder.from_config`."""
-        settings, weights = dict(config), folder / WEIGHTS_FILE
-        with reading(folder / CONFIG_FILE):
-            prompter = cls._load_prompter(folder, settings)
-            model = build_language_model(settings.pop("language_model"))
-            tokenizer = cls._tokenizer(settings, folder, model)
-            decoder = cls(model, tokenizer, ViecapConfig(**settings), prompter)
-        fit_stored(decoder.network, load_weights(weights), source=str(weights))
-        return decoder
-
     def _save_more(self, folder: Path) -> dict[str, Any]:
-        language = describe_language_model(self.model)
-        return {"language_model": language, **self._save_prompter(folder)}
-
-    def _save_prompter(self, folder: Path) -> dict[str, Any]:
-        """Write the prompter's files; give back what config.json keeps of it."""
         if isinstance(self.prompter, EntityPrompter):
             self.prompter.save(folder)
             return {"entities": self.prompter.settings}
@@ -371,10 +337,9 @@ class ViecapDecoder(LanguageDecoder):
         return {"entities": None}
 
     @classmethod
-    def _load_prompter(cls, folder: Path, settings: dict[str, Any]) -> HardPrompter | None:
-        """Read what `_save_prompter` wrote, taking its values out of `settings`."""
+    def _load_more(cls, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         entities = settings.pop("entities", None)
-        return None if entities is None else EntityPrompter.load(folder, **entities)
+        return {"prompter": None if entities is None else EntityPrompter.load(folder, **entities)}
 
     def _join(self, embeddings: Tensor, texts: Sequence[str] | None) -> list[Tensor]:
         order = self.config.prompts.split("_")

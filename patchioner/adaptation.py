@@ -106,10 +106,8 @@ class NewDecoder:
             shape = {name: getattr(self, name) for name in sizes}
             return PrefixGPT2Decoder.create(texts, embedding_dim=dim, seed=seed, **shape)
         if self.type == "prefix_lm":
-            from decoders.prefix_lm import PrefixLMDecoder
-
             how: dict[str, Any] = {"seed": seed, "tune": self.tune, "keep": self.keep}
-            return PrefixLMDecoder.create(dim, self.language_model, **how)
+            return LanguageDecoder.create(dim, self.language_model, **how)
         if self.type == "meacap":
             from decoders.retrieval import MeacapDecoder
 

@@ -14,9 +14,10 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from decoders import DecodeOptions
-from decoders.language_decoder import PromptedModel, TransformersModel
+from decoders.language_decoder import PromptedModel
 from decoders.language_model import (
     GPT2,
+    TransformersModel,
     build_language_model,
     describe_language_model,
     fetch_language_model,

@@ -159,13 +159,14 @@ def test_bad_embeddings_and_too_many_tokens_are_refused(wild: PrefixGPT2Decoder)
     assert wild.generate(torch.empty(0, wild.embedding_dim)) == []
     broken = ROWS.clone()
     broken[7, 3] = torch.nan
-    for bad, message in (
+    refused: list[tuple[Any, str]] = [
         (broken, "row 7"),
         (torch.zeros(12), "shape"),
         (torch.zeros(2, 5), "shape"),
         (torch.zeros(2, 12, dtype=torch.int64), "int64"),
         (np.zeros((2, 12)), "give a tensor"),
-    ):
+    ]
+    for bad, message in refused:
         with pytest.raises(DecoderError, match=message):
             wild.generate(bad)
     with pytest.raises(DecoderError, match="21.*20"):

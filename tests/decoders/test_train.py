@@ -149,7 +149,7 @@ def test_every_index_once_and_as_many_batches_as_told(
     assert max(map(len, batches)) <= batch
 
 
-BAD = {
+BAD: dict[str, list[Any]] = {
     "batch": [0, 2.5], "learning_rate": [0.0, math.nan], "noise_sigma": [-0.1], "label_smoothing": [1.0],
     "seed": [2**64],
     "validation_share": [1.0], "steps": [0, 2.5], "decay": ["none"], "epochs": [True], "autocast": ["no"],
@@ -160,7 +160,7 @@ BAD = {
 def test_bad_train_options_are_refused_by_name(name: str) -> None:
     for value in BAD[name]:
         with pytest.raises(OptionError, match=name):
-            TrainOptions(**{name: value})  # type: ignore[arg-type]
+            TrainOptions(**{name: value})
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine"])

@@ -121,7 +121,7 @@ def read_viecap(
     with reading(path):
         kind = ViecapDecoder if config.meacap is None else MeacapDecoder
         decoder = kind(build_language_model(language), tokenizer, shape)
-    fit_stored(decoder.network, state, source=str(path))
+    decoder.fit(state, str(path))
     if config.meacap is not None:
         decoder.prompter = ConceptPrompter(captions=config.meacap.memory_caption_num)
     elif "hard" in shape.prompts:

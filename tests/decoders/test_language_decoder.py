@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from decoders import load_decoder, train_decoder
-from decoders.language_decoder import PromptMLP
-from decoders.prefix_lm import PrefixLMDecoder
+from decoders.language_decoder import LanguageDecoder, PromptMLP
 from patchioner.base.errors import CheckpointError, OptionError
 from tests.decoders.conftest import DIM, PAIRS, SHORT, embed_words, quick
 from tests.support.language import language_config, language_folder, language_tokenizer
@@ -21,12 +20,12 @@ from tests.support.tiny import change_config
 OPTIONS = quick(steps=8, warmup_steps=2, validate_every=3, checkpoint_every=2, validation_share=0.1)
 
 
-def make(kind: str = "gpt2", **settings: Any) -> PrefixLMDecoder:
+def make(kind: str = "gpt2", **settings: Any) -> LanguageDecoder:
     values: dict[str, Any] = {"prompt_tokens": 4, **settings}
-    return PrefixLMDecoder.create(DIM, language_config(kind), language_tokenizer(), **values)
+    return LanguageDecoder.create(DIM, language_config(kind), language_tokenizer(), **values)
 
 
-def weights(decoder: PrefixLMDecoder) -> Tensor:
+def weights(decoder: LanguageDecoder) -> Tensor:
     return torch.cat([p.detach().flatten() for p in decoder.module.parameters()])
 
 
@@ -57,7 +56,7 @@ def test_training_changes_what_it_should_and_is_stored(
 
     decoder.save(tmp_path, storage=storage)
     loaded = load_decoder(tmp_path)
-    assert isinstance(loaded, PrefixLMDecoder) and loaded.config == decoder.config
+    assert isinstance(loaded, LanguageDecoder) and loaded.config == decoder.config
     left, right = (one.generate(embed_words(PAIRS[:8]), SHORT) for one in (decoder, loaded))
     if storage == "fp32":
         assert left == right
@@ -77,7 +76,7 @@ def test_the_mlp_is_linear_tanh_linear() -> None:
 
 def test_a_referred_language_model_is_not_stored_and_must_be_the_same(tmp_path: Path) -> None:
     place, out = language_folder(tmp_path / "model"), tmp_path / "out"
-    decoder = PrefixLMDecoder.create(DIM, str(place), keep="reference", tune="lora")
+    decoder = LanguageDecoder.create(DIM, str(place), keep="reference", tune="lora")
     train_decoder(decoder, PAIRS, embed_words, OPTIONS)
     decoder.save(out, storage="fp32")
     stored = load_file(out / "weights.safetensors")
@@ -85,7 +84,7 @@ def test_a_referred_language_model_is_not_stored_and_must_be_the_same(tmp_path: 
     rows = embed_words(PAIRS[:4])
     assert load_decoder(out).generate(rows, SHORT) == decoder.generate(rows, SHORT)
     with pytest.raises(OptionError, match="leave reference out"):
-        PrefixLMDecoder.create(DIM, str(place), keep="reference", tune="full")
+        LanguageDecoder.create(DIM, str(place), keep="reference", tune="full")
     language_folder(place, seed=6)
     with pytest.raises(CheckpointError, match="not the language model"):
         load_decoder(out)
