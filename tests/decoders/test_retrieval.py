@@ -27,6 +27,7 @@ from tests.decoders.conftest import DIM as WIDTH
 from tests.decoders.conftest import THINGS, embed_words, token_ids
 from tests.support import randn
 from tests.support.language import language_config, language_tokenizer, spread
+from tests.support.tiny import change_config
 
 DIM = 6
 TEXTS = [f"sentence number {i} of a memory" for i in range(60)]
@@ -200,10 +201,8 @@ def test_settings_that_do_not_fit_are_refused(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     make().save(tmp_path)
-    path = tmp_path / "config.json"
-    config = json.loads(path.read_text())
-    config["concepts"].update(change)
-    path.write_text(json.dumps(config))
+    concepts = json.loads((tmp_path / "config.json").read_text())["concepts"]
+    change_config(tmp_path, concepts=concepts | change)
     with pytest.raises(CheckpointError, match=message):
         load_decoder(tmp_path)
 

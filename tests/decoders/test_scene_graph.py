@@ -151,29 +151,14 @@ def test_phrases_lie_in_their_sentence_one_after_the_other(sentence: str) -> Non
 # The T5 parser: its output read robustly, and a tiny random T5 driven without any download.
 
 WORDS = [
-    "<pad>",
-    "</s>",
-    "<unk>",
-    "(",
-    ")",
-    ",",
-    "man",
-    "horse",
-    "ride",
-    "is",
-    "brown",
-    "a",
-    "Generate",
-]
+    "<pad>", "</s>", "<unk>", "(", ")", ",", "man", "horse", "ride", "is", "brown", "a", "Generate",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("written", "graph"),
     [
-        (
-            "( man , ride , horse ) , ( horse , is , brown ) , ( man , near , tree )",
-            "man; brown horse; tree",
-        ),
+        ("( man , ride , horse ) , ( horse , is , brown ) , ( man , near , tree )", "man; brown horse; tree"),
         ("", ""),
         ("nothing of the sort", ""),
         ("(man,ride,horse)", "man; horse"),
@@ -186,7 +171,7 @@ WORDS = [
         ("( ( man , ride , horse )", "man; horse"),
         ("( man , is , tall ) ( man , is , tall )", "tall man"),
     ],
-)
+)  # fmt: skip
 def test_triples_become_entities_and_attributes(written: str, graph: str) -> None:
     assert parse_triples(written) == tuple(_entities(graph))
 

@@ -134,17 +134,13 @@ def options(folder: Path, **changes: object) -> None:
 
 HUGE = struct.pack("<q", 2**60)
 AT_LOAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "cut header": (lambda f: (f / "index.json").write_text("{"), "not a bank's index.*JSON"),
-    "foreign header": (lambda f: header(f, format="x"), "not the header"),
     "newer": (lambda f: header(f, version=2), "version 2, this release reads 1"),
     "other bank": (lambda f: header(f, bank="0" * 64), "an index of another bank"),
     "other rows": (lambda f: header(f, rows=599), "an index of another bank"),
-    "rows no number": (lambda f: header(f, rows="600"), "rows is '600', expected int"),
     "unknown kind": (lambda f: options(f, kind="ivv"), "did you mean 'ivf'"),
     "retired kind": (lambda f: options(f, kind="hnsw", links=32), "'hnsw'.*build the index again"),
     "unknown option": (lambda f: options(f, speed=3), "'speed'"),
     "bad option": (lambda f: options(f, lists=0), "lists=0"),
-    "odd option": (lambda f: options(f, lists="4"), "lists='4'"),
 }
 
 
