@@ -117,8 +117,11 @@ def _add_language_model(result: argparse.ArgumentParser) -> None:
 
 def options_from(arguments: argparse.Namespace, share: float | None) -> dict[str, Any]:
     """The options of `adapt`; OptionError where they make no sense."""
+    from decoders.base import check_whole
     from patchioner.adaptation import usual_training
 
+    if arguments.threads is not None:
+        check_whole(threads=arguments.threads)
     fresh, names = _fresh(arguments), ("epochs", "batch", "learning_rate", "autocast", "seed")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.noise is not None:
@@ -136,14 +139,14 @@ def _fresh(arguments: argparse.Namespace) -> NewDecoder | None:
     from patchioner.adaptation import NewDecoder
 
     names = ("layers", "width", "heads", "vocab_size", "positions")
-    shape = {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
+    shape = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     own, scratch = arguments.decoder == "prefix_gpt2", arguments.from_scratch
     if (shape or scratch) and not (own and scratch):
         raise OptionError("shapes of a new decoder are for --from-scratch --decoder prefix_gpt2")
-    entities = read_captions(arguments.entities) if arguments.entities else []
+    lines = read_captions(arguments.entities) if arguments.entities else []
     told: dict[str, Any] = {
         "language_model": arguments.language_model,
-        "entities": tuple(name.strip() for name in entities),
+        "entities": tuple(name.strip() for line in lines for name in line.split(",")),
         "tune": arguments.tune,
         "keep": "reference" if arguments.refer else None,
     }

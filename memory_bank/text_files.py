@@ -37,7 +37,7 @@ _PHOTO = re.compile(
     rf"(?:[^\t,;|]*{_PICTURE}(?:#\d+)?\s*[\s,;|:]|\d+[\t,;|](?!\d{{3}}\b)|\w*_\d{{6,}}\s)\s*",
     re.IGNORECASE,
 )
-_LISTED = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])\s+")
+_LISTED = re.compile(r"^\s*(?:[-*\u2022]|\d+[.):])\s+")
 _QUOTED = re.compile(r'\s*".*",?\s*')
 _PHOTO_KEY = re.compile(rf"\d+|.*{_PICTURE}", re.IGNORECASE)
 _ADDRESS = rf"https?://\S+|\S+{_PICTURE}"

@@ -66,6 +66,7 @@ def test_options_follow_the_arguments() -> None:
     ("extra", "message"),
     [
         ("--noise 0.1 --memory", "not allowed with"), ("--layers 2", "for --from-scratch"),
+        ("--threads -2", "threads is -2"),
         ("--language-model gpt2", "prefix_gpt2 has none"), ("--decoder viecap", "need one (--decoder"),
         ("--decoder viecap --language-model gpt2 --from-scratch", "prefix_gpt2"),
         ("--decoder viecap --language-model gpt2 --entities /none/e", "/none/e"), ("--decoder gpt9", "decoder"),
@@ -84,6 +85,7 @@ def test_wrong_usage(words: list[str], extra: str, message: str, capsys: Capture
     [
         ("--corpus /none/such.txt", "such.txt"), ("--text-encoder patchioner-minni", "patchioner-minni"),
         ("--validation /none/held.txt", "held.txt"), ("--from-scratch --width 33", "33"),
+        ("--from-scratch --layers 0", "layers is 0"),
         ("--from-scratch --vocab-size 10", "10"),
     ],
 )  # fmt: skip

@@ -142,6 +142,7 @@ NEIGHBOURS: dict[str, str | bytes] = {
     "three ends.txt": "a dog\ra cat\r\n\u200b\n...\n",
     "no ending": "a dog\na cat",
     "numbered.txt": "1. a dog\n2. a cat\n",
+    "classes.txt": "0: a dog\n1: a cat\n",
     "bullets.txt": "- a dog\n- a cat\n",
     "quoted.txt": '"a dog",\n"a cat"\n',
     "coco names.txt": "COCO_val2014_000000391895 a dog\nCOCO_val2014_000000060623 a cat\n",
