@@ -88,6 +88,9 @@ def test_a_referred_language_model_is_not_stored_and_must_be_the_same(tmp_path: 
     assert load_decoder(out).generate(rows, SHORT) == decoder.generate(rows, SHORT)
     with pytest.raises(OptionError, match="leave reference out"):
         LanguageDecoder.create(DIM, str(place), keep="reference", tune="full")
+    save_file({**stored, "language_model.x": torch.zeros(1)}, out / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="refers to elsewhere"):
+        load_decoder(out)
     language_folder(place, seed=6)
     with pytest.raises(CheckpointError, match="not the language model"):
         load_decoder(out)
