@@ -41,9 +41,9 @@ _LISTED = re.compile(r"^\s*(?:[-*\u2022]|\d+[.):])\s+")
 _QUOTED = re.compile(r'\s*".*",?\s*')
 _PHOTO_KEY = re.compile(rf"\d+|.*{_PICTURE}", re.IGNORECASE)
 _ADDRESS = rf"https?://\S+|\S+{_PICTURE}"
-_NO_LINE = re.compile(rf"\s*(?:{_ADDRESS})\s*", re.IGNORECASE)
+_NO_LINE = re.compile(_ADDRESS, re.IGNORECASE)
 # A line may be a label such as "50".
-_NO_CELL = re.compile(rf"\s*(?:{_ADDRESS}|[\W\d_]*\d[\W\d_]*)\s*", re.IGNORECASE)
+_NO_CELL = re.compile(rf"{_ADDRESS}|[\W_]*\d[\W\d_]*", re.IGNORECASE)
 _HALF = re.compile("[\ud800-\udfff]")  # of two that write an emoji in JSON
 _MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml)\b", re.IGNORECASE)
 _NOTHING = {"", "nan", "null", "none", "n/a"}  # as pandas and the like write what is not there
@@ -111,7 +111,7 @@ def read_captions(
     if others:
         _logger.warning("%s: left out the splits %s", file.path, others)
     no_caption = _NO_LINE if reader is _text else _NO_CELL
-    strange = [one for one in captions if no_caption.fullmatch(one)]
+    strange = [one for one in captions if no_caption.fullmatch(one.strip())]
     if 5 * len(strange) > len(captions):
         raise file.fault(
             f"{len(strange):,} of {len(captions):,} captions are numbers, addresses or names of files, such as "

@@ -57,7 +57,7 @@ def wild() -> PrefixGPT2Decoder:
 
 @pytest.fixture(scope="session")
 def trained() -> PrefixGPT2Decoder:
-    decoder = make_decoder(dropout=0.0, width=48)
+    decoder = make_decoder(dropout=0.0, width=48, layers=1)
     options = quick(steps=220, batch=90, warmup_steps=20, noise_sigma=0.02)
     train_decoder(decoder, CORPUS, embed_words(CORPUS), options)
     return decoder
