@@ -233,16 +233,10 @@ class SingleViT(Backbone):
 
     def as_input(self, pixels: Sequence[Tensor]) -> Tensor:
         """Stack B preprocessed photos (3, H, W) of one size on the network's device, in its precision."""
-        weight = self._weight()
-        return torch.stack(list(pixels)).to(weight.device, weight.dtype)
-
-    def _weight(self) -> Tensor:
-        """Any weight: it shows device and precision."""
-        weight: Tensor = next(self.vit.parameters())
-        return weight
+        return torch.stack(list(pixels)).to(next(self.parameters()))
 
     def _patches_per_pass(self) -> int:
-        on_cpu = self._weight().device.type == "cpu"
+        on_cpu = next(self.parameters()).device.type == "cpu"
         return self.patches_per_pass_cpu if on_cpu else PATCHES_PER_PASS_GPU
 
     @classmethod

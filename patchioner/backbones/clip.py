@@ -122,10 +122,6 @@ class OpenClipViT(SingleViT):
     def read_files(self, source: WeightSource, folder: Path) -> None:
         """They were read on the way by open_clip."""
 
-    def _weight(self) -> Tensor:
-        weight: Tensor = self.visual.conv1.weight
-        return weight
-
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """See `SingleViT.outputs`; differentiable. The attentions are there where the last block is a plain one."""
         inputs = self.before_last(pixels, grid)

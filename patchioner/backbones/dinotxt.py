@@ -96,13 +96,10 @@ class DinoTxtViT(TimmNetwork):
         self.own |= {"blocks": blocks, "registers": registers, "space": space}
         if not self.has_cls:
             raise OptionError(f"{name} has no CLS token, which the head of dino.txt needs")
-        self.head = self._fresh_head(blocks)
+        heads = int(self.vit.blocks[0].attn.num_heads)
+        self.head = DinoTxtHead(int(self.vit.embed_dim), heads, blocks)
         self._has_attention = is_plain_block(self.head.blocks[-1])
         self.eval()
-
-    def _fresh_head(self, blocks: int) -> DinoTxtHead:
-        heads = int(self.vit.blocks[0].attn.num_heads)
-        return DinoTxtHead(int(self.vit.embed_dim), heads, blocks)
 
     @classmethod
     def pretrained_of(cls, source: WeightSource) -> bool:
@@ -125,15 +122,13 @@ class DinoTxtViT(TimmNetwork):
     def read_published(
         self, vision: Mapping[str, Tensor] | None, head: Mapping[str, Tensor], *, source: str
     ) -> None:
-        """Load the weights as published, in place; CheckpointError where a tensor does not fit; nothing is half loaded.
+        """Load the weights as published, in place, strictly: CheckpointError where a tensor does not fit.
 
         `vision` (None: as it is) in DINOv2's or DINOv3's layout; `head` of DINOv2's file of it, or DINOv3's with texts.
         """
-        fresh = self._fresh_head(len(self.head.blocks))
-        fit_weights(fresh, part_of(head, _HEAD_PREFIXES), source=source)
+        fit_weights(self.head, part_of(head, _HEAD_PREFIXES), source=source)
         if vision is not None:
             fit_vit(self.vit, part_of(vision, _BACKBONE_PREFIXES), source=source)
-        self.head.load_state_dict(fresh.state_dict())
 
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """See `SingleViT.outputs`."""

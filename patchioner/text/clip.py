@@ -81,13 +81,14 @@ class OpenClipText(TextTower):
         self.architecture = None if architecture is None else copy.deepcopy(dict(architecture))
         settings = model_config(name, architecture, quick_gelu=quick_gelu, pretrained=pretrained)
         self.quick_gelu = bool(settings["quick_gelu"])
+        # Before the network is made: a name that leads nowhere should not wait for it.
+        whole = pretrained and fetch_model(name, pretrained, quick_gelu=self.quick_gelu)
         self.text: Any = _text(name, settings)
         projected = self.text.text_projection is not None
         self.dim = int(self.text.output_dim if projected else self.text.width)
         self.tokenizer = _tokenizer(name, settings["text_cfg"], self.text)
-        if pretrained is not None:
-            model = fetch_model(name, pretrained, quick_gelu=self.quick_gelu)
-            fit_weights(self.text, _text_state(model), source=f"{name} {pretrained}")
+        if whole is not None:
+            fit_weights(self.text, _text_state(whole), source=f"{name} {pretrained}")
         # What follows the end token reaches nothing before it, so padding need not be computed.
         self._causal = _is_causal(self.text) and _can_cut_padding()
         self.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from patchioner.backbones import Backbone, PatchFeatures
 from patchioner.backbones.vit import IdentityHead, TimmViT, is_plain_block
 from patchioner.base.errors import OptionError, RegionError
+from patchioner.base.files import settings_from
 from patchioner.checkpoints.folder import Crop, Parts
 from patchioner.embedding import project
 from patchioner.geometry import ImageGeometry
@@ -32,7 +33,6 @@ from patchioner.regions import (
 )
 from patchioner.regions.shapes import reference_model_boxes
 
-Cleaning = Literal["orthogonal_projection", "contrastive_mask"]
 Context = Literal["cls", "attention"]
 Reading = Literal["avg", "cls", "gaussian_avg"]
 Name = Literal["registers", "heads", "double_pass", "orthogonal_projection", "contrastive_mask"]
@@ -72,19 +72,17 @@ class PublishedOption:
             0.5
         """
         name, *pairs = text.split(",")
-        given: dict[str, Any] = dict(pair.partition("=")[::2] for pair in pairs)
-        if unknown := given.keys() - {one.name for one in fields(cls)[1:]}:
-            raise OptionError(f"{text!r:.80}: there is no {min(unknown)!r}")
+        words: dict[str, Any] = dict(pair.partition("=")[::2] for pair in pairs)
         read: dict[str, Callable[[str], Any]] = {
             "alpha": float,
             "after_projection": {"true": True, "false": False}.__getitem__,
         }
         try:
-            given |= {key: read[key](given[key]) for key in read.keys() & given.keys()}
+            words |= {key: read[key](words[key]) for key in read.keys() & words.keys()}
         except (ValueError, KeyError):
             wanted = "alpha is a number, after_projection true or false"
             raise OptionError(f"{text!r:.80}: {wanted}") from None
-        return cls(name, **given)  # type: ignore[arg-type]  # checked there
+        return settings_from(cls, {**words, "name": name}, f"{text!r:.80}")
 
 
 class PublishedCaptioner(Patchioner):
@@ -136,14 +134,7 @@ class PublishedCaptioner(Patchioner):
         if option.name == "double_pass":
             how = option.reading, weighting or self.settings.weighting
             return self._project(double_pass(self._placed.backbone, features, regions, *how))
-        cleaned = clean_features(
-            features,
-            self._project,
-            option.name,  # type: ignore[arg-type]  # the others are answered by `_embed`
-            context=option.context,
-            alpha=option.alpha,
-            after_projection=option.after_projection,
-        )
+        cleaned = clean_features(features, self._project, option)
         rows = super().embed_regions(cleaned, regions, weighting, crop=crop)
         twice = [
             (weighting or self.settings.for_region(region)[0]).kind == "cls"
@@ -184,36 +175,30 @@ def _there(part: Tensor | None, what: str) -> Tensor:
 
 
 def clean_features(
-    features: PatchFeatures,
-    project: Callable[[Tensor], Tensor],
-    kind: Cleaning,
-    *,
-    context: Context = "cls",
-    alpha: float = 1.0,
-    after_projection: bool = True,
+    features: PatchFeatures, project: Callable[[Tensor], Tensor], option: PublishedOption
 ) -> PatchFeatures:
     """Take the photo's context out of every patch token, as `cleaning_type` does; the result is projected already.
 
+    OptionError for a context that the backbone does not have.
+
     Args:
         project: (n, dim) -> (n, dim), the memory projection, e.g. ``model.parts.bank.project``.
-        kind: "orthogonal_projection": t - alpha (t . c / c . c) c; "contrastive_mask": t (1 - c / (|c| + 1e-6)).
-        context: c, the CLS token or `attention_embedding`; OptionError for one that the backbone does not have.
-        alpha: share that the orthogonal projection takes away.
-        after_projection: project tokens and context and clean then; else scale both to unit length, clean, and
-            project what comes out.
+        option: its name is "orthogonal_projection", t - alpha (t . c / c . c) c, or "contrastive_mask",
+            t (1 - c / (|c| + 1e-6)); its context c, the CLS token or `attention_embedding`. With `after_projection`,
+            tokens and context are projected and cleaned then; else both are scaled to unit length, cleaned, and what
+            comes out is projected.
     """
-    if kind not in get_args(Cleaning) or context not in get_args(Context):
-        raise OptionError(f"cleaning {kind!r} by {context!r} is unknown")
-    by_cls, step = context == "cls", project if after_projection else F.normalize
+    step = project if option.after_projection else F.normalize
+    by_cls = option.context == "cls"
     own = _there(features.cls, "CLS token: clean by attention") if by_cls else None
     own = step((attention_embedding(features) if own is None else own)[None])
     tokens = step(features.tokens.flatten(0, 1))
-    if kind == "orthogonal_projection":
+    if option.name == "orthogonal_projection":
         share = (tokens @ own.T) / own.square().sum()
-        cleaned = tokens - alpha * share * own
+        cleaned = tokens - option.alpha * share * own
     else:
         cleaned = tokens * (1 - own / (own.norm() + 1e-6))
-    if not after_projection:
+    if not option.after_projection:
         cleaned = project(cleaned)
     return replace(features, tokens=cleaned.view_as(features.tokens))
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from patchioner.backbones import clip, load_backbone, preprocess
 from patchioner.backbones.clip import (
@@ -24,7 +23,7 @@ from patchioner.backbones.clip import (
 )
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from patchioner.geometry import Fit
-from tests.support import randn
+from tests.support import attend, randn
 from tests.support.tiny import (
     Trap,
     change_config,
@@ -181,26 +180,17 @@ WIDTH, HEADS, TOKENS = 24, 3, 7
 
 
 def plain_twin(made: Any, x: Tensor, mode: str, rest: bool) -> Tensor:
-    """One image, one head at a time, softmaxes written out."""
+    """One image at a time."""
     attention = made.attn
     weight, bias = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
     results = []
     for one in x:
         normed = made.ln_1(one)
         q, k, v = (normed @ weight[i].T + bias[i] for i in range(3))
-        heads = []
-        for h in range(HEADS):
-            part = slice(h * WIDTH // HEADS, (h + 1) * WIDTH // HEADS)
-            scale = (WIDTH / HEADS) ** -0.5
-            if mode == "value":
-                weights = torch.eye(TOKENS)
-            elif mode == "self_self":
-                weights = F.softmax(q[:, part] @ q[:, part].T * scale, -1)
-                weights = weights + F.softmax(k[:, part] @ k[:, part].T * scale, -1)
-            else:
-                weights = F.softmax(q[:, part] @ k[:, part].T * scale, -1)
-            heads.append(weights @ v[:, part])
-        out = made.ls_1(attention.out_proj(torch.cat(heads, -1)))
+        pairs = [(q, q), (k, k)] if mode == "self_self" else [(q, k)]
+        mixed = torch.stack([attend(*pair, v, HEADS)[0] for pair in pairs]).sum(0)
+        mixed = v if mode == "value" else mixed
+        out = made.ls_1(attention.out_proj(mixed))
         if rest:
             out = one + out
             out = out + made.ls_2(made.mlp(made.ln_2(out)))

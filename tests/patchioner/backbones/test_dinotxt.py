@@ -14,6 +14,7 @@ from patchioner.backbones import preprocess
 from patchioner.backbones.dinotxt import DinoTxtHead, DinoTxtViT
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.geometry import Preprocessing
+from tests.support import attend
 from tests.support.tiny import noise_photo, shaken
 
 NAMES = {"vit_large_patch14_reg4_dinov2": 14, "vit_large_patch16_dinov3": 16}
@@ -39,18 +40,11 @@ def slow_head(head: DinoTxtHead, tokens: Tensor, heads: int) -> tuple[Tensor, Te
     def norm(x: Tensor, name: str) -> Tensor:
         return F.layer_norm(x, (width,), state[f"{name}.weight"], state[f"{name}.bias"], 1e-5)
 
-    maps = torch.empty(0)
     for block in range(len(head.blocks)):
         at = f"blocks.{block}"
         query, key, value = linear(norm(tokens, f"{at}.norm1"), f"{at}.attn.qkv").split(width, 1)
-        size = width // heads
-        mixed = []
-        maps = torch.empty(heads, len(tokens), len(tokens))
-        for index in range(heads):
-            own = slice(index * size, (index + 1) * size)
-            maps[index] = (query[:, own] @ key[:, own].T / size**0.5).softmax(1)
-            mixed.append(maps[index] @ value[:, own])
-        tokens = tokens + state[f"{at}.ls1.gamma"] * linear(torch.cat(mixed, 1), f"{at}.attn.proj")
+        mixed, maps = attend(query, key, value, heads)
+        tokens = tokens + state[f"{at}.ls1.gamma"] * linear(mixed, f"{at}.attn.proj")
         inner = F.gelu(linear(norm(tokens, f"{at}.norm2"), f"{at}.mlp.fc1"))
         tokens = tokens + state[f"{at}.ls2.gamma"] * linear(inner, f"{at}.mlp.fc2")
     return norm(tokens, "ln_final"), maps

@@ -120,11 +120,9 @@ def test_only_the_text_half_is_kept_and_stored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": architecture(wdth=3)}, "wdth"),
         ({"architecture": architecture(vocab_size=100)}, "100 tokens.*49408"),
         ({"architecture": architecture(context_length=2)}, "context_length 2.*3 or more"),
         ({"architecture": architecture(width=18)}, r"wrong shape.*16.*18"),
-        ({"architecture": None, "name": "ViT-B/16"}, "ViT-B/16.*ViT-B-16"),
         ({"architecture": None, "name": "roberta-ViT-B-32"}, "'roberta-base' of another"),
         ({"architecture": None, "name": "ViT-B-16-SigLIP2"}, "another library"),
         ({"architecture": None, "weights": "pretrained:opnai", "name": "ViT-B-16"}, "'opnai'"),
@@ -239,14 +237,9 @@ def test_vectors_are_those_of_the_padded_published_form() -> None:
 
 def test_the_published_tower_on_no_memory() -> None:
     with torch.device("meta"):
-        tower = DinoTxtText(DinoTxtTextSettings())
-    shapes = {name: tuple(t.shape) for name, t in tower.state_dict().items()}
-    assert tower.dim == 1024
-    assert shapes["backbone.token_embedding.weight"] == (49408, 1280)
-    assert shapes["backbone.positional_embedding"] == (77, 1280)
-    assert shapes["backbone.blocks.23.feed_forward.fc1.weight"] == (5120, 1280)
-    assert shapes["head.linear_projection.weight"] == (2048, 1280)
-    assert "backbone.blocks.24.attention.qkv.weight" not in shapes
+        state = DinoTxtText(DinoTxtTextSettings()).state_dict()
+    assert state["backbone.blocks.23.feed_forward.fc1.weight"].shape == (5120, 1280)
+    assert "backbone.blocks.24.attention.qkv.weight" not in state
 
 
 def test_published_weights_of_dinotxt_are_read_by_their_names() -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from patchioner.base.errors import CheckpointError, TextError
 from patchioner.text import BertTower, Talk2DinoTower, load_talk2dino_weights, load_tower
+from tests.support import attend
 from tests.support.tiny import TEXTS, change_config, tiny_tokenizer, tiny_tower
 
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
@@ -28,14 +29,9 @@ def plain_twin(tower: Any, text: str) -> Any:
     x = tower.tokens.weight[ids] + tower.positions.weight[: len(ids)]
     x = F.layer_norm(x, x.shape[1:], tower.norm.weight, tower.norm.bias, 1e-12)
     for layer in tower.layers:
-        size = x.shape[1] // layer.heads
         query, key, value = (x @ layer.qkv.weight.T + layer.qkv.bias).split(x.shape[1], dim=1)
-        mixed = []
-        for head in range(layer.heads):
-            own = slice(head * size, (head + 1) * size)
-            scores = query[:, own] @ key[:, own].T / math.sqrt(size)
-            mixed.append(scores.exp() / scores.exp().sum(1, keepdim=True) @ value[:, own])
-        x = layer.attention_norm(x + layer.attention_out(torch.cat(mixed, dim=1)))
+        mixed, _ = attend(query, key, value, layer.heads)
+        x = layer.attention_norm(x + layer.attention_out(mixed))
         inner = layer.inner(x)
         gelu = inner * 0.5 * (1 + torch.erf(inner / math.sqrt(2)))
         x = layer.output_norm(x + layer.outer(gelu))

@@ -18,7 +18,12 @@ from patchioner.backbones.vit import published_heads
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.folder import ModelSettings, Parts
 from patchioner.checkpoints.published import options
-from patchioner.checkpoints.published.options import PublishedCaptioner, clean_features, double_pass
+from patchioner.checkpoints.published.options import (
+    PublishedCaptioner,
+    PublishedOption,
+    clean_features,
+    double_pass,
+)
 from patchioner.cli.main import main
 from patchioner.geometry import Preprocessing
 from patchioner.regions import pool_regions
@@ -86,8 +91,8 @@ def test_cleaning_is_the_formula_token_by_token(
     """An orthogonal projection, or without alpha a contrastive mask."""
     before = features.tokens.clone()
     how: dict[str, Any] = {"context": context, "alpha": alpha or 1.0, "after_projection": after}
-    how["kind"] = "orthogonal_projection" if alpha else "contrastive_mask"
-    cleaned = clean_features(features, through_memory, **how)
+    option = PublishedOption("orthogonal_projection" if alpha else "contrastive_mask", **how)
+    cleaned = clean_features(features, through_memory, option)
     own = features.cls if context == "cls" else options.attention_embedding(features)
     assert own is not None
     own = through_memory(own[None])[0] if after else own / own.norm()
@@ -110,9 +115,8 @@ def test_what_a_backbone_does_not_have_is_refused() -> None:
     for missing in ("register_embeddings", "attention_embedding", "head_embeddings"):
         with pytest.raises(OptionError):
             getattr(options, missing)(bare)
-    for kind, message in (("contrastive_mask", "CLS"), ("soap", "soap")):
-        with pytest.raises(OptionError, match=message):
-            clean_features(bare, through_memory, kind)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="CLS"):
+        clean_features(bare, through_memory, PublishedOption("contrastive_mask"))
 
 
 # Boxes in pixels of a photo of 56 x 56, which the backbone sees as it is: 4 x 4 patches of 14.
@@ -166,7 +170,7 @@ def parts() -> Parts:
 
 
 def model(parts: Parts, option: str) -> PublishedCaptioner:
-    return PublishedCaptioner(parts, options.PublishedOption.of(option), device="cpu")
+    return PublishedCaptioner(parts, PublishedOption.of(option), device="cpu")
 
 
 def said(model: Patchioner, embeddings: Tensor) -> list[str]:
@@ -185,8 +189,7 @@ def test_each_register_and_each_head_has_a_caption(parts: Parts, features: Patch
 
 def test_cleaned_boxes_and_sets(parts: Parts, features: PatchFeatures) -> None:
     captioner = model(parts, "orthogonal_projection,alpha=0.5,context=attention")
-    how: dict[str, Any] = {"context": "attention", "alpha": 0.5}
-    cleaned = clean_features(features, through_memory, "orthogonal_projection", **how)
+    cleaned = clean_features(features, through_memory, captioner.option)
     box = Box(5, 5, 60, 40)
     once, twice = [box, Point(9, 9)], [RegionSet([box]), Trace([(9, 9)]), WholeImage()]
     weighting = parts.settings.weighting
