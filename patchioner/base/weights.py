@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -74,7 +75,8 @@ def save_weights(state: Mapping[str, Tensor], path: AnyPath, *, storage: Storage
             raise CheckpointError(f"tensor name {name!r} is reserved for int8 scales; rename it")
         stored.update(_stored_form(name, tensor.detach().cpu(), storage))
     with atomic_path(path) as temporary:
-        write_tensors(stored, temporary, {"format": "pt", "storage": storage})
+        metadata = {"format": "pt", "storage": storage, "crc32": _crc32(stored)}
+        write_tensors(stored, temporary, metadata)
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -255,13 +257,25 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
         raise CheckpointError(f"{path}: no such file; is the checkpoint folder complete?")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            storage = (file.metadata() or {}).get("storage", "fp32")
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: {_what_it_is(path)} ({error})") from error
-    if storage not in get_args(Storage):
+    if (storage := metadata.get("storage", "fp32")) not in get_args(Storage):
         raise CheckpointError(f"{path}: stored as {storage!r}; known are {get_args(Storage)}")
+    if metadata.get("crc32") not in (None, _crc32(tensors)):  # as a copy that was cut short has
+        raise CheckpointError(f"{path}: other numbers than were written; fetch or copy it again")
     return tensors, storage
+
+
+def _crc32(tensors: Mapping[str, Tensor]) -> str:
+    """Of names and bytes, in hexadecimal."""
+    found = 0
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(name.encode(), found)
+        numbers = tensor.contiguous().flatten().view(torch.uint8).numpy()
+        found = zlib.crc32(numbers.data, found)
+    return f"{found:08x}"
 
 
 def _what_it_is(path: Path) -> str:

@@ -121,6 +121,16 @@ def test_files_that_are_something_else(tmp_path: Path, content: bytes | None, me
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_copy_that_ends_in_zeros_is_refused(tmp_path: Path, storage: Storage) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(make_state(), path, storage=storage)
+    content = path.read_bytes()
+    path.write_bytes(content[:-500] + bytes(500))
+    with pytest.raises(CheckpointError, match="other numbers than were written"):
+        load_weights(path)
+
+
 @pytest.mark.parametrize(
     ("tensors", "storage", "message"),
     [
