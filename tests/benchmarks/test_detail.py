@@ -62,8 +62,7 @@ def test_what_is_planted_is_false() -> None:
 def test_average_precision_by_hand() -> None:
     """At 0.9: 1 of 1; at 0.8: 2 of 3."""
     for true, false, due in (([0.9, 0.8], [0.85], 5 / 6), ([0.9], [0.1, 0.2], 1.0)):
-        found = detail_texts.average_precision(np.array(true), np.array(false))
-        assert found == pytest.approx(due)
+        assert detail_texts.average_precision(*map(np.array, (true, false))) == pytest.approx(due)
 
 
 @pytest.fixture
