@@ -256,11 +256,10 @@ def read_trace(path: str | Path) -> Trace:
         if not Path(path).is_file():
             raise RegionError("no such file")
         content = formats.read_json(Path(path))
-        points, normalized = content, None
-        if isinstance(content, Mapping):
-            if isinstance(content.get("traces"), list) and "trace" not in content:
-                return formats.narrated(content["traces"])
-            points, normalized = content.get("trace"), content.get("normalized")
+        record = content if isinstance(content, Mapping) else {"trace": content}
+        if isinstance(record.get("traces"), list) and "trace" not in record:
+            return formats.narrated(record["traces"])
+        points, normalized = record.get("trace"), record.get("normalized")
         if normalized not in (None, True, False):
             raise RegionError(f"'normalized' is {normalized!r:.80}; give true or false")
         if not isinstance(points, list) or not points:

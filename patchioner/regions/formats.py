@@ -56,6 +56,7 @@ _BOX_MODES: dict[str, BoxFormat] = {
     **{"None": "xywh", "1": "xywh", "XYWH_ABS": "xywh", "0": "xyxy", "XYXY_ABS": "xyxy"},
     **dict(zip(get_args(BoxFormat), get_args(BoxFormat), strict=True)),
 }
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"BM")
 _ONE_ID = "(of files that were joined?) have one id; give each its own:"
 _REMEDY = 'save bool masks with np.savez_compressed("masks.npz", masks=array)'
 # Masks of a hundred objects in a photo of 40 megapixels; larger files are refused before they are unpacked.
@@ -153,8 +154,6 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
         content: the JSON in it, where that has been read already.
         box_format: of boxes whose format does not say how they are written.
     """
-    from patchioner.images import is_picture
-
     make = partial(from_coco, box_format=box_format)
     if content is None:
         with path.open("rb") as stream:
@@ -164,7 +163,7 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
             raise RegionError(f"it is a pickle, which runs the code in it; {_REMEDY} ({refcoco})")
         if opening[:4] == b"PK\x03\x04" or opening[:6] == b"\x93NUMPY":
             return [Photo(None, _array_items(path, box_format))]
-        if is_picture(path):
+        if opening.startswith(_PICTURES):
             mask = f"name it in JSON, {{'regions': [{{'mask': {path.name!r}}}]}}"
             raise RegionError(f"it is a picture: {mask}; or save numbers of regions as .npy")
         if opening.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1] == b"<":

@@ -212,7 +212,7 @@ def test_stored_pixels_turn_with_the_photo(orientation: int, kind: str, tmp_path
             "a.json",
             json.dumps([{"segmentation": [[20, 10, 120, 10, 120, 60], {"size": 5, "counts": 5}]}]),
         ),
-        ("a.png", "a picture"),
+        ("a.gif", "GIF89a"),
         ("a.csv", "ImageID,XMin\na,0.1\n"),
         ("a.json", json.dumps({"_via_img_metadata": {}})),
         ("a.txt", "0 0.5 0.5 0.2 0.2 0.4 0.4 2 0.5 0.5 1\n"),
