@@ -205,9 +205,12 @@ def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
     if len(records) == 1 and keys >= {"images", "annotations"}:
         return _coco(records[0], make)
     for telling, photo_of in FORMS.items():
-        if any(all(at(record, key) is not None for key in telling) for record in records):
+        outer = {key.partition(".")[0] for key in telling}  # lists may have a million records
+        if keys >= outer and any(
+            all(at(one, key) is not None for key in telling) for one in records
+        ):
             return [photo_of(record, make) for record in records]
-    if any(isinstance(record.get("box"), Mapping) for record in records):  # of ultralytics
+    if "box" in keys and any(isinstance(record.get("box"), Mapping) for record in records):
         return [Photo(None, items_from(records, "entry", drawn, "name"))]
     if keys & {"segmentation", "bbox"}:
         groups = _by_image(records, "annotation" if "image_id" in keys else "entry", make)

@@ -274,12 +274,10 @@ class Polygon(Shape):
         rings = []
         for index, ring in enumerate(items_of(segmentation, "segmentation")):
             what = f"ring {index} of the segmentation"
-            values = (
-                as_numpy(items_of(ring, what)).ravel().tolist()
-            )  # pairs, as OpenCV has them, too
-            if len(values) % 2:
-                raise RegionError(f"{what} has {len(values)} numbers; give x, y pairs")
-            rings.append(_pairs(zip(values[::2], values[1::2], strict=True), what))
+            values = as_numpy(items_of(ring, what))  # flat, or pairs as OpenCV has them
+            if values.shape[-1] != 2 and (values.ndim > 1 or values.size % 2):
+                raise RegionError(f"{what} has {values.size} numbers; give x, y pairs")
+            rings.append(_pairs(values.reshape(-1, 2).tolist(), what))
         if not rings:
             raise RegionError("the segmentation has no ring; give [[x1, y1, x2, y2, ...], ...]")
         # As the COCO tools do: beside a ring, what has no area counts for nothing.

@@ -289,6 +289,7 @@ REFUSED: list[tuple[Callable[..., object], object, str]] = [
     (Polygon, 7, "give a list"),
     (Polygon.from_coco, [], "no ring"),
     (Polygon.from_coco, [[1, 2, 3]], "3 numbers"),
+    (Polygon.from_coco, [[[1, 2, 3], [4, 5, 6], [9, 8, 7], [1, 5, 2]]], "x, y pairs"),
     (Polygon.from_coco, [5], "give a list"),
     (Mask, np.zeros((20, 40), dtype=bool), "40x20 mask is empty"),
     (Mask, np.ones((2, 20, 40), dtype=bool), r"\(2, 20, 40\)"),
