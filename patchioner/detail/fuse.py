@@ -88,7 +88,11 @@ def filter_statements(
     if len(by_id) < len(regions) or unknown:
         ids = [region.id for region in regions]
         raise DetailError(f"statements about {unknown}, regions {ids}: every id must be there once")
-    claims = split_claims(statements)
+    claims: list[Claim] = []
+    for one in statements:
+        for place, text in enumerate(split_sentences(one.text)):
+            told = (text, one.region_id, one.sample, place, one.log_prob)
+            claims.append(Claim(f"c{len(claims) + 1}", *told))
     verdicts: dict[str, Verdict] = {}
 
     def left_by(why_not: Callable[[Claim], _Reason | None], some: Sequence[Claim]) -> list[Claim]:
@@ -116,16 +120,6 @@ def filter_statements(
         for verdict in _of_group(group, agreement, support, reason):
             verdicts[verdict.claim.id] = verdict
     return [verdicts[claim.id] for claim in claims]
-
-
-def split_claims(statements: Sequence[Statement]) -> list[Claim]:
-    """The sentences of all statements, with ids "c1", "c2", ... in order."""
-    found: list[Claim] = []
-    for one in statements:
-        for place, text in enumerate(split_sentences(one.text)):
-            told = (text, one.region_id, one.sample, place, one.log_prob)
-            found.append(Claim(f"c{len(found) + 1}", *told))
-    return found
 
 
 # Alternatives, separated by white space; "_" is a space.

@@ -44,7 +44,7 @@ SENTENCE_INPUTS: Final = ("pooled", "peak", "worst thing", "mean thing", "log th
 COMMAND: Final = "python -m patchioner.detail.calibrate"
 _SIDE = 5  # patches, of a window whose mean is compared: one patch alone is noisy, more lose small things
 _TEMPERATURE = 0.02  # of the weights of the memory texts near a region
-_TEXTS_AT_ONCE, _TEXTS_KEPT = 256, 20_000
+_TEXTS_KEPT = 20_000
 _DAMPING = 2e-4  # share of the texts below which absence says little
 _BLIP_THRESHOLD = 0.3  # published, of (ITM + ITC) / 2 of BLIP; it means nothing for other scores
 
@@ -133,10 +133,9 @@ class Evidence:
             if len(self._known) > _TEXTS_KEPT:
                 self._known.clear()
             unknown = [text for text in dict.fromkeys(texts) if text not in self._known]
-            for start in range(0, len(unknown), _TEXTS_AT_ONCE):
-                block = unknown[start : start + _TEXTS_AT_ONCE]
-                rows = F.normalize(self.model.embed_text(block).float().cpu(), dim=1)
-                self._known.update(zip(block, rows, strict=True))
+            if unknown:
+                rows = F.normalize(self.model.embed_text(unknown).float().cpu(), dim=1)
+                self._known.update(zip(unknown, rows, strict=True))
             return torch.stack([self._known[text] for text in texts])
 
     def view(
