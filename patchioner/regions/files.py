@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, overload
 from urllib.parse import unquote
 
 from patchioner.base.errors import OptionError, RegionError, RegionFileError
-from patchioner.base.files import walk
 from patchioner.regions import formats
 from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size
@@ -26,6 +25,7 @@ from patchioner.regions.paths import Trace
 
 _OWN = (".txt", ".json", ".xml", ".npz", ".npy")  # what a file for one photo may be
 _SAM = "metadata.csv"  # in a folder of SAM's masks
+_OWN_NAMES = (*_OWN, *map(str.upper, _OWN), f"/{_SAM}")
 
 
 class RegionFile:
@@ -72,6 +72,7 @@ class RegionFile:
                     raise RegionError("no such file")
                 self._photos = formats.photos_of(self.path, content, box_format)
         self.has_own_files = is_folder and not self._photos  # one for each photo
+        self._own_paths: dict[str, Path | None] = {}
         self._by_file_name: dict[str, list[Photo]] = {}
         for photo in self._photos:
             if photo.name is not None:
@@ -156,34 +157,33 @@ class RegionFile:
 
     def own_path(self, image_name: str) -> Path | None:
         """Of a folder: the file that is called like the photo, in the folders that are called like the photo's last."""
-        *folders, name = _parts(image_name)
-        wanted = (*folders, PurePosixPath(name).stem)
-        ends = (wanted[at:] for at in range(len(wanted)))
-        return next((self._own[end] for end in ends if end in self._own), None)
+        if self.has_own_files and image_name not in self._own_paths:
+            found = (path for path in self._own_candidates(image_name) if os.path.isfile(path))
+            path = next(found, None)
+            is_sam = path is not None and path.name == _SAM
+            self._own_paths[image_name] = path.parent if path and is_sam else path
+        return self._own_paths.get(image_name)
+
+    def _own_candidates(self, image_name: str) -> Iterator[Path]:
+        for parts in dict.fromkeys((PurePosixPath(image_name).parts or ("",), _parts(image_name))):
+            *folders, name = parts
+            for at in range(len(parts)):
+                if not {"/", "..", ""} & set(parts[at:]):  # which would lead out of the folder
+                    place, stem = self.path.joinpath(*folders[at:]), PurePosixPath(name).stem
+                    yield from (place / f"{stem}{suffix}" for suffix in _OWN_NAMES)
 
     def ambiguous(self, image_names: Iterable[str]) -> dict[str, RegionFileError]:
         """Of a folder: an error for each of the photos whose file is that of another one, too."""
         own = {name: self.own_path(name) for name in image_names if self.has_own_files}
         times = Counter(own.values())
-        wrong = "is called like several photos, {!r} among them: keep it in a folder called like the photo's"
+        wrong = (
+            "is called like several photos, {!r} among them: name them, or folders of files, apart"
+        )
         return {
             name: RegionFileError(f"region file {str(path)!r} {wrong.format(name)}")
             for name, path in own.items()
             if path is not None and times[path] > 1
         }
-
-    @cached_property
-    def _own(self) -> dict[tuple[str, ...], Path]:
-        """Of a folder: its files, and folders of SAM's masks, by their path without the suffix."""
-        names = [PurePosixPath(name) for name, _ in walk(self.path)] if self.has_own_files else ()
-        found = {_parts(str(one.parent)): one.parent for one in names if one.name == _SAM}
-        for suffix in reversed(_OWN):
-            found |= {
-                _parts(str(one.with_suffix(""))): one
-                for one in names
-                if one.suffix.lower() == suffix
-            }
-        return {parts: self.path / one for parts, one in found.items()}
 
     def _matching(self, image_name: str | None) -> list[Photo]:
         """The photos that are the named one; several where one name has several ids."""
