@@ -42,7 +42,7 @@ def read_tokenizer(path: str | Path, make: Callable[[Tokenizer], T]) -> T:
     """What `make` makes of a tokenizer.json; CheckpointError names a file that is missing, damaged or refused."""
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; a decoder's folder needs its tokenizer.json")
+        raise CheckpointError(f"{path} is missing; a network of texts needs its tokenizer.json")
     with sound_tokenizer(path):
         return make(Tokenizer.from_file(str(path)))
 

@@ -37,12 +37,7 @@ from patchioner.base.errors import (
     first_line,
 )
 from patchioner.base.optional import require
-from patchioner.checkpoints.stored import (
-    WeightSource,
-    make_part,
-    read_object,
-    settings_of,
-)
+from patchioner.checkpoints.stored import WeightSource, make_part, read_object, settings_of
 from patchioner.geometry import Fit, ImageGeometry, Preprocessing
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

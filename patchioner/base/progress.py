@@ -78,11 +78,9 @@ def progress(
     """
     from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-    how: dict[str, Any] = {
-        "file": sys.stderr,
-        "disable": None,
-    }  # None is tqdm's own test for a terminal
-    yield from tqdm(iterable, desc=description, total=total, unit=unit, **how)
+    # None is tqdm's own test for a terminal.
+    how: dict[str, Any] = {"file": sys.stderr, "disable": None, "total": total, "unit": unit}
+    yield from tqdm(iterable, desc=description, **how)
 
 
 def quiet_interrupts() -> None:

@@ -21,13 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from patchioner.base.errors import CheckpointError, OptionError, UnknownNameError, first_line
-from patchioner.base.files import (
-    leads_out,
-    read_json,
-    settings_from,
-    without_repeats,
-    write_json,
-)
+from patchioner.base.files import leads_out, read_json, settings_from, without_repeats, write_json
 from patchioner.base.optional import Registry, require
 from patchioner.base.weights import (
     TORCH_FILES,

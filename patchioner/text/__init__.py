@@ -20,9 +20,11 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from decoders.base import check_whole
+from decoders.tokenizers import read_tokenizer
 from patchioner.base.errors import CheckpointError, OptionError, check_texts
 from patchioner.base.optional import Registry
-from patchioner.base.weights import Storage, fit_weights, sound_tokenizer
+from patchioner.base.weights import Storage, fit_weights
 from patchioner.checkpoints.stored import (
     StoredModule,
     WeightSource,
@@ -97,10 +99,8 @@ def plain_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
 
 def check_shape(settings: Any, what: str) -> None:
     """Refuse the settings of a tower whose numbers are none or do not fit together; OptionError."""
-    for one in fields(settings):
-        value = getattr(settings, one.name)
-        if one.type == "int" and one.name != "pad_id" and (type(value) is not int or value < 1):
-            raise OptionError(f"{one.name} of {what} is {value!r}: give a whole number, 1 or more")
+    whole = [one.name for one in fields(settings) if one.type == "int" and one.name != "pad_id"]
+    check_whole(**{name: getattr(settings, name) for name in whole})
     width, heads, longest = settings.width, settings.heads, settings.max_tokens
     if width % heads:
         raise OptionError(f"width {width} of {what} is no multiple of its {heads} heads")
@@ -127,12 +127,6 @@ def equal_lengths(
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
             yield part, torch.tensor([sequences[row] for row in part])
-
-
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Read tokenizer.json; CheckpointError where it is none."""
-    with sound_tokenizer(path):
-        return Tokenizer.from_file(str(path))
 
 
 TEXT_TOWERS: Registry[type[TextTower]] = Registry(
@@ -218,7 +212,7 @@ class BertTower(ShapedTower):
         source = WeightSource.of(config, folder)
         source.refuse(fetched=True, file=True, advice="give a folder of `save`")
         path = (source.folder or folder) / TOKENIZER_FILE
-        tokenizer = read_tokenizer(path)
+        tokenizer = read_tokenizer(path, plain_tokenizer)
         if (pieces := tokenizer.get_vocab_size()) != settings.vocabulary:
             raise CheckpointError(f"{path} has {pieces} pieces, the weights {settings.vocabulary}")
         return cls(settings, tokenizer).restore(source.folder)

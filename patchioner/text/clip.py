@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from decoders.tokenizers import read_tokenizer
 from patchioner.backbones.clip import build_model, fetch_model, model_config, pretrained_of
 from patchioner.base.errors import OptionError, TextError
 from patchioner.base.optional import require
@@ -43,7 +44,6 @@ from patchioner.text import (
     check_shape,
     cut_ids,
     plain_tokenizer,
-    read_tokenizer,
 )
 
 # open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
@@ -268,7 +268,9 @@ class SiglipText(ShapedTower):
             tokenizer = fetch(place, TOKENIZER_FILE)
         else:
             tokenizer = existing_path(given, folder, "tokenizer of the SigLIP text tower")
-        tower = cls(SiglipTextSettings(**own), read_tokenizer(tokenizer)).restore(source.folder)
+        tower = cls(SiglipTextSettings(**own), read_tokenizer(tokenizer, plain_tokenizer)).restore(
+            source.folder
+        )
         file = source.file if source.tag is None else fetch(source.tag, _SIGLIP_FILE)
         if file is not None:
             tower.read_published(read_tensors(file), source=str(file))

@@ -23,13 +23,7 @@ from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
 from decoders.language_model import GPT2, build_language_model, fit_stored
 from decoders.retrieval import ConceptPrompter, MeacapDecoder
 from decoders.tokenizers import ClipTokenizer, LanguageTokenizer
-from decoders.viecap import (
-    COCO_ENTITIES,
-    EntityPrompter,
-    Prompts,
-    ViecapDecoder,
-    embed_entities,
-)
+from decoders.viecap import COCO_ENTITIES, EntityPrompter, Prompts, ViecapDecoder, embed_entities
 from decoders.viecap import ViecapConfig as Shape
 from patchioner.base.errors import CheckpointError, first_line
 from patchioner.base.files import read_json

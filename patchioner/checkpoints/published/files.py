@@ -16,12 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from memory_bank import MemoryBank
-from patchioner.base.errors import (
-    CheckpointError,
-    HubError,
-    MemoryBankError,
-    first_line,
-)
+from patchioner.base.errors import CheckpointError, HubError, MemoryBankError, first_line
 from patchioner.base.files import read_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
@@ -31,18 +26,12 @@ from patchioner.checkpoints.stored import read_object, read_settings, read_yaml
 
 T = TypeVar("T")
 # Written in some shipped files or in the README, but read by no published code: accepted, without effect.
-UNREAD: tuple[str, ...] = (
-    "kkv_attention",
-    "project_length",
-    "text_prompt",
-    "disable_all_entities",
-    "files_path",
-)
-UNREAD += (
+UNREAD = {"kkv_attention", "project_length", "text_prompt", "disable_all_entities", "files_path"}
+UNREAD |= {
     "parser_checkpoint",
     "wte_model_path",
     "vl_model",
-)  # of networks that are not needed here
+}  # of networks that are not needed here
 UNSUPPORTED = {
     "alphaclip_config": "AlphaCLIP runs the backbone once per region with a mask as a fourth channel",
     "denseclip_config": "DenseCLIP needs its authors' own networks",

@@ -22,15 +22,7 @@ from patchioner.embedding import project
 from patchioner.geometry import ImageGeometry
 from patchioner.model import Patchioner, Regions
 from patchioner.pipeline import Embedded
-from patchioner.regions import (
-    Box,
-    Region,
-    RegionSet,
-    Trace,
-    Weighting,
-    WholeImage,
-    feature_weights,
-)
+from patchioner.regions import Box, Region, RegionSet, Trace, Weighting, WholeImage, feature_weights
 from patchioner.regions.shapes import reference_model_boxes
 
 Context = Literal["cls", "attention"]

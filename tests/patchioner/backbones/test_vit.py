@@ -20,14 +20,9 @@ from tests.support.published import official_dinov2
 from tests.support.tiny import noise_photo, shaken, tiny_backbone
 
 PLAIN = {
-    "test_vit": 16,
-    "vit_tiny_patch16_224": 16,
-    "vit_small_patch14_dinov2": 14,
-    "vit_small_patch14_reg4_dinov2": 14,
-    "vit_xsmall_patch16_clip_224": 16,
-    "deit_tiny_distilled_patch16_224": 16,
-    "vit_tiny_r_s16_p8_224": 32,
-}
+    "test_vit": 16, "vit_tiny_patch16_224": 16, "vit_small_patch14_dinov2": 14, "vit_small_patch14_reg4_dinov2": 14,
+    "vit_xsmall_patch16_clip_224": 16, "deit_tiny_distilled_patch16_224": 16, "vit_tiny_r_s16_p8_224": 32,
+}  # fmt: skip
 ROTARY = {"vit_tiny_patch16_dinov3_qkvb": 16, "eva02_tiny_patch14_224": 14}
 WITHOUT_CLS = {"test_vit2": 16, "test_vit4": 16}
 assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)

@@ -211,15 +211,12 @@ def open_clips_twin(tower: Any) -> Any:
         width=24, heads=3, layers=2, output_dim=32, pool_type="argmax"
     )
     named = dict(tower.backbone.state_dict())
-    for ours, theirs in (
-        ("attention_norm", "ln_1"),
-        ("ffn_norm", "ln_2"),
-        ("attention.qkv.", "attn.in_proj_"),
-        ("attention.proj", "attn.out_proj"),
-        ("feed_forward.fc1", "mlp.c_fc"),
-        ("feed_forward.fc2", "mlp.c_proj"),
-        ("blocks", "transformer.resblocks"),
-    ):
+    names = {
+        "attention_norm": "ln_1", "ffn_norm": "ln_2", "attention.qkv.": "attn.in_proj_",
+        "blocks": "transformer.resblocks", "attention.proj": "attn.out_proj",
+        "feed_forward.fc1": "mlp.c_fc", "feed_forward.fc2": "mlp.c_proj",
+    }  # fmt: skip
+    for ours, theirs in names.items():
         named = {key.replace(ours, theirs): tensor for key, tensor in named.items()}
     for index in range(2):
         named[f"transformer.resblocks.{index}.attn.in_proj_bias"] = torch.zeros(72)

@@ -207,15 +207,7 @@ def test_the_command_captions_by_an_option(parts: Parts, tmp_path: Path, capsys:
     folder, photo = tmp_path / "model", tmp_path / "p.png"
     Patchioner(parts, device="cpu").save_pretrained(folder, storage="fp32")
     SQUARE.save(photo)
-    command = [
-        "caption",
-        str(photo),
-        "--model",
-        str(folder),
-        "--json",
-        "--device=cpu",
-        "--weighting",
-    ]
+    command = f"caption {photo} --model {folder} --json --device=cpu --weighting".split()
     assert main([*command, "registers"]) == 0
     assert len(json.loads(capsys.readouterr().out)["captions"]) == 4
     command[1:1] = ["--box", "15,1,45,41"]
