@@ -301,12 +301,13 @@ def object_scores(said: Said, how: How) -> dict[str, Score]:
 
 def one_reference_scores(said: Said, how: How, meteor: Meteor | None) -> dict[str, Score]:
     """CIDEr, ROUGE-L and BLEU-4 with each reference a sample of its own; nothing where no sample has several."""
-    of, captions, references = _columns(said)
-    texts, due, origin = regions.one_reference_each(captions, references)
-    if len(texts) == len(said):
+    pairs = [(index, due) for index, one in enumerate(said) for due in one.references]
+    if len(pairs) == len(said):
         return {}
-    results = score_captions(texts, due, ["cider", "rouge_l", "bleu4"], meteor=meteor)
-    photos = [of[index] for index in origin]
+    origin = np.array([index for index, _ in pairs])
+    photos, captions, _ = _columns([said[index] for index in origin])
+    alone = [[due] for _, due in pairs]
+    results = score_captions(captions, alone, ["cider", "rouge_l", "bleu4"], meteor=meteor)
     scores = {}
     for name, result in results.items():
         # Its interval is made of the rows; what is kept by sample is the mean of its rows.

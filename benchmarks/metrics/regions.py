@@ -296,14 +296,3 @@ def grounding(
     other = np.bincount(rows, theirs) / counts
     wins = np.bincount(rows, (mine > theirs) + 0.5 * (mine == theirs)) / counts
     return Grounding(tuple(kept), own - other, wins)
-
-
-def one_reference_each(
-    predictions: Texts, references: Groups
-) -> tuple[list[str], list[list[str]], NDArray[np.intp]]:
-    """Take samples with several references apart, for comparisons with single-reference systems: predictions, lists of
-    one reference, index of each row's sample.
-    """
-    rows = [(i, text) for i, group in enumerate(references) for text in group]
-    origin = np.array([i for i, _ in rows], dtype=np.intp)
-    return [predictions[i] for i, _ in rows], [[text] for _, text in rows], origin

@@ -29,9 +29,6 @@ def test_what_is_opposite_counts_zero() -> None:
     embed = lambda texts: [space[text.removeprefix(cosine.PROMPT)] for text in texts]  # noqa: E731
     due = [["right", "between"], ["down"], ["up"]]
     assert best_reference_cosine(["up"] * 3, due, embed)[1] == pytest.approx([80.0, -100.0, 100.0])
-
-
-def test_what_is_refused() -> None:
     for rows, message in (
         ([1.0], "shape"), (np.zeros((0, 3)), "shape"), ([[1.0], [0.0]], "vector 1"), ([[math.nan]], "vector 0"),
     ):  # fmt: skip
