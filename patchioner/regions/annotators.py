@@ -93,9 +93,7 @@ def drawn(part: Entry, image_size: Size) -> Region:
     for names, form in _NAMED:
         if box.keys() >= set(names):
             return box_of([box[name] for name in names], form)
-    raise RegionError(
-        f"it has keys {sorted(part)!r:.80}: neither an outline nor a box is among them"
-    )
+    raise RegionError(f"no outline and no box is among its keys {sorted(part)!r:.80}; export COCO")
 
 
 def label_studio(task: Entry, make: Make) -> Photo:
@@ -400,11 +398,12 @@ def _refused(record: Entry, make: Make, why: str) -> Photo:
 _MIN = "Label Studio's JSON-MIN leaves out what shapes are; export JSON or COCO"
 _REFS = "RefCOCO's phrases without boxes: give its instances.json by ann_id"
 _INNER = ("image.width", "image.height")
+_drawn = partial(photo_of, read=drawn)
 FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ("annotations", "box_format"): _grounded_sam,
-    ("annotations", "item.name"): partial(photo_of, name="item.name", label="name", read=drawn),
+    ("annotations", "item.name"): partial(_drawn, name="item.name", label="name"),
     ("annotations", "image.filename"): partial(
-        photo_of, name="image.filename", size=_INNER, label="name", read=drawn
+        _drawn, name="image.filename", size=_INNER, label="name"
     ),
     ("annotations", "image.width"): partial(photo_of, size=_INNER),
     ("annotations", "image.image_id"): partial(photo_of, size=_INNER),
@@ -412,14 +411,10 @@ FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ("shapes",): partial(
         photo_of, parts="shapes", name="imagePath", size=("imageWidth", "imageHeight"), read=labelme
     ),
-    ("objects", "imgWidth"): partial(
-        photo_of, parts="objects", size=("imgWidth", "imgHeight"), read=drawn
-    ),
-    ("labels", "name"): partial(
-        photo_of, parts="labels", name="name", label="category", read=drawn
-    ),
-    ("regions.0.x",): partial(photo_of, parts="regions", label="phrase", read=drawn),
-    ("objects.0.x",): partial(photo_of, parts="objects", label="names.0", read=drawn),
+    ("objects", "imgWidth"): partial(_drawn, parts="objects", size=("imgWidth", "imgHeight")),
+    ("labels", "name"): partial(_drawn, parts="labels", name="name", label="category"),
+    ("regions.0.x",): partial(_drawn, parts="regions", label="phrase"),
+    ("objects.0.x",): partial(_drawn, parts="objects", label="names.0"),
     ("data", "annotations"): label_studio,
     ("data", "predictions"): label_studio,
     ("annotator", "image"): partial(_refused, why=_MIN),

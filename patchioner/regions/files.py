@@ -118,12 +118,10 @@ class RegionFile:
         with _named_errors(self.path):
             photos = self._matching(image_name)
             turn = 1 if self._how["exif"] == "apply" else _orientation(image_name)
+            stored = image_size[::-1] if turn >= 5 else image_size
             for photo in photos:
-                what = f"the photo {photo.name!r} of its annotations"
-                stored = image_size[::-1] if turn >= 5 else image_size
-                require_same_size(
-                    what, photo.size or stored, stored, "give the image they were drawn on"
-                )
+                what, advice = f"the photo {photo.name!r} of its annotations", "give that image"
+                require_same_size(what, photo.size or stored, stored, advice)
         found: list[NamedRegion | RegionFileError] = []
         held = 0
         for photo, item in [(one, item) for one in photos for item in one.items]:
