@@ -59,9 +59,8 @@ class Tars(Source):
                 with opened as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
                     for stem, members in _grouped(tar):
                         if stem in seen:
-                            name, apart = f"{plain(key)}/{plain(members[0].name)}", "stands apart"
-                            wanted = "put the files of a stem next to each other"
-                            reason = f"{name!r} {apart} from others of its stem: {wanted}"
+                            name = f"{plain(key)}/{plain(members[0].name)}"
+                            reason = f"{name!r} stands apart from others of its stem: join them"
                             yield Sample(name, error=ImageError(reason))
                         elif any(is_picture(one.name) for one in members):
                             yield self._sample(f"{plain(key)}/", stem, members, read)
