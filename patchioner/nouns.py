@@ -22,7 +22,7 @@ from patchioner.base.weights import load_weights, save_weights
 if TYPE_CHECKING:
     from patchioner.text import TextTower
 
-_KINDS = 16
+_KINDS = 96
 _TEMPLATES = ("a photo of a {}", "there is a {}")
 _OTHERS = "person people child children kid baby player someone adult male female"
 _GENDERED = " ".join(words for word, words in NEUTRAL.items() if not word.startswith("the"))
@@ -90,7 +90,7 @@ class NounTable:
         return replace(self, asked=_spread(self.embeddings, regions))
 
     def kinds(self) -> Tensor:
-        """(k, 16) float32, at most: the noun embeddings by their principal components, which tell kinds of things."""
+        """(k, 96) float32, at most: the noun embeddings by their principal components, which tell kinds of things."""
         centred = self.embeddings.cpu() - self.embeddings.cpu().mean(0)
         _, _, axes = torch.linalg.svd(centred, full_matrices=False)
         found: Tensor = centred @ axes[:_KINDS].T

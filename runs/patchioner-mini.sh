@@ -41,7 +41,7 @@ calibrate() {
         --pairs build/patchioner-mini/pairs.json --photos ../shared/data/more/photos
 }
 calibrate --limit 600
-calibrate --limit 400 --boxes build/patchioner-mini/boxes.json
+calibrate --limit 800 --boxes build/patchioner-mini/boxes.json
 # Its last line goes under "label" beside it.
 python -m runs.label_calibration --model patchioner-mini \
     --boxes ../shared/data/annotations/class_boxes_train.json --photos ../shared/data/photos

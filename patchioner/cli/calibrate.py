@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 32  # photos
 _SEED = 0
-_KIND_PENALTY = (
-    50.0  # on what a kind of noun says: without it a few captions of each kind would decide
-)
+_KIND_PENALTY = 150.0  # on what a kind says: a few captions of each must not decide
 _BOXES, _SHARES = 8, (0.02, 0.5)  # of a photo, and shares of its area
 
 
