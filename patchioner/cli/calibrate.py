@@ -131,7 +131,7 @@ def fit(
     told = list(_captioned(photos, placed))
     truth = [is_right(owner, place, text) for owner, place, text, *_ in told]
     measures, best = [list(measured) for *_, measured, _ in told], [noun for *_, noun in told]
-    nouns = replace(nouns, odds=_odds(nouns, best, measures, truth))
+    nouns = replace(nouns, odds=fitted_odds(nouns, best, measures, truth))
     for measured, noun in zip(measures, best, strict=True):
         measured[-1] = 0.0 if noun is None else float(nouns.odds[noun])
     fitted = fit_logistic(FEATURES, measures, truth)
@@ -143,7 +143,7 @@ def fit(
     return replace(parts, settings=settings, nouns=nouns), calibrated
 
 
-def _odds(
+def fitted_odds(
     nouns: NounTable,
     best: Sequence[int | None],
     measures: Sequence[Sequence[float]],

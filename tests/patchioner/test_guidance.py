@@ -21,7 +21,7 @@ from decoders.retrieval import RetrievalDecoder
 from patchioner import Box, Patchioner, RegionSet, WholeImage
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.checkpoints.folder import Candidates, Guidance, KindSettings, ModelSettings, Parts
-from patchioner.cli.calibrate import adapting
+from patchioner.cli.calibrate import adapting, fitted_odds
 from patchioner.cli.main import main
 from patchioner.embedding import project
 from patchioner.guidance import FEATURES, KEY
@@ -289,6 +289,22 @@ def test_the_command_calibrates_a_folder(tmp_path: Path, capsys: Capture, boxes:
     (said,) = json.loads(capsys.readouterr().out)["captions"]
     assert said["text"] is None
     assert "below 1" in said["reason"]
+
+
+def test_odds_tell_kinds_of_nouns_apart() -> None:
+    """Also of nouns that no caption had."""
+    draw = torch.Generator().manual_seed(0)
+    kinds = torch.eye(8)[[0] * 10 + [1] * 10] + 0.1 * torch.randn(20, 8, generator=draw)
+    names = tuple(f"noun{chr(97 + place)}" for place in range(20))
+    flat = torch.ones(2, 20)
+    table = NounTable(names, F.normalize(kinds, dim=1), flat, flat, torch.zeros(20))
+    best = torch.randint(0, 6, (400,), generator=draw) + 10 * (torch.arange(400) % 2)
+    sure = torch.where(best < 10, 0.8, 0.3)
+    truth = (torch.rand(400, generator=draw) < sure).tolist()
+    measures = torch.randn(400, len(FEATURES), generator=draw).tolist()
+    odds = fitted_odds(table, [None, *best.tolist()], [measures[0], *measures], [True, *truth])
+    assert odds.shape == (20,)
+    assert odds[:10].min() > odds[10:].max() + 0.5
 
 
 def test_models_that_write_are_guided_once_calibrated() -> None:
