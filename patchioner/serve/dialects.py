@@ -93,7 +93,7 @@ class Drawing(Lenient):
             seed = (self.seed or 0) % 2**63  # others may be negative
             drawn |= {"strategy": "sample", "temperature": self.temperature, "seed": seed}
             drawn["top_p"] = self.top_p or 1.0
-        return Asked(decoding(engine.model, **drawn))
+        return Asked(decoding(engine.model, **drawn) if drawn else None)
 
 
 class Conversation(Lenient):
