@@ -22,7 +22,6 @@ from patchioner.base.weights import load_weights, save_weights
 if TYPE_CHECKING:
     from patchioner.text import TextTower
 
-_KINDS = 96
 _TEMPLATES = ("a photo of a {}", "there is a {}")
 _OTHERS = "person people child children kid baby player someone adult male female"
 _GENDERED = " ".join(words for word, words in NEUTRAL.items() if not word.startswith("the"))
@@ -90,11 +89,12 @@ class NounTable:
         return replace(self, asked=_spread(self.embeddings, regions))
 
     def kinds(self) -> Tensor:
-        """(k, 96) float32, at most: the noun embeddings by their principal components, which tell kinds of things."""
+        """(k, m) float32: the noun embeddings by principal components; 0 for people, who are in boxes of all kinds."""
         centred = self.embeddings.cpu() - self.embeddings.cpu().mean(0)
         _, _, axes = torch.linalg.svd(centred, full_matrices=False)
-        found: Tensor = centred @ axes[:_KINDS].T
-        return found
+        people = torch.tensor([name in PEOPLE for name in self.names])
+        found: Tensor = centred @ axes.T
+        return found.masked_fill(people[:, None], 0.0)
 
     def scores(self, regions: Tensor, *, asked: bool = False) -> Tensor:
         """(n, dim) region embeddings -> (n, k) z-scores of their cosines with each noun.

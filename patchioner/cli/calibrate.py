@@ -32,11 +32,12 @@ if TYPE_CHECKING:
     from patchioner.regions import Region
 
     NamedBoxes: TypeAlias = tuple[Any, Sequence[tuple[Region, str]]]
+    Told: TypeAlias = tuple[int, int, str, tuple[float, ...], int | None]
     Regions: TypeAlias = Callable[[ImageGeometry], list[Region]] | list[Region]
 
 _AT_ONCE = 32  # photos
 _SEED = 0
-_KIND_PENALTY = 150.0  # on what a kind says: a few captions of each must not decide
+_KIND_PENALTY, _FOLDS = 500.0, 5
 _BOXES, _SHARES = 8, (0.02, 0.5)  # of a photo, and shares of its area
 
 
@@ -130,10 +131,8 @@ def fit(
 
     told = list(_captioned(photos, placed))
     truth = [is_right(owner, place, text) for owner, place, text, *_ in told]
-    measures, best = [list(measured) for *_, measured, _ in told], [noun for *_, noun in told]
-    nouns = replace(nouns, odds=fitted_odds(nouns, best, measures, truth))
-    for measured, noun in zip(measures, best, strict=True):
-        measured[-1] = 0.0 if noun is None else float(nouns.odds[noun])
+    measures, odds = _with_odds(nouns, told, truth)
+    nouns = replace(nouns, odds=odds)
     fitted = fit_logistic(FEATURES, measures, truth)
     # It was fitted with as much weight on the right as on the wrong: back to how often each is.
     fitted = replace(fitted, bias=fitted.bias + math.log(sum(truth) / (len(truth) - sum(truth))))
@@ -141,6 +140,22 @@ def fit(
     calibrated = {**fitted.to_json(), "measured": counts}
     settings = replace(settings, calibration={**settings.calibration, KEY: calibrated})
     return replace(parts, settings=settings, nouns=nouns), calibrated
+
+
+def _with_odds(
+    nouns: NounTable, told: Sequence[Told], truth: Sequence[bool]
+) -> tuple[list[list[float]], Tensor]:
+    """The measures of captions, with odds of nouns that those of other photos give; and the odds that all give."""
+    folds = [owner % _FOLDS for owner, *_ in told]
+    measures, best = [list(measured) for *_, measured, _ in told], [noun for *_, noun in told]
+    for fold in range(_FOLDS):
+        rest = [row for row, own in enumerate(folds) if own != fold]
+        given = [best[row] for row in rest], [measures[row] for row in rest]
+        odds = fitted_odds(nouns, *given, [truth[row] for row in rest])
+        for row in set(range(len(told))).difference(rest):
+            noun = best[row]
+            measures[row][-1] = 0.0 if noun is None else float(odds[noun])
+    return measures, fitted_odds(nouns, best, measures, truth)
 
 
 def fitted_odds(
@@ -198,9 +213,7 @@ def _embedded(placed: Parts, asked: Sequence[tuple[Any, Regions]]) -> list[Embed
     return found
 
 
-def _captioned(
-    photos: Sequence[Embedded], placed: Parts
-) -> Iterator[tuple[int, int, str, tuple[float, ...], int | None]]:
+def _captioned(photos: Sequence[Embedded], placed: Parts) -> Iterator[Told]:
     """(Photo, place in it, caption, `FEATURES`, place of its best noun) of all regions."""
     from patchioner.guidance import best_nouns, features, gathered, write
 
