@@ -88,7 +88,7 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounding", choices=["coverage", "reference"], help=shares)
     alone = "cut each region out and encode it alone: slow, for models whose patches say little"
     add("--crop", action="store_const", const=True, help=alone)
-    added = "add what each region's crop shows to its patches: surer of small regions, a tenth of a pass each"
+    added = "add what each region's crop shows to its patches: surer of small regions, a quarter of a pass each"
     add("--add-crops", dest="crop", action="store_const", const="add", help=added)
     spelling.add_min_confidence(add)
     likely = "the likeliest captions, not kept to what the region shows"
