@@ -145,7 +145,7 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | DetailError:
 
 def _of_stream(text: str) -> dict[str, Any]:
     """What server-sent events come to: the pieces of each choice in a row."""
-    lines = [line[5:].strip() for line in text.splitlines() if line.startswith("data:")]
+    lines = [line[5:].strip() for line in text.split("\n") if line.startswith("data:")]
     events = [json.loads(line) for line in lines if line and line != "[DONE]"]
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
@@ -155,6 +155,9 @@ def _of_stream(text: str) -> dict[str, Any]:
             choice = choices.setdefault(piece.get("index", 0), {"message": {"content": ""}})
             choice["message"]["content"] += _text_of(piece)
             choice["finish_reason"] = piece.get("finish_reason") or choice.get("finish_reason")
+    ended = "[DONE]" in lines or all(one["finish_reason"] for one in choices.values())
+    if not ended and not whole.get("error"):
+        raise ValueError("the stream is cut off")
     return {**whole, "choices": list(choices.values())}
 
 
@@ -261,7 +264,7 @@ def asked_to_wait(headers: Mapping[str, str], said: str) -> float:
     told = headers.get("retry-after", "")
     with suppress(ValueError):
         return float(told)
-    with suppress(ValueError):
+    with suppress(ValueError, OverflowError):
         return parsedate_to_datetime(told).timestamp() - time.time()
     found = re.search(
         r"(?:(?:try again|retry) in|retry.?(?:delay|after))\W*(\d+(?:\.\d+)?) ?s\b", said, re.I
@@ -362,12 +365,12 @@ class ChatClient(AskedModel):
         self._refused: set[str] = set()
         key = _key(key_env, address) or "none"
         openai: Any = require("openai", "api")
-        hooks = {"request": [_staying_at(urlsplit(address).hostname)]}
+        http = openai.DefaultHttpxClient()
         # Retries are ours: the library's pauses cannot be cut short.
         self._client = openai.OpenAI(
-            base_url=address, api_key=key, timeout=timeout, max_retries=0,
-            http_client=openai.DefaultHttpxClient(event_hooks=hooks),
-        )  # fmt: skip
+            base_url=address, api_key=key, timeout=timeout, max_retries=0, http_client=http
+        )
+        http.event_hooks = {"request": [_staying_at(self._client.base_url.host)]}
 
     def __repr__(self) -> str:
         return f"{self.model} at {self.url}"
@@ -462,15 +465,18 @@ class ChatClient(AskedModel):
             sent["max_completion_tokens"] = request["max_tokens"]
         found: Reply | DetailError
         refused = None
+        if interrupt.is_set() or self._stopped:
+            return (FutileError if self._stopped else DetailError)("interrupted")
+        if self._final is not None:
+            return FutileError(*self._final.args)
         try:
-            if interrupt.is_set() or self._stopped:
-                raise (FutileError if self._stopped else DetailError)("interrupted")
-            if self._final is not None:
-                raise FutileError(*self._final.args)
             self.budget.reserve()
+        except FutileError as error:
+            return error  # a budget may be raised: not final
+        try:
             raw = self._client.chat.completions.with_raw_response.create(**sent)
             found = read_reply(_decoded(raw), sent)
-        except DetailError as error:
+        except DetailError as error:  # of `_staying_at`
             found = error
         except openai.APIConnectionError as error:
             found = cause = error.__cause__ or error
@@ -504,7 +510,7 @@ class ChatClient(AskedModel):
         return text
 
 
-def _staying_at(host: str | None) -> Callable[[Any], None]:
+def _staying_at(host: str) -> Callable[[Any], None]:
     """Looks at each request ahead of it: no photo goes where a redirect to another host leads."""
 
     def check_host(request: Any) -> None:

@@ -178,7 +178,7 @@ class CallCache:
         try:
             text = path.read_text(encoding="utf-8")
             answer = Answer(**json.loads(text)["answer"])
-            if text == _entry(question, answer):
+            if json.loads(text) == json.loads(_entry(question, answer)):
                 return answer
             _LOG.warning("%s is not as it was written; asking again", path)
         except FileNotFoundError:

@@ -125,6 +125,13 @@ def test_nothing_is_sent_where_a_redirect_to_another_host_leads(make: Make) -> N
     assert (len(server.requests), other.requests) == (2, [])
 
 
+def test_a_host_may_be_written_in_punycode(make: Make, monkeypatch: Any) -> None:
+    with ChatServer() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        there = SimpleNamespace(url="http://xn--bcher-kva.example/v1")
+        assert make(there).complete(ASKED) == [ECHO]
+
+
 def test_parameters_that_a_server_refuses_are_left_out_from_then_on(make: Make) -> None:
     def picky(request: dict[str, Any]) -> Reaction:
         if request.get("n", 1) > 1:
@@ -178,7 +185,10 @@ def test_a_budget_stops_the_work_and_what_was_finished_stays(make: Make, tmp_pat
             many(client, 10)
         assert len(server.requests) == 4 == client.budget.calls
         assert len(list(tmp_path.rglob("*.json"))) == 4
-        again = make(server, budget=Budget(max_calls=6), concurrency=2, cache=kept)
+        again = make(server, budget=Budget(max_calls=2), concurrency=2, cache=kept)
+        with pytest.raises(FutileError, match="2 calls"):
+            many(again, 10)
+        again.budget.max_calls = 6  # as the message says
         assert len(many(again, 10)) == 10
     asked = [request["messages"][-1]["content"] for request in server.requests]
     assert sorted(asked) == [f"question {i}" for i in range(10)]  # nothing twice
@@ -323,6 +333,7 @@ def test_a_reply_has_its_texts_and_a_count_that_may_be_estimated() -> None:
 @pytest.mark.parametrize("text", [
     "", "null", "[]", "3", "<html>busy</html>", "{}", '{"choices": []}', '{"choices": [{"message": null}]}',
     '{"choices": [{"message": {"content": 7}}]}', "[" * 100_000,
+    'data: {"choices": [{"delta": {"content": "A dog. A man wal"}}]}\n\n',  # a cut stream
 ])  # fmt: skip
 def test_what_is_no_reply_may_pass(text: str) -> None:
     failure = read_reply(text, REQUEST)
@@ -343,7 +354,8 @@ STREAM = "".join(f"data: {json.dumps({'choices': [piece]})}\n\n" for piece in PI
     said([{"type": "thinking", "thinking": [{"text": "Hm."}]}, {"type": "reasoning", "text": "Hm."}, "A bus."]),
     json.dumps({"choices": [{"text": "A bus."}], "error": None}),
     json.dumps({"choices": [{"delta": {"content": "A bus."}}]}),
-    f": ping\n\n{STREAM}data: [DONE]\n", said("A bus. A dog on", finish_reason="length"),
+    f": ping\n\n{STREAM}data: [DONE]\n", STREAM.replace('{"ch', '{"id": "\u2028", "ch') + "data: [DONE]",
+    said("A bus. A dog on", finish_reason="length"),
 ])  # fmt: skip
 def test_texts_are_found_in_all_forms(text: str) -> None:
     reply = read_reply(text, REQUEST)
@@ -379,6 +391,7 @@ def test_a_servers_words_are_found_in_all_forms(error: Any, words: str, kind: ty
 
 @pytest.mark.parametrize(("headers", "said", "seconds"), [
     ({"retry-after": "5"}, "", 5), ({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}, "", math.inf), ({}, "busy", 0),
+    ({"retry-after": f"Wed, 21 Oct {'9' * 20} 07:28:00 GMT"}, "", 0),
     ({"retry-after": "soon"}, "try again in 7.5s", 7.5), ({}, '"retryDelay": "34s"', 34), ({}, "retry in 3 s", 3),
 ])  # fmt: skip
 def test_how_long_a_server_asks_to_wait(headers: Any, said: str, seconds: float) -> None:

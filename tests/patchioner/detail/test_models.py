@@ -36,7 +36,10 @@ from tests.support.vision_language import blip2_folder, qwen2_vl_folder
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 transformers = pytest.importorskip("transformers")
-ONE, TWO = Question("fuse", "m", "one"), Question("fuse", "m", "two", shown={"box": (0, 1.5, 2, 3)})
+ONE, TWO = (
+    Question("fuse", "m", "one"),
+    Question("fuse", "m", "two", shown={"box": (0, 1.5, 2, 3), "mask": None}),
+)
 OTHER: dict[str, Any] = {
     "stage": "describe", "model": "n", "user": "u", "system": "s", "sampling": {"temperature": 0.1}, "seed": 1,
     "sample": 1, "shown": {"photo": "ab"},
@@ -115,6 +118,8 @@ def test_what_was_answered_is_not_asked_again_and_an_error_is(tmp_path: Path) ->
     model, again = Model(tmp_path / "a", said), Model(tmp_path / "a", Answer("no"))
     assert model.text() == model.text() == model.text(TWO) == again.text(TWO) == said
     assert (model.asked, again.asked) == ([ONE, TWO], [])
+    turned = replace(TWO, shown=dict(reversed(TWO.shown.items())))
+    assert CallCache(tmp_path / "a").get(turned) == said
     failing = Model(tmp_path / "b", DetailError("down"))
     for _ in range(2):
         with pytest.raises(DetailError, match="down"):
