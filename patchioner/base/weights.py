@@ -81,8 +81,11 @@ def save_weights(state: Mapping[str, Tensor], path: AnyPath, *, storage: Storage
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Write a safetensors file; OSError where the disk is full, as other writers raise it."""
+    path.touch()
+    usual = path.stat().st_mode
     try:
         save_file(tensors, path, metadata=metadata)
+        path.chmod(usual)  # safetensors 0.8 lets nobody else read what it writes
     except SafetensorError as error:
         found = re.search(r"os error (\d+)", str(error))
         number = int(found[1]) if found else errno.EIO

@@ -65,6 +65,13 @@ def test_round_trip_keeps_names_shapes_and_other_dtypes(tmp_path: Path, storage:
             assert torch.equal(loaded[name], tensor)
 
 
+def test_others_may_read_what_they_may_read_of_other_files(tmp_path: Path) -> None:
+    save_weights({"a": torch.ones(2)}, tmp_path / "new.safetensors", storage="fp32")
+    (tmp_path / "usual").touch()
+    modes = {one.stat().st_mode for one in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
 def test_int8_is_off_by_half_a_level_per_row(tmp_path: Path) -> None:
     weight = randn(64, 8, 8, 2) * torch.logspace(-3, 3, 64)[:, None, None, None]
     loaded = stored(tmp_path, {"w": weight, "b": weight[0]}, "int8")
