@@ -22,6 +22,7 @@ from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.calibration import Logistic
 from patchioner.checkpoints.folder import Candidates, Guidance, KindSettings, ModelSettings
 from patchioner.embedding import project
+from patchioner.regions import WholeImage
 from patchioner.results import Caption
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def write(
         parts: on one device.
         plain: the likeliest captions.
         gendered: people may be men and women where the checkpoint would call them persons.
-        crops: whether the embeddings have crops added.
+        crops: whether the embeddings have crops added, but those of whole photos.
     """
     near = parts.settings.crop_candidates if crops else None
     alike: dict[tuple[Guidance | None, Candidates | None], list[int]] = {}
@@ -92,7 +93,8 @@ def write(
         guidance = kind.guidance
         if guidance is not None and gendered:
             guidance = replace(guidance, neutral=False)
-        candidates = None if plain or options else near or kind.candidates
+        own = kind.candidates if isinstance(region, WholeImage) else near or kind.candidates
+        candidates = None if plain or options else own
         alike.setdefault((guidance, candidates), []).append(place)
     found: dict[int, Decoded] = {}
     for (guidance, candidates), places in alike.items():
@@ -169,10 +171,12 @@ def gathered(batch: Sequence[Embedded], parts: Parts) -> Asked:
 
 def features(asked: Asked, texts: Sequence[str], nouns: NounTable) -> list[tuple[float, ...]]:
     """The `FEATURES` of a caption of each region; those of the nouns that a caption does not have are 0."""
-    here, there = (nouns.scores(rows, asked=True) for rows in (asked.embeddings, asked.photos))
+    here, there = (
+        nouns.scores(rows, asked=True).cpu() for rows in (asked.embeddings, asked.photos)
+    )
     likeness = F.cosine_similarity(asked.embeddings, asked.photos[asked.owners], dim=1).tolist()
     sizes, odds = asked.shares.log().tolist(), nouns.odds.tolist()
-    best = best_nouns(asked, texts, nouns)
+    best = best_nouns(here, texts, nouns)
     found: list[tuple[float, ...]] = []
     for row, (noun, owner) in enumerate(zip(best, asked.owners.tolist(), strict=True)):
         scores = (0.0, 0.0) if noun is None else (float(here[row, noun]), float(there[owner, noun]))
@@ -181,9 +185,8 @@ def features(asked: Asked, texts: Sequence[str], nouns: NounTable) -> list[tuple
     return found
 
 
-def best_nouns(asked: Asked, texts: Sequence[str], nouns: NounTable) -> list[int | None]:
-    """Of the nouns of a caption of each region, the place of the one of the highest score; None without any."""
-    here = nouns.scores(asked.embeddings, asked=True)
+def best_nouns(here: Tensor, texts: Sequence[str], nouns: NounTable) -> list[int | None]:
+    """Of the nouns of each caption the place of that with the highest of (n, k) scores; None without any."""
     known = [nouns.words.in_text(text) for text in texts]
     return [some[int(here[row, some].argmax())] if some else None for row, some in enumerate(known)]
 

@@ -166,12 +166,14 @@ def fitted_odds(
 ) -> Tensor:
     """(k,) what the kind of noun adds to the log odds that a caption is right, beside the other measures.
 
-    Kinds, not nouns: most nouns are in too few captions.
+    Kinds, not nouns: most nouns are in too few captions. 0 where too few captions are right, or wrong.
     """
     import torch
 
     from patchioner.calibration import fit_logistic
 
+    if min(truth.count(True), truth.count(False)) < 2:  # `fit_logistic` takes no fewer
+        return torch.zeros(len(nouns.names))
     kinds = nouns.kinds()
     rows = torch.stack([torch.zeros(kinds.shape[1]) if one is None else kinds[one] for one in best])
     values = torch.cat([torch.tensor(measures)[:, :-1], rows], dim=1).double()
@@ -222,7 +224,8 @@ def _captioned(photos: Sequence[Embedded], placed: Parts) -> Iterator[Told]:
         part = photos[start : start + _AT_ONCE]
         asked = gathered(part, placed)
         texts = [one.text for one in write(asked, None, placed)]
-        best = best_nouns(asked, texts, placed.nouns)
+        here = placed.nouns.scores(asked.embeddings, asked=True)
+        best = best_nouns(here, texts, placed.nouns)
         rows = iter(zip(texts, features(asked, texts, placed.nouns), best, strict=True))
         for owner, one in enumerate(part, start=start):
             for place in range(len(one.regions)):

@@ -149,6 +149,9 @@ def test_the_best_of_some_candidates_is_that_of_plain_code(crop: Any) -> None:
     guided = Patchioner(parts(kinds={"box": kinds["box"]}), device="cpu")
     alone = [one.text for one in guided.caption(features, BOXES, crop=crop)]
     assert (found[6:] == alone) == (not crop)
+    # Whole photos have no crop.
+    (one,), (other,) = (some.caption(features, crop=crop) for some in (choosing, guided))
+    assert one.text == other.text
     asked = [one.text for one in choosing.caption(features, sets, crop=crop, options=usual)]
     assert asked == [each[0].text for each in listed]
 
@@ -307,6 +310,7 @@ def test_odds_tell_kinds_of_nouns_apart() -> None:
     assert odds[19] == 0  # people are in boxes of all kinds
     assert odds[:10].min() > odds[10:19].max() + 0.2
     assert odds[:10].mean() > odds[10:19].mean() + 1
+    assert not fitted_odds(table, [], [], []).any()  # of a part of very few photos
 
 
 def test_models_that_write_are_guided_once_calibrated() -> None:
