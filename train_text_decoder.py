@@ -144,14 +144,17 @@ def _fresh(arguments: argparse.Namespace) -> NewDecoder | None:
     if (shape or scratch) and not (own and scratch):
         raise OptionError("shapes of a new decoder are for --from-scratch --decoder prefix_gpt2")
     lines = read_captions(arguments.entities) if arguments.entities else []
+    entities = (name.strip() for line in lines for name in line.split(","))
     told: dict[str, Any] = {
         "language_model": arguments.language_model,
-        "entities": tuple(name.strip() for line in lines for name in line.split(",")),
+        "entities": tuple(filter(None, entities)),
         "tune": arguments.tune,
         "keep": "reference" if arguments.refer else None,
     }
     told = {name: value for name, value in told.items() if value}
-    return NewDecoder(arguments.decoder, **told, **shape) if scratch or told or not own else None
+    if told and own:
+        raise OptionError(f"{', '.join(told)}: for --decoder viecap, meacap or prefix_lm; name it")
+    return NewDecoder(arguments.decoder, **told, **shape) if scratch or not own else None
 
 
 def validation_from(text: str) -> tuple[float | None, str | None]:

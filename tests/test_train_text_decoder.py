@@ -67,7 +67,8 @@ def test_options_follow_the_arguments() -> None:
     [
         ("--noise 0.1 --memory", "not allowed with"), ("--layers 2", "for --from-scratch"),
         ("--threads -2", "threads is -2"),
-        ("--language-model gpt2", "prefix_gpt2 has none"), ("--decoder viecap", "need one (--decoder"),
+        ("--language-model gpt2", "language_model: for --decoder viecap"), ("--tune frozen", "tune: for --decoder"),
+        ("--decoder viecap", "need one (--decoder"),
         ("--decoder viecap --language-model gpt2 --from-scratch", "prefix_gpt2"),
         ("--decoder viecap --language-model gpt2 --entities /none/e", "/none/e"), ("--decoder gpt9", "decoder"),
         ("--validation 1.5", "validation_share"), ("--noise 0", "noise"), ("--bank-rows x", "bank-rows"),

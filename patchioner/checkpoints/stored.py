@@ -290,7 +290,8 @@ def read_yaml(path: Path) -> Any:
 
     class Loader(yaml.SafeLoader):  # type: ignore[name-defined,misc]  # imported when it is needed
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            without_repeats((self.construct_object(key, deep=True), None) for key, _ in node.value)
+            own = (key for key, _ in node.value if not key.tag.endswith(":merge"))  # "<<" is no key
+            without_repeats((self.construct_object(key, deep=True), None) for key in own)
             return super().construct_mapping(node, deep)
 
     try:

@@ -91,7 +91,8 @@ class PublishedCaptioner(Patchioner):
     def __init__(self, parts: Parts, option: PublishedOption, **how: Any) -> None:
         own = parts.settings.kinds
         kinds = {kind: replace(own[kind], guidance=None, candidates=None) for kind in own}
-        plain = replace(parts.settings, kinds=kinds, calibration={}, projection="raw")
+        changed: dict[str, Any] = {"kinds": kinds, "crop_candidates": None, "calibration": {}}
+        plain = replace(parts.settings, **changed, projection="raw")
         super().__init__(replace(parts, settings=plain), **how)
         self.option, self._published = option, parts.settings
 

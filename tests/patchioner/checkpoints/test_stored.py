@@ -96,3 +96,10 @@ def test_what_is_no_plain_yaml(tmp_path: Path, monkeypatch: MonkeyPatch, held: b
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(CheckpointError, match="cannot be read"):
             read_yaml(path)
+
+
+def test_merged_keys_of_yaml_are_no_repeats(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: {<<: *a}\n")
+    both = {"x": 1, "y": 2}
+    assert read_yaml(path) == {"a": both, "b": {"x": 1, "y": 3}, "c": both}
