@@ -166,6 +166,8 @@ class Tables(Source):
                 raise OptionError(f"{name!r} has boxes in {region!r}: say what their numbers mean "
                                   "(--box-format xyxy, xywh or cxcywh)")  # fmt: skip
             self._image, self._region = image, region or ""
+        if not self.sizes:
+            raise ImageError(f"there are only {_OURS}: give the photos, or one of the tables")
 
     def keys(self) -> Sequence[str]:
         """``file#group:row`` of every piece."""

@@ -270,7 +270,8 @@ def _of_files(store: Store, sizes: Sizes, how: Reading, identity: str) -> Source
     from patchioner.batch.packed import Tables, Tars
 
     kinds: tuple[type[Source], ...] = (Photos, Tars, Tables)
-    for make in kinds[2:] if how.image_column or how.region_column else kinds:
+    wants_table = how.image_column or how.region_column
+    for make in kinds[2:] if wants_table else kinds:
         wanted = {name: size for name, size in sizes.items() if make.takes(name)}
         if wanted:
             source = make(store, wanted, how, identity)
@@ -279,7 +280,8 @@ def _of_files(store: Store, sizes: Sizes, how: Reading, identity: str) -> Source
             if make is Photos and (absent := _absent(source)):
                 source.left_out["photos of the region file that are not there"] = absent
             return source
-    raise ImageError(f"no pictures, tars or tables in {identity!r}: check the path")
+    what = "tables, which alone have columns," if wants_table else "pictures, tars or tables"
+    raise ImageError(f"no {what} in {identity!r}: check the path")
 
 
 def _absent(source: Source) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -259,9 +258,11 @@ class _Run:
         return 0 if result.complete else 1
 
     def _tell(self, caption: DetailedCaption, values: dict[str, Any]) -> None:
+        from patchioner.detail.values import dumps
+
         name = values["photo"]
         text = f"{name}:\n{caption.text}\n" if len(self._jobs) > 1 else caption.text
-        write_line(json.dumps(values, ensure_ascii=False) if self._options.json else text)
+        write_line(dumps(values) if self._options.json else text)
         if caption.reason is not None:
             report(f"{name}: nothing is said: {caption.reason}")
         if self._options.report is not None:

@@ -366,14 +366,14 @@ def photo_of(
     parts: str = "annotations",
     name: str = "",
     size: tuple[str, str] = ("width", "height"),
-    label: str = "label",
+    label: str | Callable[[Entry], object] = "label",
     read: Make | None = None,
 ) -> Photo:
     """The photo of a record.
 
     Args:
         make: as of a part of COCO's kind.
-        parts, name, size, label: keys of them, nested ones with dots; of each part its label's.
+        parts, name, size, label: keys of them, nested ones with dots; of each part its label's, or what finds it.
         read: of a part that is not of COCO's kind.
     """
     entries = entries_of(record, parts) if record.get(parts) is not None else []
@@ -391,12 +391,15 @@ def _grounded_sam(record: Entry, make: Make) -> Photo:
     return photo_of(record, boxed, size=("img_width", "img_height"), label="class_name")
 
 
+def _phrase(part: Entry) -> object:
+    return part.get("phrase", part.get("name", at(part, "names.0")))
+
+
 def _refused(record: Entry, make: Make, why: str) -> Photo:
     raise RegionError(why)
 
 
 _MIN = "Label Studio's JSON-MIN leaves out what shapes are; export JSON or COCO"
-_REFS = "RefCOCO's phrases without boxes: give its instances.json by ann_id"
 _INNER = ("image.width", "image.height")
 _drawn = partial(photo_of, read=drawn)
 FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
@@ -413,13 +416,12 @@ FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ),
     ("objects", "imgWidth"): partial(_drawn, parts="objects", size=("imgWidth", "imgHeight")),
     ("labels", "name"): partial(_drawn, parts="labels", name="name", label="category"),
-    ("regions.0.x",): partial(_drawn, parts="regions", label="phrase"),
-    ("objects.0.x",): partial(_drawn, parts="objects", label="names.0"),
+    ("regions.0.x",): partial(_drawn, parts="regions", label=_phrase),
+    ("objects.0.x",): partial(_drawn, parts="objects", label=_phrase),
     ("data", "annotations"): label_studio,
     ("data", "predictions"): label_studio,
     ("annotator", "image"): partial(_refused, why=_MIN),
     ("annotator", "label"): partial(_refused, why=_MIN),
-    ("ann_id", "sentences"): partial(_refused, why=_REFS),
 }
 """Keys that tell a photo's record of JSON -> its reader: Grounded SAM 2, Darwin 2 and 1, SA-1B, detectron2, labelme,
 Cityscapes, BDD100K, Visual Genome, Label Studio; the first that fits, in this order."""

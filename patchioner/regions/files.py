@@ -173,7 +173,7 @@ class RegionFile:
     def ambiguous(self, image_names: Iterable[str]) -> dict[str, RegionFileError]:
         """Of a folder: an error for each of the photos whose file is that of another one, too."""
         own = {name: self.own_path(name) for name in image_names if self.has_own_files}
-        times = Counter(own.values())
+        times = Counter({os.path.normpath(name): path for name, path in own.items()}.values())
         wrong = (
             "is called like several photos, {!r} among them: name them, or folders of files, apart"
         )

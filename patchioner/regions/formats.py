@@ -105,7 +105,8 @@ def from_coco(
     mode = annotation.get("bbox_mode")
     form = box_format or _BOX_MODES.get(str(mode).removeprefix("BoxMode."))
     if form is None:
-        raise RegionError(f"bbox_mode {mode!r:.40} is not read; give 0 (corners) or 1 (x, y, w, h)")
+        wanted = "give 0 (xyxy: corners) or 1 (xywh)"
+        raise RegionError(f"bbox_mode {mode!r:.40} (or box_format) is not read; {wanted}")
     return box_of(annotation["bbox"], form)
 
 
@@ -218,6 +219,8 @@ def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
     if "traces" in keys:  # Localized Narratives
         groups = _by_image(records, "narrative", lambda entry, _: narrated(entry.get("traces")))
         return [Photo(None, items, None, one, in_pixels=False) for one, items in groups.items()]
+    if keys >= {"ann_id", "sentences"}:
+        raise RegionError("RefCOCO's phrases without boxes: give its instances.json by ann_id")
     return None
 
 
@@ -301,7 +304,7 @@ def _coco(content: Entry, make: Make) -> list[Photo]:
     warn_of_lost({key: len(items) for key, items in groups.items()}, ids)
     return [
         Photo(
-            next((str(image[name]) for name in NAME_KEYS if image.get(name)), key),
+            next((str(image[name]) for name in NAME_KEYS if image.get(name)), str(image.get("id"))),
             groups.get(key, []),
             stated_size(image.get("width"), image.get("height")),
         )

@@ -277,11 +277,13 @@ class Polygon(Shape):
             values = as_numpy(items_of(ring, what))  # flat, or pairs as OpenCV has them
             if values.shape[-1] != 2 and (values.ndim > 1 or values.size % 2):
                 raise RegionError(f"{what} has {values.size} numbers; give x, y pairs")
-            rings.append(_pairs(values.reshape(-1, 2).tolist(), what))
+            rings.append(values.reshape(-1, 2).tolist())
         if not rings:
             raise RegionError("the segmentation has no ring; give [[x1, y1, x2, y2, ...], ...]")
-        # As the COCO tools do: beside a ring, what has no area counts for nothing.
-        return cls([ring for ring in rings if len(set(ring)) > 2] or rings)
+        # As the COCO tools do: beside others, a ring that has no area counts for nothing.
+        if len(rings) > 1:
+            rings = [ring for ring in rings if len(set(_pairs(ring, "polygon"))) > 2] or rings
+        return cls(rings)
 
     @classmethod
     def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:

@@ -136,6 +136,8 @@ def test_keys_of_rows_of_several_shards(photos: Path, model: Patchioner, tmp_pat
     out = photos / "captions.parquet"  # which is no source, though it lies among them
     found = run(source, out, model=model, reading=reading)
     assert run(source, out, model=model, reading=reading).photos == 0
+    with pytest.raises(PatchionerError, match="only tables of rows"):
+        run(f"{out}.run", tmp_path / "again", model=model)
     rows = list(read_rows(out))
     assert found.rows == len({row.key for row in rows}) == 6
     assert {row.photo for row in rows} == {"a.png"} and found.status == 0

@@ -67,6 +67,11 @@ RECORDS: dict[str, Any] = {
         "imgHeight": 100,
         "objects": [{"label": "cup", "polygon": CORNERS}],
     },
+    "visual genome": {
+        "id": 1,
+        "objects": [{"name": "cup", "x": 20, "y": 10, "w": 100, "h": 50}],
+    },
+    "refcoco with boxes": [COCO | {"label": "cup", "ann_id": 1, "sentences": []}],
     "darwin 1": {
         "image": {"filename": "a.jpg", **SIDES},
         "annotations": [{"name": "cup", "bounding_box": {"x": 20, "y": 10, "w": 100, "h": 50}}],
