@@ -328,8 +328,9 @@ def _voc(root: ElementTree.Element) -> Photo:
     def make(entry: ElementTree.Element, image_size: Size) -> Region:
         keys = ("xmin", "ymin", "xmax", "ymax")
         left, top, right, bottom = (_number(entry.findtext(f"bndbox/{key}"), key) for key in keys)
-        # Pixels are counted from 1, and the last one is inside.
-        return Box(left - 1, top - 1, right, bottom)
+        # Pixels are counted from 1, and the last one is inside; shares are not.
+        first = float(max(right, bottom) > 1)
+        return Box(left - first, top - first, right, bottom)
 
     items = [
         Item(f"object {number}", partial(make, entry), entry.findtext("name"))

@@ -25,6 +25,7 @@ from patchioner.regions.paths import Trace
 
 _OWN = (".txt", ".json", ".xml", ".npz", ".npy")  # what a file for one photo may be
 _SAM = "metadata.csv"  # in a folder of SAM's masks
+_MOST_NAMES = 2000  # that are compared with that of a photo which is not there
 _OWN_NAMES = (*_OWN, *map(str.upper, _OWN), f"/{_SAM}")
 
 
@@ -73,6 +74,7 @@ class RegionFile:
                 self._photos = formats.photos_of(self.path, content, box_format)
         self.has_own_files = is_folder and not self._photos  # one for each photo
         self._own_paths: dict[str, Path | None] = {}
+        self._by_id = {photo.image_id: photo for photo in reversed(self._photos)}
         self._by_file_name: dict[str, list[Photo]] = {}
         for photo in self._photos:
             if photo.name is not None:
@@ -192,10 +194,10 @@ class RegionFile:
             raise RegionError(f"it has {len(photos)} images; say which one by its file name")
         wanted = _parts(image_name)
         if photos and not self._by_file_name:
-            return [_by_number(photos, wanted[-1])]
+            return [self._by_number(wanted[-1])]
         named = self._by_file_name.get(_lowered(wanted[-1]), ())
         if not named:
-            names = [str(photo.name) for photo in photos]
+            names = [str(photo.name) for photo in photos[:_MOST_NAMES]]
             close = ", ".join(difflib.get_close_matches(image_name, names, n=3, cutoff=0.0))
             of_them = f"none of its {len(photos)} images is called {wanted[-1]!r}"
             raise RegionError(f"{of_them}; close: {close}")
@@ -207,6 +209,19 @@ class RegionFile:
             some = f"several of its images are called so, {', '.join(ends[:3])}"
             raise RegionError(f"{image_name!r} is ambiguous: {some}; name its folder too")
         return [named[place] for place in best]
+
+    def _by_number(self, file_name: str) -> Photo:
+        """A results list knows images by id alone: a file's name, or the number at its end as COCO's have."""
+        stem = file_name.rpartition(".")[0]
+        numbers = map(id_key, re.findall(r"\d+$", stem))
+        for one in (file_name, id_key(stem), *numbers):
+            if one in self._by_id:
+                return self._by_id[one]
+        ids = ", ".join(str(photo.image_id) for photo in self._photos[:3])
+        raise RegionError(
+            f"it is a list about several images (image_id {ids}), and none is the number at the end of {file_name!r}; "
+            "give the annotation file with its 'images', or one image's part"
+        )
 
 
 @overload
@@ -313,17 +328,3 @@ def _alike(one: Sequence[str], wanted: Sequence[str]) -> tuple[bool, int, bool]:
     pairs = zip(reversed(one[:-1]), reversed(wanted[:-1]), strict=False)
     count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return one[-1] == wanted[-1], count, count + 1 == len(one) == len(wanted)
-
-
-def _by_number(photos: Sequence[Photo], file_name: str) -> Photo:
-    """A results list knows images by id alone: a file's name, or the number at its end as COCO's have."""
-    stem = file_name.rpartition(".")[0]
-    number = re.search(r"\d+$", stem)
-    for photo in photos:
-        if photo.image_id in (file_name, id_key(stem), number and id_key(number[0])):
-            return photo
-    ids = ", ".join(str(photo.image_id) for photo in photos[:3])
-    raise RegionError(
-        f"it is a list about several images (image_id {ids}), and none is the number at the end of {file_name!r}; "
-        "give the annotation file with its 'images', or one image's part"
-    )

@@ -167,12 +167,13 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
         if opening.startswith(_PICTURES):
             mask = f"name it in JSON, {{'regions': [{{'mask': {path.name!r}}}]}}"
             raise RegionError(f"it is a picture: {mask}; or save numbers of regions as .npy")
-        if opening.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1] == b"<":
+        first = opening.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1]
+        if first == b"<":
             return xml_photos(path.read_bytes())
         if _YOLO.match(opening) or (path.suffix == ".txt" and not opening.strip()):
             lines = path.read_text(encoding="utf-8-sig").splitlines()
             return [yolo([line for line in lines if line.strip()], path.parent)]
-        if path.stat().st_size > LARGE:
+        if first == b"{" and path.stat().st_size > LARGE:
             large = large_coco(path, partial(_coco, make=make))
             large = large or large_lines(path, partial(_of_records, make=make))
             if large:

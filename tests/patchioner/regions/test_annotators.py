@@ -173,6 +173,14 @@ def test_boxes_are_read_as_the_caller_says(form: Any, numbers: list[float], tmp_
         np.testing.assert_allclose(found.region.bounds, BOX)
 
 
+def test_shares_of_pascal_voc_are_not_counted_from_1(tmp_path: Path) -> None:
+    shares = "<xmin>0.1</xmin><ymin>0.1</ymin><xmax>0.6</xmax><ymax>0.6</ymax>"
+    voc = f"<annotation><object><bndbox>{shares}</bndbox></object></annotation>"
+    (tmp_path / "a.xml").write_text(voc)
+    (found,) = read_regions(tmp_path / "a.xml", SIZE, normalized=True)
+    np.testing.assert_allclose(found.region.bounds, BOX)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["box", "mask", "polygon"])
 def test_stored_pixels_turn_with_the_photo(orientation: int, kind: str, tmp_path: Path) -> None:
@@ -223,6 +231,7 @@ def test_stored_pixels_turn_with_the_photo(orientation: int, kind: str, tmp_path
         ("a.txt", "0 0.5 0.5 0.2 0.2 0.4 0.4 2 0.5 0.5 1\n"),
         ("a.json", '[{"ann_id": 1, "sentences": []}]'),
         ("a.json", json.dumps(LABELME | {"imagePath": "b.jpg"})),
+        ("a.json", json.dumps([LABELME, LABELME])),  # of which photos, nobody knows
         ("a.json", json.dumps(JOINED)),
         ("a.json", json.dumps(LABELS).replace('"original_width": 200', '"original_width": 50')),
         ("a.json", json.dumps(LABELS).replace('"id"', '"image_rotation": 90, "id"')),
