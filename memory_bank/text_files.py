@@ -310,9 +310,11 @@ def _opened(cell: str, *, quoted: bool) -> Any:
     if not cell.startswith(("[", "{")) or cell[1:2] not in ("'", '"'):
         return cell
     listed = re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", cell)  # numpy's has no commas
-    for read in (json.loads, ast.literal_eval):
-        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
-            return read(listed)
+    odd = ValueError, SyntaxError, RecursionError, MemoryError
+    with suppress(*odd):
+        return json.loads(cell)
+    with suppress(*odd):  # a comma more inside of a caption makes no longer list
+        return max(ast.literal_eval(cell), ast.literal_eval(listed), key=len)
     return cell
 
 

@@ -300,7 +300,7 @@ class Patchioner:
         decode = options or self.settings.decode
         if not isinstance(decode, DecodeOptions):
             raise OptionError(f"options {options!r:.80}: give DecodeOptions(max_tokens=20), say")
-        kept = self.settings.guides or self.settings.chooses
+        kept = self.settings.guides or self.settings.candidates
         likeliest = plain or decode.strategy == "sample" or not kept
 
         def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:

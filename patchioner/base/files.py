@@ -215,8 +215,9 @@ def settings_from(kind: type[T], values: Any, what: str, **own: Any) -> T:
     hints = get_type_hints(kind)
     known = [one for one in fields(kind) if one.name not in own]  # type: ignore[arg-type]
     names = [one.name for one in known]
-    for key in values.keys() - set(names):
-        raise OptionError(f"{what}: {UnknownNameError.among('key', str(key), names)}")
+    for key in values:
+        if key not in names:
+            raise OptionError(f"{what}: {UnknownNameError.among('key', str(key), names)}")
     required = [one.name for one in known if one.default is one.default_factory is MISSING]
     if missing := [name for name in required if name not in values]:
         raise OptionError(f"{what}: missing {', '.join(missing)}")

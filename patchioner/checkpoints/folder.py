@@ -104,7 +104,8 @@ class Candidates:
 
     def __post_init__(self) -> None:
         weights = {"likelihood": self.likelihood, "photo": self.photo, "nouns": self.nouns}
-        _check_weights(temperature=self.temperature, **weights)
+        _check_weights(**weights)
+        DecodeOptions(temperature=self.temperature)
         check_whole(samples=self.samples)
 
 
@@ -198,10 +199,10 @@ class ModelSettings:
         return any(kind.guidance for kind in self.kinds.values())
 
     @property
-    def chooses(self) -> bool:
-        """Whether captions of some regions are chosen among candidates."""
-        held = [kind.candidates for kind in self.kinds.values()]
-        return any([self.crop_candidates, *held])
+    def candidates(self) -> list[Candidates]:
+        """Among which captions of some regions are chosen."""
+        held = [self.crop_candidates, *(kind.candidates for kind in self.kinds.values())]
+        return [one for one in held if one]
 
     def to_json(self) -> dict[str, Any]:
         """The root config.json."""
@@ -251,11 +252,12 @@ class Parts:
         widths |= {"text tower": self.tower.dim} if isinstance(self.tower, TextTower) else {}
         widths |= {} if self.nouns is None else {"nouns": self.nouns.embeddings.shape[1]}
         self._check_widths(widths)
-        if self.settings.guides and self.nouns is None:
+        counted = self.settings.guides or any(one.nouns for one in self.settings.candidates)
+        if counted and self.nouns is None:
             raise CheckpointError("the settings keep captions to their regions, which needs nouns/")
         if self.settings.guides and not self.decoder.can_be_guided:
             raise CheckpointError(f"a {type(self.decoder).__name__} cannot be guided")
-        if self.settings.chooses and not (
+        if self.settings.candidates and not (
             self.tower and isinstance(self.decoder, TrainableDecoder)
         ):
             raise CheckpointError(

@@ -189,6 +189,13 @@ def test_quotes_in_a_tsv_are_text(tmp_path: Path) -> None:
     assert read_captions(path) == said
 
 
+@pytest.mark.parametrize("listed", [repr, json.dumps])
+def test_quotes_inside_a_listed_caption_are_text(tmp_path: Path, listed: Any) -> None:
+    said = ['signs say "stop" "go"', "a kite"]
+    path = write(tmp_path / "a.tsv", f"caption\n{listed(said)}\n")
+    assert read_captions(path) == said
+
+
 def test_what_unpacks_to_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,7 +219,7 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
         ModelSettings.from_json({**ModelSettings().to_json(), "kinds": kinds}, "here")
 
 
-@pytest.mark.parametrize("change", [{"samples": 0}, {"photo": -1.0}, {"likelihood": math.inf}])
+@pytest.mark.parametrize("change", [{"samples": 0}, {"photo": -1.0}, {"temperature": 0.0}])
 def test_candidates_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(change))):
         Candidates(**change)
@@ -245,6 +245,8 @@ def test_a_checkpoint_keeps_it_all(model: Patchioner, tmp_path: Path) -> None:
 def test_settings_need_their_parts_and_calibrations_their_features() -> None:
     with pytest.raises(CheckpointError, match="nouns"):
         replace(parts(), nouns=None)
+    with pytest.raises(CheckpointError, match="nouns"):
+        replace(parts(kinds={}, crop_candidates=Candidates(nouns=0.1)), nouns=None)
     with pytest.raises(CheckpointError, match="Retrieval"):
         replace(parts(), decoder=RetrievalDecoder(64))
     kinds = {"region_set": KindSettings(candidates=Candidates())}
