@@ -218,7 +218,8 @@ class EntityFinder:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = {_singulars(name): name for name in names}
+        # Of "glass" and "glasses", both names, the shorter is found.
+        self._names = {_singulars(name): name for name in sorted(names, key=len, reverse=True)}
         longest_first = sorted(self._names, key=lambda form: (-len(form), form))
         self._pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b")
 

@@ -210,6 +210,7 @@ def test_bad_vocabularies_and_settings_are_refused(
 )
 def test_the_finder_finds_whole_words_once_in_order(text: str, found: list[str]) -> None:
     assert EntityFinder(NAMES).find(text) == found
+    assert EntityFinder([*NAMES, *(f"{name}s" for name in NAMES)]).find(text) == found
 
 
 def test_the_mask_leaves_out_a_share_and_is_seeded() -> None:
