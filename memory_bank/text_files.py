@@ -130,8 +130,9 @@ def _what_is_wrong(caption: object) -> str:
 
 def _is_missing(value: object) -> bool:
     if isinstance(value, str):
-        # Blanks, marks and what is not seen; letters, digits and emoji are something.
-        nothing = all(unicodedata.category(one)[0] in "ZCP" for one in value)
+        # Blanks, marks and what is not seen; letters, digits and emoji, unknown ones too, are something.
+        kinds = {unicodedata.category(one) for one in value}
+        nothing = all(kind[0] in "ZP" or kind in ("Cc", "Cf") for kind in kinds)
         return nothing or value.strip().lower() in _NOTHING
     return value is None or (isinstance(value, float) and math.isnan(value))
 

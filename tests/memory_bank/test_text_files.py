@@ -179,7 +179,7 @@ def test_what_others_write_is_read_as_they_mean_it(tmp_path: Path, name: str) ->
 
 
 def test_thousands_are_no_numbers_of_photos(tmp_path: Path) -> None:
-    texts = ["2,000 dogs", "3,000 cats"]
+    texts = ["2,000 dogs", "3,000 cats", "\U0003fffd"]  # an emoji that Python does not know yet
     assert read_captions(write(tmp_path / "a.txt", "\n".join(texts))) == texts
 
 
