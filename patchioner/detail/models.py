@@ -68,9 +68,9 @@ _NO_ANSWER = tuple(
         # Channels of harmony, with or without their marks: only the final one is an answer.
         r"\A.*<\|channel\|>final[^<]{0,99}(?:<\|constrain\|>\w*)?<\|message\|>|\Aanalysis.*assistantfinal",
         r"\A\s*(?:<\|start\|>assistant)?<\|channel\|>.*",
-        # Thoughts ahead of the answer, also without their opening mark, or instead of it; who speaks.
-        rf"\A(?:\s*{_OPENS}.*?(?:{_CLOSES}|\Z)|(?:(?!{_OPENS}).)*?{_CLOSES}|"
-        rf"\s*{_MARK}(?:assistant|model)?|\s*(?:ASSISTANT:|<s>))+",
+        # Thoughts ahead of the answer, or instead of it; who speaks; thoughts without their opening mark.
+        rf"\A(?:\s*{_OPENS}.*?(?:{_CLOSES}|\Z)|\s*(?!{_CLOSES}){_MARK}(?:assistant|model)?|"
+        rf"\s*(?:ASSISTANT:|<s>)|(?:(?!{_OPENS}).)*?{_CLOSES})+",
         _FRAME,
         # Calls of tools, and what a model wrote after its turn.
         rf"<(tool_call|function_calls?)>.*?(?:</\1>|\Z)|\[TOOL_CALLS\].*|{_MARK}.*",
@@ -102,7 +102,7 @@ def clean_answer(text: str, *, limit: int = LONGEST_ANSWER) -> str:
 
 def whole_sentences(text: str) -> str:
     """A text that was cut off, up to its last stop, where there is one: half a sentence may mean anything."""
-    return re.sub(r"(?s)(.*[.!?][\"'\u201d)]*)\s.*", r"\1", text)
+    return re.sub(r"(?s)\A(.*[.!?][\"'\u201d)]*)\s.*", r"\1", text)
 
 
 @dataclass(frozen=True)

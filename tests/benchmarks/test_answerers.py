@@ -99,10 +99,11 @@ def test_memory_sentences_need_a_memory(world: World, tmp_path: Path) -> None:
 
 
 def test_settings_reach_the_model(world: World, tmp_path: Path, model: Patchioner) -> None:
-    world.run(tmp_path, limit=6, weighting="gaussian", variance=0.3)
+    world.run(tmp_path, limit=6, weighting="gaussian", variance=0.3, rounding="reference")
+    weighting = Weighting("gaussian", 0.3, rounding="reference")
     for prediction in said(tmp_path):
         path, regions = str(world.root / "photos" / prediction.photo), [regions_of(prediction)]
-        (caption,) = model.caption(path, regions, weighting=Weighting("gaussian", 0.3))
+        (caption,) = model.caption(path, regions, weighting=weighting)
         assert prediction.caption == caption.text
         assert prediction.score == pytest.approx(caption.score, abs=2e-5)
 

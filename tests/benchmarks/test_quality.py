@@ -61,8 +61,10 @@ def test_answers(
     ranks = np.array([rank for answer in found["images"] for rank in answer["ranks"]])
     for k in (1, 5):
         assert rows[f"retrieval_r{k}"] == pytest.approx(100 * float((ranks <= k).mean()))
-    large = [answer["named"] for answer in found["boxes"] if answer["share"] > LARGE]
-    assert rows["box_naming"] == pytest.approx(100 * float(np.mean(large)))
+    large = [answer for answer in found["boxes"] if answer["share"] > LARGE]
+    for key, which in (("box_naming", "named"), ("box_naming_whole", "named_whole")):
+        named = [answer[which] for answer in large]
+        assert rows[key] == pytest.approx(100 * float(np.mean(named)))
 
 
 def test_the_command(world: World, tmp_path: Path, loads: list[str], capsys: Capture) -> None:

@@ -97,7 +97,7 @@ def test_every_field_is_part_of_the_key() -> None:
     ('<tool_call>\n{"name": "zoom"}\n</tool_call>', ""), ('[TOOL_CALLS][{"name": "zoom"}]', ""),
     ('```json\n{"text": "A bus."}\n```', '{"text": "A bus."}'), ("```\nA bus.", "A bus."),
     ("A sign says ```\nGO\n```", "A sign says ```\nGO\n```"), ("A\U000e0041\U000e0042 bus.", "A bus."),
-    ("<s>[INST] Hm [/INST] A bus", "Hm"),
+    ("<s>[INST] Hm [/INST] A bus", "Hm"), ("<|begin_of_thought|>Hm", ""), ("[/INST]" * 7_000, ""),
 ])  # fmt: skip
 def test_answers_are_cleaned(text: str, left: str) -> None:
     assert clean_answer(text) == left
