@@ -324,7 +324,7 @@ def check(settings: object, **ranges: tuple[float, float] | tuple[str, ...]) -> 
 
 _NUMBERED = re.compile(r"(?:^|(?<=\s))\(?(\d{1,2})[.)]\s+(?=\S)")
 _BULLET = re.compile(r"(?m)(?:^[ \t]*|(?<=[.:;!?]\s))[-*+•–●▪‣][ \t]+(?=\S)")
-_STOP = re.compile(r"(?:[.!?]+|\u2026)[\"'\u201d\u2019)\]]*(?=\s+\S)")
+_STOP = re.compile(r"(?:(?<![.!?])[.!?]+|\u2026)[\"'\u201d\u2019)\]]*(?=\s+\S)")
 _TITLE = re.compile(r"^([^.:;!?\"]{1,80}):\s+(?=[A-Z])")
 _ITEM = "\n\0"
 # Of Markdown and HTML: links, tags, rules, headings and quotations, cells of tables, what stands between marks.
