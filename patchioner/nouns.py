@@ -130,20 +130,21 @@ class NounTable:
         names = read_json(folder / "names.json")
         held = load_weights(folder / "embeddings.safetensors")
         held |= load_weights(folder / "spread.safetensors")
-        rows, listed = held.get("embeddings"), isinstance(names, list)
-        odds = held.setdefault("odds", torch.zeros(len(names) if listed else 0))
-        shapes = [tuple(held[key].shape) for key in ("any", "asked") if key in held]
-        fit = listed and rows is not None and rows.dim() == 2 and 0 < len(rows) == len(names)
-        if (
-            not fit
-            or rows is None
-            or [*shapes, odds.shape] != [*[(2, len(names))] * 2, (len(names),)]
-        ):
+        count = len(names) if isinstance(names, list) else 0
+        held.setdefault("odds", torch.zeros(count))  # files had none once
+        shapes = {key: tuple(tensor.shape) for key, tensor in held.items()}
+        width = shapes.get("embeddings", ())[1:]
+        wanted = {
+            "embeddings": (count, *width),
+            "any": (2, count),
+            "asked": (2, count),
+            "odds": (count,),
+        }
+        if not count or len(width) != 1 or any(shapes.get(key) != wanted[key] for key in wanted):
             raise CheckpointError(f"{folder}: names and tensors of the nouns do not fit together")
-        unit = F.normalize(rows.float(), dim=1)
-        return cls(
-            tuple(map(str, names)), unit, held["any"].float(), held["asked"].float(), odds.float()
-        )
+        unit = F.normalize(held["embeddings"].float(), dim=1)
+        spread, asked, odds = (held[key].float() for key in ("any", "asked", "odds"))
+        return cls(tuple(map(str, names)), unit, spread, asked, odds)
 
 
 def _spread(embeddings: Tensor, regions: Tensor) -> Tensor:

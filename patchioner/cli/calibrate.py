@@ -146,35 +146,35 @@ def _with_odds(
     nouns: NounTable, told: Sequence[Told], truth: Sequence[bool]
 ) -> tuple[list[list[float]], Tensor]:
     """The measures of captions, with odds of nouns that those of other photos give; and the odds that all give."""
-    folds = [owner % _FOLDS for owner, *_ in told]
+    kinds, folds = nouns.kinds(), [owner % _FOLDS for owner, *_ in told]
     measures, best = [list(measured) for *_, measured, _ in told], [noun for *_, noun in told]
     for fold in range(_FOLDS):
         rest = [row for row, own in enumerate(folds) if own != fold]
         given = [best[row] for row in rest], [measures[row] for row in rest]
-        odds = fitted_odds(nouns, *given, [truth[row] for row in rest])
+        odds = fitted_odds(kinds, *given, [truth[row] for row in rest])
         for row in set(range(len(told))).difference(rest):
             noun = best[row]
             measures[row][-1] = 0.0 if noun is None else float(odds[noun])
-    return measures, fitted_odds(nouns, best, measures, truth)
+    return measures, fitted_odds(kinds, best, measures, truth)
 
 
 def fitted_odds(
-    nouns: NounTable,
+    kinds: Tensor,
     best: Sequence[int | None],
     measures: Sequence[Sequence[float]],
     truth: Sequence[bool],
 ) -> Tensor:
     """(k,) what the kind of noun adds to the log odds that a caption is right, beside the other measures.
 
-    Kinds, not nouns: most nouns are in too few captions. 0 where too few captions are right, or wrong.
+    `kinds` are those of `NounTable`: kinds, not nouns, as most nouns are in too few captions. 0 where too few captions
+    are right, or wrong.
     """
     import torch
 
     from patchioner.calibration import fit_logistic
 
     if min(truth.count(True), truth.count(False)) < 2:  # `fit_logistic` takes no fewer
-        return torch.zeros(len(nouns.names))
-    kinds = nouns.kinds()
+        return torch.zeros(len(kinds))
     rows = torch.stack([torch.zeros(kinds.shape[1]) if one is None else kinds[one] for one in best])
     values = torch.cat([torch.tensor(measures)[:, :-1], rows], dim=1).double()
     names = [str(place) for place in range(values.shape[1])]

@@ -236,9 +236,7 @@ def large_coco(path: Path, photos: Callable[[Entry], list[Photo]]) -> list[Photo
     warn_of_lost({owner: len(found) // 2 for owner, found in places.items()}, ids)
 
     def read(image: Entry, key: str) -> Iterator[Item]:
-        found = places.get(key, array("q"))
-        with path.open("rb") as stream:
-            entries = [_slice(stream, *pair) for pair in zip(found[::2], found[1::2], strict=True)]
+        entries = _slices(path, places.get(key, array("q")))
         content = {"images": [image], "annotations": entries, "categories": categories}
         yield from photos(content)[0].items
 
@@ -260,10 +258,7 @@ def large_lines(
     known: dict[tuple[str | None, str | None], Photo] = {}
 
     def read(key: tuple[str | None, str | None]) -> Iterator[Item]:
-        with path.open("rb") as stream:
-            pairs = zip(places[key][::2], places[key][1::2], strict=True)
-            records = [_slice(stream, *pair) for pair in pairs]
-        for photo in photos(records) or ():
+        for photo in photos(_slices(path, places[key])) or ():
             if (photo.name, photo.image_id) == key:
                 yield from photo.items
 
@@ -295,9 +290,14 @@ class _Late:
         return self.read()
 
 
-def _slice(stream: BinaryIO, start: int, size: int) -> Any:
-    stream.seek(start)
-    return json.loads(stream.read(size))
+def _slices(path: Path, places: array[int]) -> list[Any]:
+    """The JSON at some places of a file, each a start and a length."""
+    found = []
+    with path.open("rb") as stream:
+        for start, size in zip(places[::2], places[1::2], strict=True):
+            stream.seek(start)
+            found.append(json.loads(stream.read(size)))
+    return found
 
 
 def _json(text: str) -> Any:

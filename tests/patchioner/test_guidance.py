@@ -307,12 +307,14 @@ def test_odds_tell_kinds_of_nouns_apart() -> None:
     sure = torch.where(best < 10, 0.8, 0.3)
     truth = (torch.rand(4000, generator=draw) < sure).tolist()
     measures = torch.randn(4000, len(FEATURES), generator=draw).tolist()
-    odds = fitted_odds(table, [None, *best.tolist()], [measures[0], *measures], [True, *truth])
+    odds = fitted_odds(
+        table.kinds(), [None, *best.tolist()], [measures[0], *measures], [True, *truth]
+    )
     assert odds.shape == (20,)
     assert odds[19] == 0  # people are in boxes of all kinds
     assert odds[:10].min() > odds[10:19].max() + 0.2
     assert odds[:10].mean() > odds[10:19].mean() + 1
-    assert not fitted_odds(table, [], [], []).any()  # of a part of very few photos
+    assert not fitted_odds(table.kinds(), [], [], []).any()  # of a part of very few photos
 
 
 def test_models_that_write_are_guided_once_calibrated() -> None:
