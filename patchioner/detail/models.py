@@ -176,9 +176,9 @@ class CallCache:
         """The kept answer, or None."""
         path = self.path(question)
         try:
-            text = path.read_text(encoding="utf-8")
-            answer = Answer(**json.loads(text)["answer"])
-            if json.loads(text) == json.loads(_entry(question, answer)):
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            answer = Answer(**entry["answer"])
+            if entry == json.loads(_entry(question, answer)):
                 return answer
             _LOG.warning("%s is not as it was written; asking again", path)
         except FileNotFoundError:
