@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from memory_bank import MemoryBank
 from patchioner.backbones import TimmViT
+from patchioner.backbones.clip import OpenClipViT, clip_preprocessing
 from patchioner.checkpoints.folder import ModelSettings, Parts
 from patchioner.geometry import Fit, Preprocessing
 from patchioner.text import BertSettings, BertTower
@@ -32,17 +33,28 @@ TEXTS = tuple(f"a {colour} {one} {place}" for colour, place in PLACES.items() fo
 WORDS = tuple(dict.fromkeys(word for text in TEXTS for word in text.split()))
 
 
-def tiny_backbone(
-    seed: int = 0, *, mode: Fit = "aspect", size: int = 64, name: str = "test_vit"
-) -> TimmViT:
+def tiny_backbone(seed: int = 0, *, mode: Fit = "aspect", size: int = 64, **how: Any) -> TimmViT:
     """A ViT of width 64 behind a standardising head with statistics that are not neutral."""
     torch.manual_seed(seed)
-    backbone = TimmViT(name, Preprocessing(mode, size, 16), head={"type": "standardise"})
+    settings, head = Preprocessing(mode, size, 16), {"type": "standardise"}
+    backbone = TimmViT("test_vit", settings, head=head, **how)
     _spread(backbone.vit, 3.0)
     with torch.no_grad():
         for key, tensor in backbone.head.named_buffers():
             tensor.copy_(torch.rand(DIM) + 0.5 if "std" in key else torch.randn(DIM) * 0.1)
     return backbone
+
+
+SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+
+
+def small_vit(
+    name: str, kind: Any = TimmViT, mode: Fit = "aspect", seed: int = 0, **how: Any
+) -> Any:
+    """A backbone around a timm network of two blocks, 48 wide, that sees four patches a side; no weight near zero."""
+    torch.manual_seed(seed)
+    patch = 14 if "patch14" in name else 16
+    return shaken(kind(name, Preprocessing(mode, 4 * patch, patch), overrides=SMALL, **how))
 
 
 def tiny_tokenizer() -> Tokenizer:
@@ -123,6 +135,13 @@ def clip_architecture(**vision: Any) -> dict[str, Any]:
     base = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 32}
     text = {"context_length": 8, "vocab_size": 16, "width": 8, "heads": 1, "layers": 1}
     return {"embed_dim": 20, "vision_cfg": {**base, **vision}, "text_cfg": text}
+
+
+def tiny_clip(size: int = 32, mode: Fit = "stretch", **vision: Any) -> OpenClipViT:
+    """open_clip's ViT of that architecture, whatever its input size."""
+    torch.manual_seed(3)
+    settings, config = clip_preprocessing(size, 8, mode), clip_architecture(**vision)
+    return shaken(OpenClipViT("tiny", settings, architecture=config), 0.05)
 
 
 def change_config(folder: Path, **changes: Any) -> None:

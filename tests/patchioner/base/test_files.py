@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import math
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,16 +22,22 @@ from patchioner.base.files import (
     replace_folder,
     write_json,
 )
+from tests.support import MonkeyPatch, failing
+
+ENV = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
 
 
-def test_interrupted_writer_leaves_earlier_file_and_no_litter(tmp_path: Path) -> None:
-    path = tmp_path / "data.bin"
-    path.write_bytes(b"earlier")
+def test_a_writer_that_is_interrupted_or_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    write_json(path, {"a": 1})
     with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
         temporary.write_bytes(b"half")
-        assert path.read_bytes() == b"earlier"
+        assert read_json(path) == {"a": 1}
         raise KeyboardInterrupt
-    assert path.read_bytes() == b"earlier"
+    for value in (math.nan, object()):
+        with pytest.raises(CheckpointError, match="config.json"):
+            write_json(path, {"a": value})
+    assert read_json(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -75,7 +77,7 @@ def write_new(target: Path) -> None:
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["in one step", "in two"])
 def test_a_folder_is_replaced_and_what_is_anothers_stays(
-    tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, exchange: bool, monkeypatch: MonkeyPatch
 ) -> None:
     if not exchange:
         monkeypatch.setattr(files, "_exchange", lambda *_: False)
@@ -104,84 +106,53 @@ def test_two_writers_wait_for_one_another(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def killed_after(target: Path, calls: int, in_two_steps: bool) -> bool:
-    """Replace a folder in a child that is killed at a call to the system; whether it came to its end before."""
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1] == 0
-    made = itertools.count()
-
-    def deadly(function: Callable[..., object]) -> Callable[..., object]:
-        def call(*arguments: object, **more: object) -> object:
-            if next(made) >= calls:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return function(*arguments, **more)
-
-        return call
-
-    for name in ("open", "mkdir", "rename", "replace", "link", "fsync", "unlink", "rmdir"):
-        setattr(os, name, deadly(getattr(os, name)))
-    files._exchange = deadly((lambda *_: False) if in_two_steps else files._exchange)  # type: ignore[assignment]
-    write_new(target)
-    os._exit(0)
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("in_two_steps", [False, True])
+@pytest.mark.parametrize("exchange", [True, False], ids=["in one step", "in two"])
 def test_a_kill_at_any_point_leaves_the_old_folder_or_the_new_one(
-    tmp_path: Path, in_two_steps: bool
+    tmp_path: Path, exchange: bool, monkeypatch: MonkeyPatch
 ) -> None:
-    states = []
-    for calls in itertools.count():
-        target = tmp_path / f"{calls}" / "model"
-        write_old(target)
-        finished = killed_after(target, calls, in_two_steps)
+    if not exchange:
+        monkeypatch.setattr(files, "_exchange", lambda *_: False)
+    names = ("open", "mkdir", "rename", "replace", "link", "fsync", "unlink", "rmdir")
+    calls = [*(("os", name) for name in names), ("patchioner.base.files", "_exchange")]
+    monkeypatch.setitem(failing.CALLS, "any", tuple(calls))
+    target, states = tmp_path / "model", []
+    write_old(target)
+
+    def check(_: BaseException | None) -> None:
         recover_folder(target)
         states.append(contents(target))
-        assert states[-1] in (OLD, NEW)
         write_new(target)  # whatever the kill left is no hindrance
-        assert contents(target) == NEW and list(target.parent.iterdir()) == [target]
-        if finished:
-            break
-    assert states[0] == OLD and states[-1] == NEW and len(states) > 10
+        assert contents(target) == NEW and list(tmp_path.iterdir()) == [target]
+        write_old(target)
+
+    assert failing.every_kill("any", lambda: write_new(target), check) > 10
+    assert states[0] == OLD and states[-1] == NEW and all(one in (OLD, NEW) for one in states)
 
 
 def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from patchioner.base.files import folder_lock\n"
-        "with folder_lock(Path(sys.argv[1])): pass"
-    )
+    code = "from patchioner.base import files\nwith files.folder_lock(files.Path('.')): pass"
+    command = [sys.executable, "-c", code]
 
     def other() -> bytes:
-        return subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)], check=False, stderr=subprocess.PIPE
-        ).stderr
+        return subprocess.run(command, stderr=subprocess.PIPE, cwd=tmp_path, env=ENV).stderr
 
     with folder_lock(tmp_path):
-        assert str(tmp_path).encode() in other()
+        assert b"another process is writing into" in other()
     assert other() == b""
     (tmp_path / "file").write_text("")
     with pytest.raises(OptionError, match="file"), folder_lock(tmp_path / "file" / "inside"):
         pass
 
 
-def test_failed_write_keeps_the_earlier_file(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    write_json(path, {"a": 1})
-    for value in (math.nan, object()):
-        with pytest.raises(CheckpointError, match="config.json"):
-            write_json(path, {"a": value})
-    assert read_json(path) == {"a": 1}
-
-
 RECORD = "run.json"
 RUN: dict[str, object] = {"options": {"seed": 0, "noise": None}, "corpus": "abc"}
 
 
-def claim(root: Path, run: dict[str, object] = RUN, *, resume: bool = True) -> bool:
+def claim(root: Path, *, resume: bool = True) -> bool:
     """Whether the run that is claimed, and let go again, was finished."""
-    with RunFolder.claim(root, run, resume=resume, record=RECORD) as held:
+    with RunFolder.claim(root, RUN, resume=resume, record=RECORD) as held:
         return held.finished
 
 
@@ -189,9 +160,11 @@ def claim(root: Path, run: dict[str, object] = RUN, *, resume: bool = True) -> b
 def test_absent_and_empty_folders_are_taken_others_left_alone(tmp_path: Path, resume: bool) -> None:
     for name in ("empty", "kept"):
         (tmp_path / name).mkdir()
+    (tmp_path / "empty" / f".{RECORD}.123-456.tmp").write_text("{")  # of a kill at the first write
     for root in (tmp_path / "a" / "b", tmp_path / "empty"):
         assert not claim(root, resume=resume)
-        assert json.loads((root / RECORD).read_text(encoding="utf-8"))["run"] == RUN
+        assert read_json(root / RECORD)["run"] == RUN
+        assert [path.name for path in root.iterdir()] == [RECORD]
     note = tmp_path / "kept" / "note.txt"
     note.write_text("mine", encoding="utf-8")
     for root in (note.parent, note):
@@ -208,21 +181,11 @@ def test_finishing_keeps_the_result_and_drops_the_work(tmp_path: Path) -> None:
             claim(tmp_path)
         run.finish({"bank_rows": 3})
     assert not run.work.exists() and claim(tmp_path)
-    record = json.loads((tmp_path / RECORD).read_text(encoding="utf-8"))
-    assert record == {"run": RUN, "finished": True, "bank_rows": 3}
-
-
-@pytest.mark.parametrize("content", ["[]", "{}", '{"run": 3}', '{"run":'])
-def test_a_foreign_or_damaged_record_is_refused_by_name(tmp_path: Path, content: str) -> None:
-    (tmp_path / RECORD).write_text(content, encoding="utf-8")
-    with pytest.raises((OptionError, CheckpointError), match=RECORD):
-        claim(tmp_path)
-
-
-def test_a_kill_within_the_first_write_does_not_close_the_folder(tmp_path: Path) -> None:
-    (tmp_path / f".{RECORD}.123-456.tmp").write_text("{")
-    assert not claim(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [RECORD]
+    assert read_json(tmp_path / RECORD) == {"run": RUN, "finished": True, "bank_rows": 3}
+    for content in ("[]", "{}", '{"run": 3}', '{"run":'):  # foreign or damaged
+        (tmp_path / RECORD).write_text(content, encoding="utf-8")
+        with pytest.raises((OptionError, CheckpointError), match=RECORD):
+            claim(tmp_path)
 
 
 def test_a_walk_meets_every_folder_once(tmp_path: Path) -> None:

@@ -17,19 +17,14 @@ from tests.support import MonkeyPatch
 from tests.support.published import as_hub_snapshot, write_capdec
 
 
-@pytest.fixture
-def shipped(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
-    """A model inside the package."""
-    folder = tmp_path / "package" / SHIPPED
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
-
+def test_a_folder_comes_first_then_the_shipped_name(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    shipped = tmp_path / "package" / SHIPPED
+    shipped.mkdir(parents=True)
+    (shipped / "config.json").write_text("{}")
     monkeypatch.setattr("patchioner.checkpoints.folder._PACKAGE", tmp_path / "package")
     monkeypatch.chdir(tmp_path)
-    return folder
-
-
-def test_a_folder_comes_first_then_the_shipped_name(shipped: Path, tmp_path: Path) -> None:
     assert find_model(SHIPPED) == shipped
     assert shipped_models() == (SHIPPED,)
     (tmp_path / SHIPPED).mkdir()
@@ -48,38 +43,36 @@ def test_a_folder_comes_first_then_the_shipped_name(shipped: Path, tmp_path: Pat
         ("model.pt", "'model.pt' is a file that is no checkpoint"),
     ],
 )
-def test_a_name_that_leads_nowhere(shipped: Path, tmp_path: Path, name: str, message: str) -> None:
+def test_a_name_that_leads_nowhere(
+    tmp_path: Path, monkeypatch: MonkeyPatch, name: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "model.pt").touch()
     with pytest.raises(UnknownNameError, match=message):
         find_model(name)
 
 
-def test_a_hub_that_fails(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
-    """What the client's HTTP library raises is no OSError, and another in each release."""
-    for error in (type("TransportError", (Exception,), {})("not known\nand more"), RuntimeError()):
-        fail = Mock(side_effect=error)
-        monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-        with pytest.raises(HubError, match="'owner/model'.*connection.*'patchioner-mini'") as seen:
-            find_model("owner/model")
-        assert "\n" not in str(seen.value)
-        monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
-        with pytest.raises(HubError, match="cannot push to 'owner/mine'.*hf auth login"):
-            hub.upload(tmp_path, "owner/mine")
-
-
-def test_the_client_with_a_connection_and_without(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
+def test_a_hub_that_fails_with_a_connection_and_without(
+    monkeypatch: MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for setting, value, reason in (
         ("ENDPOINT", "http://127.0.0.1:9", "refused"),
         ("HF_HUB_OFFLINE", True, "disabled"),
     ):
         monkeypatch.setattr(f"huggingface_hub.constants.{setting}", value)
-        with pytest.raises(HubError, match=f"{reason}.*'patchioner-mini'"):
+        with pytest.raises(HubError, match=f"'owner/model'.*{reason}.*'patchioner-mini'") as seen:
             find_model("owner/model")
+        assert "\n" not in str(seen.value)
     download = Mock(return_value=str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_model("owner/model", revision="v2") == tmp_path
     download.assert_called_once_with("owner/model", revision="v2")
+    # What the client's HTTP library raises is no OSError, and another in each release.
+    fail = Mock(side_effect=type("TransportError", (Exception,), {})("not known\nand more"))
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
+    with pytest.raises(HubError, match=r"push to 'owner/mine' \(not known\): hf auth login"):
+        hub.upload(tmp_path, "owner/mine")
 
 
 def test_pushing_uploads_the_whole_checkpoint(model: Patchioner, monkeypatch: MonkeyPatch) -> None:

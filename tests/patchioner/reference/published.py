@@ -1,7 +1,7 @@
-"""The published arithmetic, written plainly from its description: one patch at a time, quirks and all.
+"""The published arithmetic, written plainly from its description, quirks and all.
 
-A twin for tests. It knows plain numbers and tensors, and nothing of ours. Boxes are x, y, w, h; tokens are
-(patches, dim) row by row; a vector is a list of `dim` Python floats.
+A twin for tests: it knows plain numbers and tensors, and nothing of ours. Boxes are x, y, w, h; maps (side, side)
+float64; tokens (patches, dim) row by row.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-Vector: TypeAlias = list[float]
-Map: TypeAlias = list[list[float]]
 Row: TypeAlias = Sequence[float]
+Span: TypeAlias = tuple[list[int], list[int]]  # columns and rows that a box takes
 
 
 def stretched(box: Row, image_size: tuple[int, int], target: int) -> Row:
@@ -32,126 +31,88 @@ def cropped(box: Row, image_size: tuple[int, int], target: int) -> Row:
     top = max(0, (int(image_size[1] * scale) - target) // 2)
     x = min(max(box[0] * scale - left, 0), target - 1)
     y = min(max(box[1] * scale - top, 0), target - 1)
-    w = min(max(box[2] * scale, 0), target - x)
-    h = min(max(box[3] * scale, 0), target - y)
-    return x, y, w, h
+    return x, y, min(max(box[2] * scale, 0), target - x), min(max(box[3] * scale, 0), target - y)
 
 
-def rectangle(box: Row, patch: int, side: int) -> tuple[list[int], list[int]]:
-    """Columns and rows of a box in model pixels."""
+def rectangle(box: Row, patch: int, side: int) -> Span:
+    """Of a box in model pixels."""
     cells = torch.tensor(list(box), dtype=torch.float32)
     cells //= patch
     x, y, w, h = cells.int().tolist()
     columns = [column for column in range(side) if x <= column < x + w + 1]
-    rows = [row for row in range(side) if y <= row < y + h + 1]
-    return columns, rows
+    return columns, [row for row in range(side) if y <= row < y + h + 1]
 
 
-def linspace(count: int) -> list[float]:
-    return [-1.0] if count == 1 else [-1 + 2 * index / (count - 1) for index in range(count)]
+def cells_of(span: Span) -> tuple[slice, slice]:
+    columns, rows = span
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def gaussian(columns: list[int], rows: list[int], variance: float, side: int) -> Map:
-    weights = [[0.0] * side for _ in range(side)]
-    for row, v in zip(rows, linspace(len(rows)), strict=True):
-        for column, u in zip(columns, linspace(len(columns)), strict=True):
-            weights[row][column] = math.exp(-(u * u + v * v) / variance)
-    return divided(weights)
+def divided(span: Span, values: Tensor | float, side: int) -> Tensor:
+    """Values (rows, columns) of the span over their sum; 0 elsewhere."""
+    weights = torch.zeros(side, side, dtype=torch.float64)
+    weights[cells_of(span)] = values
+    return weights / weights.sum()
 
 
-def uniform(columns: list[int], rows: list[int], side: int) -> Map:
-    weights = [[0.0] * side for _ in range(side)]
-    for row in rows:
-        for column in columns:
-            weights[row][column] = 1 / (len(rows) * len(columns))
-    return weights
+def uniform(span: Span, side: int) -> Tensor:
+    return divided(span, 1.0, side)
 
 
-def central(cells: list[int]) -> list[int]:
-    """The middle of a span, or the two that are drawn from."""
-    half = len(cells) // 2
-    return [cells[half]] if len(cells) % 2 else [cells[half - 1], cells[half]]
+def gaussian(span: Span, variance: float, side: int) -> Tensor:
+    u, v = (torch.linspace(-1, 1, len(cells), dtype=torch.float64) for cells in span)
+    return divided(span, torch.exp(-(u**2 + v[:, None] ** 2) / variance), side)
 
 
-def centres(columns: list[int], rows: list[int], side: int) -> list[Map]:
-    """All the one-hot maps that variance 0 may draw."""
-    return [uniform([column], [row], side) for row in central(rows) for column in central(columns)]
+def centres(span: Span, side: int) -> list[Tensor]:
+    """All the one-hot maps that variance 0 may draw: the middle, or either of two."""
+    columns, rows = (cells[(len(cells) - 1) // 2 : len(cells) // 2 + 1] for cells in span)
+    return [uniform(([column], [row]), side) for row in rows for column in columns]
 
 
-def divided(weights: Map) -> Map:
-    total = sum(sum(line) for line in weights)
-    return [[value / total for value in line] for line in weights]
-
-
-def cut_attention(columns: list[int], rows: list[int], attention: Map) -> Map:
+def cut_attention(span: Span, attention: Tensor) -> Tensor:
     """The rectangle of the map, divided by its sum IN PLACE."""
-    total = sum(attention[row][column] for row in rows for column in columns)
-    side = len(attention)
-    weights = [[0.0] * side for _ in range(side)]
-    for row in rows:
-        for column in columns:
-            attention[row][column] /= total
-            weights[row][column] = attention[row][column]
+    cells = cells_of(span)
+    attention[cells] /= attention[cells].sum()
+    weights = torch.zeros_like(attention)
+    weights[cells] = attention[cells]
     return weights
 
 
-def weighted_sum(weights: Map, tokens: Tensor) -> Vector:
-    values = tokens.double().tolist()
-    side = len(weights)
-    vector = [0.0] * tokens.shape[1]
-    for row in range(side):
-        for column in range(side):
-            if weights[row][column]:
-                token = values[row * side + column]
-                vector = [v + weights[row][column] * t for v, t in zip(vector, token, strict=True)]
-    return vector
+def weighted_sum(weights: Tensor, tokens: Tensor) -> Tensor:
+    return weights.flatten() @ tokens.double()
 
 
-def weighted_mean(weights: Map, tokens: Tensor) -> Vector:
+def weighted_mean(weights: Tensor, tokens: Tensor) -> Tensor:
     """Weight x token, averaged over ALL patches, which is not a weighted mean."""
-    return [value / len(weights) ** 2 for value in weighted_sum(weights, tokens)]
+    return weighted_sum(weights, tokens) / len(tokens)
 
 
-def set_of_boxes(maps: list[Map]) -> Map:
-    side = len(maps[0])
-    added = [[sum(m[row][column] for m in maps) for column in range(side)] for row in range(side)]
-    return divided(added)
+def set_of_boxes(maps: list[Tensor]) -> Tensor:
+    added = torch.stack(maps).sum(0)
+    return added / added.sum()
 
 
 def is_padding(box: Row, patch: int) -> bool:
     return sum(math.floor(value / patch) for value in box) < 0
 
 
-def trace_counts(points: Sequence[Row], side: int) -> Map:
+def trace_counts(points: Sequence[Row], side: int) -> Tensor:
     """How many of the points (x, y in 0..1) fall into each patch."""
-    counts = [[0.0] * side for _ in range(side)]
+    counts = torch.zeros(side, side, dtype=torch.float64)
     for x, y in points:
-        if x < 0 or x > 1 or y < 0 or y > 1:
-            continue
-        column = min(int(x / (1 / side)), side - 1)
-        row = min(int(y / (1 / side)), side - 1)
-        counts[row][column] += 1
+        if 0 <= x <= 1 and 0 <= y <= 1:
+            counts[min(int(y / (1 / side)), side - 1), min(int(x / (1 / side)), side - 1)] += 1
     return counts
-
-
-def times(counts: Map, attention: Map) -> Map:
-    return [
-        [c * a for c, a in zip(line, other, strict=True)]
-        for line, other in zip(counts, attention, strict=True)
-    ]
 
 
 def self_attention(qkv: Tensor, name: str) -> Tensor:
     """(patches,) from the last block's qkv output (tokens, 3 * width) of a backbone of that published name."""
     heads = 6 if "vits" in name else 16
     leading = 5 if "reg" in name else 1
-    parts = qkv.reshape(len(qkv), 3, heads, -1).permute(1, 2, 0, 3)
-    logits = torch.zeros(heads, len(qkv) - leading, dtype=qkv.dtype)
-    for head in range(heads):
-        query = parts[0][head][0] * 0.125
-        for patch in range(len(qkv) - leading):
-            logits[head, patch] = query @ parts[1][head][leading + patch]
-    return torch.softmax(logits.mean(dim=0), dim=0)
+    query, key, _ = qkv.reshape(len(qkv), 3, heads, -1).permute(1, 2, 0, 3)
+    logits = 0.125 * query[:, :1] @ key[:, leading:].mT
+    return torch.softmax(logits.mean(dim=0)[0], dim=0)
 
 
 def projection(queries: Tensor, memory: Tensor, normalize: bool) -> Tensor:

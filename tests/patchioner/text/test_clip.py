@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
-from patchioner.base.errors import CheckpointError, OptionError, TextError
+from patchioner.base.errors import CheckpointError, TextError
 from patchioner.text import load_tower
 from patchioner.text.clip import (
     DinoTxtText,
@@ -23,10 +24,8 @@ from patchioner.text.clip import (
     SiglipText,
     SiglipTextSettings,
 )
-from tests.support.tiny import change_config, shaken
-
-open_clip = pytest.importorskip("open_clip")
-
+from tests.support import Log
+from tests.support.tiny import shaken
 
 VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}
 TEXT = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -73,9 +72,7 @@ def oracle(tower: OpenClipText, custom: bool) -> Tensor:
         whole.text.load_state_dict(state)
     else:
         whole = open_clip.CLIP(**config).eval()
-        missing, unexpected = whole.load_state_dict(state, strict=False)
-        assert not unexpected
-        assert all(name.startswith(("visual.", "logit_scale")) for name in missing)
+        assert not whole.load_state_dict(state, strict=False).unexpected_keys
     encoded: Tensor = whole.encode_text(open_clip.tokenize(TEXTS, context_length=20))
     return encoded
 
@@ -91,9 +88,7 @@ def test_vectors_are_open_clips_own_and_do_not_depend_on_the_others(kind: str) -
     close(torch.cat([tower.encode([text]) for text in TEXTS]), encoded)
 
 
-def test_ids_are_open_clips_own_and_long_texts_are_cut_with_one_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_ids_are_open_clips_own_and_long_texts_are_cut_with_one_warning(caplog: Log) -> None:
     tower, texts = tiny(), [*TEXTS, LONG + " and more"]
     expected = open_clip.tokenize(texts, context_length=20)
     for ids, padded in zip(tower.token_ids(texts), expected.tolist(), strict=True):
@@ -115,24 +110,6 @@ def test_only_the_text_half_is_kept_and_stored(tmp_path: Path) -> None:
     assert not [name for name in stored if "visual" in name]
     assert sum(p.numel() for p in tower.parameters()) == sum(t.numel() for t in stored.values())
     assert torch.equal(load_tower(tmp_path).encode(TEXTS), tower.encode(TEXTS))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"architecture": architecture(vocab_size=100)}, "100 tokens.*49408"),
-        ({"architecture": architecture(context_length=2)}, "context_length 2.*3 or more"),
-        ({"architecture": architecture(width=18)}, r"wrong shape.*16.*18"),
-        ({"architecture": None, "name": "roberta-ViT-B-32"}, "'roberta-base' of another"),
-        ({"architecture": None, "name": "ViT-B-16-SigLIP2"}, "another library"),
-        ({"architecture": None, "weights": "pretrained:opnai", "name": "ViT-B-16"}, "'opnai'"),
-    ],
-)
-def test_a_wrong_config_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    tiny().save(tmp_path)
-    change_config(tmp_path, **changes)
-    with pytest.raises(CheckpointError, match=message):
-        load_tower(tmp_path)
 
 
 @pytest.mark.slow
@@ -180,14 +157,10 @@ def test_vectors_are_open_clips_own_siglip() -> None:
     torch.testing.assert_close(tower.encode(SIGLIP_TEXTS), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_tokens_are_those_of_open_clips_tokenizer(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    transformers = pytest.importorskip("transformers")
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tiny_tokenizer(), pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
-    fast.save_pretrained(tmp_path)
+def test_tokens_are_those_of_open_clips_tokenizer(tmp_path: Path, caplog: Log) -> None:
+    kind: Any = transformers.PreTrainedTokenizerFast
+    signs = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    kind(tokenizer_object=tiny_tokenizer(), **signs).save_pretrained(tmp_path)
     oracle = open_clip.tokenizer.HFTokenizer(str(tmp_path), context_length=8, clean="canonicalize")
     texts = [*SIGLIP_TEXTS, "a red_bus, the blue BUS; on the table in the snow a cat a dog"]
     ids = tiny_tower().token_ids(texts)
@@ -232,13 +205,6 @@ def test_vectors_are_those_of_the_padded_published_form() -> None:
     assert torch.equal(patch.encode(DINOTXT_TEXTS), encoded[:, 16:])
 
 
-def test_the_published_tower_on_no_memory() -> None:
-    with torch.device("meta"):
-        state = DinoTxtText(DinoTxtTextSettings()).state_dict()
-    assert state["backbone.blocks.23.feed_forward.fc1.weight"].shape == (5120, 1280)
-    assert "backbone.blocks.24.attention.qkv.weight" not in state
-
-
 def test_published_weights_of_dinotxt_are_read_by_their_names() -> None:
     original, target, again = (dinotxt_tower(seed) for seed in (1, 2, 3))
     state = dict(original.state_dict())
@@ -254,18 +220,3 @@ def test_published_weights_of_dinotxt_are_read_by_their_names() -> None:
     state[name.replace("attention_norm", "attn_norm")] = state.pop(name)
     with pytest.raises(CheckpointError, match=r"attention_norm.*unexpected.*attn_norm"):
         target.read_published(state, source="file")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"space": "cls"}, "'cls' is unknown"),
-        ({"columns": 31}, "must be even"),
-        ({"vocabulary": 5}, "14 pieces, the tower only 5"),
-    ],
-)
-def test_impossible_shapes_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        if "vocabulary" in change:
-            SiglipText(replace(SETTINGS, **change), tiny_tokenizer())
-        DinoTxtTextSettings(**{**SHAPE, **change})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,8 @@ from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from decoders import DecodeOptions, load_decoder
-from decoders.retrieval import ConceptPrompter
 from decoders.tokenizers import ClipTokenizer
-from decoders.viecap import COCO_ENTITIES, EntityPrompter, ViecapDecoder
+from decoders.viecap import COCO_ENTITIES
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, MemoryBankError
 from patchioner.checkpoints.published import decoders as reading
@@ -68,18 +69,14 @@ def until_end(ids: list[int]) -> list[int]:
     return ids[: ids.index(END) + 1] if END in ids else ids
 
 
-@pytest.fixture
-def state() -> State:
-    return decap_state()
-
-
 def decap(state: Mapping[str, Tensor], folder: Path, name: str = "decap-009.pt") -> Any:
     """Written and read."""
     torch.save(OrderedDict(state), folder / name)
     return read_decap(folder / name, prefix_size=DIM)
 
 
-def test_greedy_ids_equal_the_plain_twin(state: State, tmp_path: Path) -> None:
+def test_greedy_ids_equal_the_plain_twin(tmp_path: Path) -> None:
+    state = decap_state()
     words = state["decoder.transformer.wte.weight"]  # the end token is to win now and then
     rows = torch.cat([randn(4, DIM, seed=9), 20 * randn(1, DIM, seed=10)])  # not normalised
     words[END] = words[naive_greedy(state, rows[0], 9)[8]] * 1.05
@@ -90,16 +87,15 @@ def test_greedy_ids_equal_the_plain_twin(state: State, tmp_path: Path) -> None:
     assert len({tuple(ids) for ids in expected}) > 3
 
 
-def test_every_form_of_a_file(state: State, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+def test_every_form_of_a_file(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Old prefixes and mask buffers, halves, no second name of the tied matrix; ours needs no open_clip."""
-    first, rows = decap(state, tmp_path), randn(2, DIM, seed=9)
-    expected = first.generate(rows)
+    state, rows = decap_state(), randn(2, DIM, seed=9)
+    expected = decap(state, tmp_path).generate(rows)
     assert decap(published.old_style(state), tmp_path).generate(rows) == expected
     half = decap({name: tensor.half() for name, tensor in state.items()}, tmp_path)
     assert half.network.prefix.weight.dtype == torch.float32
-    assert decap(published.old_style(state, half=True), tmp_path).generate(rows) == half.generate(
-        rows
-    )
+    old_half = decap(published.old_style(state, half=True), tmp_path)
+    assert old_half.generate(rows) == half.generate(rows)
     del state["decoder.lm_head.weight"]
     save_file(state, tmp_path / "decap.safetensors")
     assert read_decap(tmp_path / "decap.safetensors").generate(rows) == expected
@@ -118,25 +114,24 @@ def test_every_form_of_a_file(state: State, tmp_path: Path, monkeypatch: MonkeyP
         ({"clip_project.model.0.bias": torch.full((16,), torch.nan)}, "model.0.bias.*not finite"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named(
-    state: State, tmp_path: Path, extra: dict[str, Tensor], said: str
-) -> None:
+def test_what_is_wrong_is_named(tmp_path: Path, extra: dict[str, Tensor], said: str) -> None:
     with pytest.raises(CheckpointError, match=said):
-        decap({**state, **extra}, tmp_path)
+        decap({**decap_state(), **extra}, tmp_path)
 
 
 ROWS = F.normalize(randoms(12)(5, DIM), dim=1)
 
 
-def files_of(folder: Path) -> tuple[PublishedFiles, ViecapConfig]:
-    config = layout.read_config(folder / "config.yaml")
-    assert config.viecap is not None
-    return PublishedFiles.of(folder), config.viecap
+def memory_of(folder: Path) -> MemoryBank:
+    config = layout.read_config(folder / "config.yaml").viecap
+    assert config is not None and config.meacap is not None
+    return layout.read_memory(PublishedFiles.of(folder), config.meacap, dim=DIM)
 
 
-def read(folder: Path) -> ViecapDecoder:
-    files, config = files_of(folder)
-    return reading.read_viecap(files, config, lambda: None, dim=DIM)
+def read(folder: Path) -> Any:
+    config = layout.read_config(folder / "config.yaml").viecap
+    assert config is not None
+    return reading.read_viecap(PublishedFiles.of(folder), config, lambda: None, dim=DIM)
 
 
 def naive_soft_prompt(state: State, row: Tensor, heads: int = 8) -> Tensor:
@@ -162,7 +157,6 @@ def test_greedy_ids_equal_the_plain_twin_viecap(tmp_path: Path) -> None:
     decoder = read(write_viecap(tmp_path))
     state = torch.load(tmp_path / "coco_prefix-0014.pt", weights_only=True)
     prompter = decoder.prompter
-    assert isinstance(prompter, EntityPrompter)
     assert prompter.names == COCO_ENTITIES and len(prompter.names) == 80
     assert prompter.settings == {"temperature": 0.01, "top_k": 3, "threshold": 0.05}
     torch.testing.assert_close(prompter.embeddings, F.normalize(randoms(8)(80, DIM), dim=1))
@@ -178,22 +172,17 @@ def test_greedy_ids_equal_the_plain_twin_viecap(tmp_path: Path) -> None:
         assert list(one.token_ids) == next_ids(gpt, inputs, 64, decoder.tokenizer.end_ids)
 
 
-@pytest.mark.parametrize(
-    ("values", "prompts", "strategy"),
-    [
-        ({"using_hard_prompt": True, "soft_prompt_first": True}, "soft_hard", "beam"),
-        ({"using_hard_prompt": True, "using_greedy_search": True}, "hard_soft", "greedy"),
-        ({"using_hard_prompt": True, "only_hard_prompt": True}, "hard", "beam"),
-        ({"beam_width": 3}, "soft", "beam"),
-    ],
-)
-def test_prompts_and_decoding(values: dict[str, Any], prompts: str, strategy: str) -> None:
-    config = ViecapConfig(**values)
-    options = reading.decode_options(config)
-    assert (options.strategy, options.max_tokens) == (strategy, 64)
-    assert reading.prompts_of(config) == prompts
-    if strategy == "beam":
-        assert options.beam_width == values.get("beam_width", 5)
+def test_prompts_and_decoding() -> None:
+    hard = {"using_hard_prompt": True}
+    for values, prompts, decode in (
+        ({**hard, "soft_prompt_first": True}, "soft_hard", DecodeOptions("beam", beam_width=5)),
+        ({**hard, "using_greedy_search": True}, "hard_soft", DecodeOptions()),
+        ({**hard, "only_hard_prompt": True}, "hard", DecodeOptions("beam", beam_width=5)),
+        ({"beam_width": 3}, "soft", DecodeOptions("beam", beam_width=3)),
+    ):
+        config = ViecapConfig(**values)
+        assert reading.decode_options(config) == replace(decode, max_tokens=64)
+        assert reading.prompts_of(config) == prompts
 
 
 @pytest.mark.parametrize(
@@ -216,36 +205,21 @@ def test_a_config_otherwise(
         read(folder)
 
 
-def test_other_names_than_cocos(tmp_path: Path) -> None:
+def test_other_names_than_cocos_and_none(tmp_path: Path) -> None:
     folder = write_viecap(tmp_path, changes={"name_of_entities_text": "vinvl_vgoi_entities"})
-    (folder / "vinvl_vgoi_entities.txt").write_text("Zebra\ncat\r\n\ncat\n", "utf-8-sig")
+    names = folder / "vinvl_vgoi_entities.txt"
+    names.write_text("Zebra\ncat\r\n\ncat\n", "utf-8-sig")
     torch.save(torch.eye(2, DIM), folder / "vinvl_vgoi_embeddings_x.pickle")
-    prompter = read(folder).prompter
-    assert isinstance(prompter, EntityPrompter) and prompter.names == ("cat", "zebra")
-
-
-@pytest.mark.parametrize(
-    ("kind", "held", "said"),
-    [
+    assert read(folder).prompter.names == ("cat", "zebra")
+    for kind, held, said in (
         ("txt", b"\n  \n", "holds no name"), ("txt", b"cat\xff", "not a list of names"),
         ("json", b"[]", "holds no name"), ("json", b"[[1]]", "not a list of names"),
         ("json", b"[" * 100_000, "not a list of names"),
-    ],
-)  # fmt: skip
-def test_vocabularies_without_names(tmp_path: Path, kind: str, held: bytes, said: str) -> None:
-    folder = write_viecap(tmp_path)
-    (folder / f"coco_entities.{kind}").write_bytes(held)
-    with pytest.raises(CheckpointError, match=f"coco_entities.{kind}: .*{said}"):
-        read(folder)
-
-
-@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
-@pytest.mark.parametrize("write", [pickle.dump, torch.save])
-def test_a_tensor_in_a_pickle(tmp_path: Path, kind: torch.dtype, write: Any) -> None:
-    rows = randoms(1)(3, 4).to(kind)
-    with (tmp_path / "rows.pickle").open("wb") as file:
-        write(rows, file)
-    assert torch.equal(read_tensor(tmp_path / "rows.pickle"), rows.float())
+    ):  # fmt: skip
+        names = names.rename(names.with_suffix(f".{kind}"))
+        names.write_bytes(held)
+        with pytest.raises(CheckpointError, match=f"vgoi_entities.{kind}: .*{said}"):
+            read(folder)
 
 
 EVIL = Trap(Path("executed"))
@@ -260,18 +234,19 @@ EVIL = Trap(Path("executed"))
         (pickle.dumps([torch.ones(2), EVIL]), "nothing was executed"),
     ],
 )
-def test_no_tensor(tmp_path: Path, monkeypatch: MonkeyPatch, data: bytes, said: str) -> None:
+def test_a_tensor_in_a_pickle_or_none(
+    tmp_path: Path, monkeypatch: MonkeyPatch, data: bytes, said: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("rows.pickle").write_bytes(data)
+    path, rows = Path("rows.pickle"), randoms(1)(3, 4).half()
+    for kind, write in itertools.product((torch.float32, torch.float16), (pickle.dump, torch.save)):
+        with path.open("wb") as file:
+            write(rows.to(kind), file)
+        assert torch.equal(read_tensor(path), rows.float())
+    path.write_bytes(data)
     with pytest.raises(CheckpointError, match=f"rows.pickle: .*{said}"):
-        read_tensor(Path("rows.pickle"))
+        read_tensor(path)
     assert not Path("executed").exists()
-
-
-def memory_of(folder: Path) -> MemoryBank:
-    files, config = files_of(folder)
-    assert config.meacap is not None
-    return layout.read_memory(files, config.meacap, dim=DIM)
 
 
 def test_meacap_prompts_come_from_the_captions_that_agree(tmp_path: Path) -> None:
@@ -279,8 +254,7 @@ def test_meacap_prompts_come_from_the_captions_that_agree(tmp_path: Path) -> Non
     decoder, bank = read(tmp_path), memory_of(tmp_path)
     assert list(bank.texts or ()) == list(published.MEMORY_CAPTIONS)
     torch.testing.assert_close(bank.norms, torch.ones(len(bank)))
-    assert isinstance(decoder.prompter, ConceptPrompter) and decoder.needs_memory
-    assert decoder.prompter.limits["captions"] == 5
+    assert decoder.needs_memory and decoder.prompter.limits["captions"] == 5
     rows = bank.embeddings()[:4].sum(0, keepdim=True)  # four captions of a bus are nearest
     assert "bus" in decoder.prompter.prompts(rows, bank)[0]
     assert decoder.generate(rows, memory=bank)[0].text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +19,27 @@ from patchioner.backbones.vit import published_heads
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.folder import ModelSettings, Parts
 from patchioner.checkpoints.published import options
-from patchioner.checkpoints.published.options import (
-    PublishedCaptioner,
-    PublishedOption,
-    clean_features,
-    double_pass,
-)
+from patchioner.checkpoints.published.options import PublishedCaptioner, PublishedOption
 from patchioner.cli.main import main
 from patchioner.geometry import Preprocessing
 from patchioner.regions import pool_regions
 from tests.support import Capture, randn
-from tests.support.tiny import noise_photo, shaken, tiny_decoder
+from tests.support.tiny import noise_photo, small_vit, tiny_backbone, tiny_decoder
 
-SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
 
 
-def backbone() -> TimmViT:
-    torch.manual_seed(0)
-    settings = Preprocessing("stretch", 56, 14)
-    return shaken(TimmViT("vit_small_patch14_reg4_dinov2", settings, overrides=SMALL))
+def backbone() -> Any:
+    return small_vit("vit_small_patch14_reg4_dinov2", mode="stretch")
 
 
 @pytest.fixture(scope="module")
-def features() -> PatchFeatures:
+def features() -> Any:
     return backbone().encode([noise_photo()])[0]
 
 
 def through_memory(rows: Tensor) -> Tensor:
     return MemoryBank(randn(30, 48, seed=5)).project(rows)
-
-
-def test_registers_are_the_tokens_between_cls_and_patches(features: PatchFeatures) -> None:
-    model = backbone()
-    pixels, _ = preprocess(noise_photo(), model.preprocessing)
-    with torch.no_grad():
-        tokens = model.vit.forward_features(pixels[None])[0]
-    found = options.register_embeddings(features)
-    torch.testing.assert_close(found, tokens[1:5], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("width", "slices"), [(48, 16), (384, 6), (768, 16)])
@@ -65,21 +50,23 @@ def test_published_heads_are_slices_of_the_full_width(width: int, slices: int) -
     flat_query, flat_keys = query[0, :, 0].flatten(), keys[0].transpose(0, 1).flatten(1)
     for head, maps in enumerate(found[0]):
         own = slice(head * width // slices, (head + 1) * width // slices)
-        expected = (flat_keys[:, own] @ flat_query[own] * 0.125).softmax(0)
-        torch.testing.assert_close(maps, expected, rtol=1e-4, atol=1e-6)
+        close(maps, (flat_keys[:, own] @ flat_query[own] * 0.125).softmax(0))
 
 
-def test_heads_and_attention_are_means_over_patches(features: PatchFeatures) -> None:
-    heads, attention = features.reference_heads, features.reference_attention
+def test_registers_heads_and_attention(features: PatchFeatures) -> None:
+    """Registers are the tokens between CLS and patches, the others means over patches."""
+    model, (heads, attention) = backbone(), (features.reference_heads, features.reference_attention)
+    pixels, _ = preprocess(noise_photo(), model.preprocessing)
+    with torch.no_grad():
+        tokens = model.vit.forward_features(pixels[None])[0]
+    close(options.register_embeddings(features), tokens[1:5])
     assert heads is not None and attention is not None
     found = [*options.head_embeddings(features), options.attention_embedding(features)]
     for weights, vector in zip([*heads, attention], found, strict=True):
-        expected = (weights[..., None] * features.tokens).mean(dim=(0, 1))
-        torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-6)
+        close(vector, (weights[..., None] * features.tokens).mean(dim=(0, 1)))
     for head in (0, 15):  # and weigh a whole image
         weighting = Weighting("attention", rounding="reference", head=head)
-        pooled = pool_regions(features, [WholeImage()], weighting)[0]
-        torch.testing.assert_close(pooled, found[head], rtol=1e-4, atol=1e-6)
+        close(pool_regions(features, [WholeImage()], weighting)[0], found[head])
 
 
 @pytest.mark.parametrize("after", [True, False])
@@ -89,10 +76,9 @@ def test_cleaning_is_the_formula_token_by_token(
     features: PatchFeatures, alpha: float | None, context: str, after: bool
 ) -> None:
     """An orthogonal projection, or without alpha a contrastive mask."""
-    before = features.tokens.clone()
     how: dict[str, Any] = {"context": context, "alpha": alpha or 1.0, "after_projection": after}
     option = PublishedOption("orthogonal_projection" if alpha else "contrastive_mask", **how)
-    cleaned = clean_features(features, through_memory, option)
+    cleaned = options.clean_features(features, through_memory, option)
     own = features.cls if context == "cls" else options.attention_embedding(features)
     assert own is not None
     own = through_memory(own[None])[0] if after else own / own.norm()
@@ -103,20 +89,17 @@ def test_cleaning_is_the_formula_token_by_token(
             token = token - alpha * float(token @ own) / float(own @ own) * own
         else:
             token = token * (1 - own / (float(own @ own) ** 0.5 + 1e-6))
-        expected = token if after else through_memory(token[None])[0]
-        torch.testing.assert_close(cleaned.tokens[row, column], expected, rtol=1e-4, atol=1e-5)
-    assert torch.equal(features.tokens, before)
+        close(cleaned.tokens[row, column], token if after else through_memory(token[None])[0])
     assert cleaned.geometry == features.geometry
 
 
 def test_what_a_backbone_does_not_have_is_refused() -> None:
-    torch.manual_seed(0)
     bare = TimmViT("test_vit2", Preprocessing("stretch", 64, 16)).encode([noise_photo()])[0]
     for missing in ("register_embeddings", "attention_embedding", "head_embeddings"):
         with pytest.raises(OptionError):
             getattr(options, missing)(bare)
     with pytest.raises(OptionError, match="CLS"):
-        clean_features(bare, through_memory, PublishedOption("contrastive_mask"))
+        options.clean_features(bare, through_memory, PublishedOption("contrastive_mask"))
 
 
 # Boxes in pixels of a photo of 56 x 56, which the backbone sees as it is: 4 x 4 patches of 14.
@@ -137,29 +120,26 @@ def through_the_last_block(features: PatchFeatures, patches: Tensor) -> tuple[Te
 def test_a_double_pass_reads_width_and_height_as_a_corner(reading: Any) -> None:
     features = backbone().encode([SQUARE])[0]
     # x 15, y 1, width 30, height 40: columns 15 // 14 .. 30 // 14, rows 1 // 14 .. 40 // 14.
-    (found,) = double_pass(backbone(), features, [Box(15, 1, 45, 41)], reading, REFERENCE)
+    (found,) = options.double_pass(backbone(), features, [Box(15, 1, 45, 41)], reading, REFERENCE)
     patches = features.tokens[0:3, 1:3].flatten(0, 1)
     if reading == "gaussian_avg":
         v, u = torch.meshgrid(torch.linspace(-1, 1, 3), torch.linspace(-1, 1, 2), indexing="ij")
         gaussian = torch.exp(-(u**2 + v**2) / 0.5)
         patches = patches * (gaussian / gaussian.sum()).flatten()[:, None]
     whole, outputs = through_the_last_block(features, patches)
-    expected = whole if reading == "cls" else outputs.mean(dim=0)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    close(found, whole if reading == "cls" else outputs.mean(dim=0))
 
 
 def test_a_double_pass_of_exact_coverage_takes_the_patches_of_the_region() -> None:
     features = backbone().encode([SQUARE])[0]
-    found = double_pass(backbone(), features, [Box(15, 1, 41, 27), Point(30, 30)])
+    found = options.double_pass(backbone(), features, [Box(15, 1, 41, 27), Point(30, 30)])
     inside = (features.tokens[0:2, 1:3], features.tokens[2:3, 2:3])
     for row, patches in zip(found, inside, strict=True):
-        expected = through_the_last_block(features, patches.flatten(0, 1))[1].mean(dim=0)
-        torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
+        close(row, through_the_last_block(features, patches.flatten(0, 1))[1].mean(dim=0))
     with pytest.raises(RegionError, match="corners that are empty"):
-        double_pass(backbone(), features, [Box(30, 30, 50, 50)], weighting=REFERENCE)
-    head = TimmViT("test_vit", Preprocessing("stretch", 64, 16), head={"type": "standardise"})
+        options.double_pass(backbone(), features, [Box(30, 30, 50, 50)], weighting=REFERENCE)
     with pytest.raises(OptionError, match="visual head"):
-        double_pass(head, features, [Point(1, 1)])
+        options.double_pass(tiny_backbone(), features, [Point(1, 1)])
 
 
 @pytest.fixture(scope="module")
@@ -178,29 +158,25 @@ def said(model: Patchioner, embeddings: Tensor) -> list[str]:
     return [one.text for one in decoder.generate(embeddings, decode, model.parts.bank)]
 
 
-def test_each_register_and_each_head_has_a_caption(parts: Parts, features: PatchFeatures) -> None:
+def test_registers_heads_cleaned_boxes_and_sets(parts: Parts, features: PatchFeatures) -> None:
     registers, heads = options.register_embeddings(features), options.head_embeddings(features)
     for option, rows, count in (("registers", registers, 4), ("heads", heads, 16)):
         captioner = model(parts, option)
         found = captioner.caption(noise_photo())
         assert [one.text for one in found] == said(captioner, through_memory(rows))
         assert [one.region for one in found] == [WholeImage()] * count
-
-
-def test_cleaned_boxes_and_sets(parts: Parts, features: PatchFeatures) -> None:
     captioner = model(parts, "orthogonal_projection,alpha=0.5,context=attention")
-    cleaned = clean_features(features, through_memory, captioner.option)
+    cleaned = options.clean_features(features, through_memory, captioner.option)
     box = Box(5, 5, 60, 40)
     once, twice = [box, Point(9, 9)], [RegionSet([box]), Trace([(9, 9)]), WholeImage()]
     weighting = parts.settings.weighting
     first, second = (pool_regions(cleaned, regions, weighting) for regions in (once, twice))
     expected = torch.cat([first, through_memory(second)])
-    found = captioner.embed_regions(features, [*once, *twice])
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    texts = [one.text for one in captioner.caption(features, [*once, *twice])]
-    assert texts == said(captioner, expected)
+    close(captioner.embed_regions(features, [*once, *twice]), expected)
     again = pickle.loads(pickle.dumps(captioner.to("cpu")))
-    assert [one.text for one in again.caption(features, [*once, *twice])] == texts
+    for one in (captioner, again):
+        texts = [caption.text for caption in one.caption(features, [*once, *twice])]
+        assert texts == said(captioner, expected)
 
 
 def test_the_command_captions_by_an_option(parts: Parts, tmp_path: Path, capsys: Capture) -> None:

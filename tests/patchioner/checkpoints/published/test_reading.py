@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_tower
 REGIONS = [Box(5, 5, 60, 40), Box(40, 20, 90, 60), WholeImage(), Trace([(10, 10), (50, 30)])]
 
 
-def read(folder: Path, **options: Any) -> Parts:
+def read(folder: Path) -> Parts:
     """With a tiny backbone instead of a ViT-B."""
-    return read_published(folder, backbone=tiny_backbone(mode="stretch", size=64), **options)
+    return read_published(folder, backbone=tiny_backbone(mode="stretch", size=64))
 
 
 def pooled_and_projected(model: Patchioner) -> tuple[Tensor, Tensor]:
@@ -48,10 +49,6 @@ def pooled_and_projected(model: Patchioner) -> tuple[Tensor, Tensor]:
 def ids(model: Patchioner, embeddings: Tensor) -> list[list[int]]:
     found = model.parts.decoder.generate(embeddings, model.settings.decode, model.parts.bank)
     return [list(one.token_ids) for one in found]
-
-
-def said(model: Patchioner) -> list[str | None]:
-    return [one.text for one in model.caption(noise_photo(), REGIONS)]
 
 
 def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path) -> None:
@@ -68,8 +65,8 @@ def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path) -> None:
     assert model.settings.decode == DecodeOptions(max_tokens=30)
     assert model.settings.weighting == Weighting("uniform", rounding="reference")
     retrieving = published.write_decap(tmp_path, calculate_argmax_text=True, decap_weights=None)
-    nearest = [texts[row] for row in similarities.argmax(1).tolist()]
-    assert said(Patchioner(read(retrieving), device="cpu")) == nearest
+    captions = Patchioner(read(retrieving), device="cpu").caption(noise_photo(), REGIONS)
+    assert [one.text for one in captions] == [texts[row] for row in similarities.argmax(1)]
     # An author's YAML with the files beside it.
     parts = read((tmp_path / "config.yaml").rename(tmp_path / "mlp.karpathy.yaml"))
     assert parts.settings.name == "mlp.karpathy"
@@ -88,27 +85,24 @@ def test_capdec_gets_raw_embeddings(tmp_path: Path, caplog: Log) -> None:
     assert "Talk2DINO" in caplog.text and "beside" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("missing", "config", "said"),
-    [
-        ("decap_talk2dino-009.pt", {}, "decoder 'decap_talk2dino-009.pt' is not beside"),
-        (published.BANK_FILE, {}, "memory bank 'coco_captions.*-12.h5' is not beside"),
-        ("config.yaml", {}, "config.yaml: no such file"),
-        (None, {"prefix_size": 32}, "rows have width 64, the config says prefix_size 32"),
-        (None, {"decap_weights": None}, "no decoder"),
-        (None, {"support_memory_size": 0, "prefix_size": 32}, "width 64, the config says"),
-        (None, {"support_memory_size": 0, "calculate_argmax_text": True}, "needs a bank"),
-        (None, {"suport_memory_size": 4}, "did you mean 'support_memory_size"),
-    ],
-)
-def test_files_that_are_missing_or_do_not_fit(
-    tmp_path: Path, missing: str | None, config: dict[str, Any], said: str
+CASES = json.loads((Path(__file__).parent / "cases" / "wrong_folders.json").read_text())
+
+
+@pytest.mark.parametrize(("missing", "config", "said"), CASES)
+def test_what_is_missing_wrong_or_not_supported(
+    tmp_path: Path, monkeypatch: MonkeyPatch, missing: str | None, config: Any, said: str
 ) -> None:
+    offline(monkeypatch, tmp_path)
     published.write_decap(tmp_path, **config)
     if missing is not None:
         (tmp_path / missing).unlink()
     with pytest.raises((CheckpointError, MemoryBankError), match=said):
-        read(tmp_path)
+        read_published(tmp_path)
+
+
+def offline(monkeypatch: MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
 
 
 def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
@@ -126,87 +120,47 @@ def test_a_hub_id_offline_out_of_the_cache(tmp_path: Path, monkeypatch: MonkeyPa
     assert found.preprocessing == backbone.preprocessing
     expected = whole.caption(image)
     published.as_hub_snapshot(folder, tmp_path / "cache", hub_id)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    offline(monkeypatch, tmp_path / "cache")
     model = Patchioner.from_pretrained(hub_id, device="cpu")
     assert model.settings.name == hub_id
     assert [one.text for one in model.caption(noise_photo())] == [one.text for one in expected]
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("dinov2_vits14", "vit_small_patch14_dinov2"), ("dinov2_vitg14", "vit_giant_patch14_dinov2"),
-        ("dinov2_vitb14_reg", "vit_base_patch14_reg4_dinov2"), ("dinov3_vitb16", "vit_base_patch16_dinov3"),
-        ("dinov2_vitl14_reg", "vit_large_patch14_reg4_dinov2"),
-        ("vit_base_patch16_clip_224.openai", "vit_base_patch16_clip_quickgelu_224"),
-        ("vit_large_patch14_clip_224.openai", "vit_large_patch14_clip_quickgelu_224"),
-        ("dinov2_vitb16", None), ("resnet50", None), ("dinov2", None), ("", None),
-    ],
-)  # fmt: skip
-def test_names_lead_to_weights_that_timm_has(name: str, expected: str | None) -> None:
-    vit = vit_of(name)
-    assert (None if vit is None else vit.name) == expected
-    if vit is not None:
+def test_names_lead_to_weights_that_timm_has() -> None:
+    for name, expected in {
+        "dinov2_vits14": "vit_small_patch14_dinov2", "dinov2_vitg14": "vit_giant_patch14_dinov2",
+        "dinov2_vitb14_reg": "vit_base_patch14_reg4_dinov2", "dinov3_vitb16": "vit_base_patch16_dinov3",
+        "dinov2_vitl14_reg": "vit_large_patch14_reg4_dinov2",
+        "vit_base_patch16_clip_224.openai": "vit_base_patch16_clip_quickgelu_224",
+        "vit_large_patch14_clip_224.openai": "vit_large_patch14_clip_quickgelu_224",
+    }.items():  # fmt: skip
+        vit = vit_of(name)
+        assert vit is not None and vit.name == expected
         assert f"{vit.name}.{vit.tag}" in timm.list_pretrained(f"{vit.name}*")
-
-
-def backbone_of(folder: Path, mode: Any = "stretch", **values: Any) -> Any:
-    config = PublishedConfig(384, 0, **{"resize_dim": 56, "crop_dim": 56, **values})
-    return read_backbone(PublishedFiles.of(write_config(folder)), config, mode=mode)
-
-
-def offline(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no-cache"))
-
-
-def use_tiny(monkeypatch: MonkeyPatch, folder: Path, **changes: torch.Tensor) -> TimmViT:
-    """Make "tiny" a backbone of the CLIP family, with its weights in the folder."""
-    tiny = reading._Vit("test_vit", "none", 16, ("tiny.pth",), projection=24)
-    monkeypatch.setattr(reading, "vit_of", lambda name: tiny)
-    torch.manual_seed(0)
-    head, settings = {"type": "linear", "dim": 24}, Preprocessing("stretch", 64, 16)
-    model = TimmViT("test_vit", settings, head=head)
-    linear = {name.replace("linear", "head"): t for name, t in model.head.state_dict().items()}
-    torch.save({**model.vit.state_dict(), **linear, **changes}, folder / "tiny.pth")
-    return model
+    for name in ("dinov2_vitb16", "resnet50", "dinov2", ""):
+        assert vit_of(name) is None
 
 
 def test_a_vit_of_the_clip_family(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    expected = use_tiny(monkeypatch, tmp_path)
-    found = backbone_of(tmp_path, "crop", dino_model="tiny", resize_dim=64, crop_dim=64)
+    """A tiny one, with its weights in the folder; timm's classifier is the projection."""
+    tiny = reading._Vit("test_vit", "none", 16, ("tiny.pth",), projection=24)
+    monkeypatch.setattr(reading, "vit_of", lambda name: tiny)
+    head, settings = {"type": "linear", "dim": 24}, Preprocessing("stretch", 64, 16)
+    expected = TimmViT("test_vit", settings, head=head)
+    linear = {name.replace("linear", "head"): t for name, t in expected.head.state_dict().items()}
+    state = {**expected.vit.state_dict(), **linear}
+    files = PublishedFiles.of(write_config(tmp_path))
+    config = PublishedConfig(384, 0, dino_model="tiny", resize_dim=64, crop_dim=64)
+    torch.save(state, tmp_path / "tiny.pth")
+    found: Any = read_backbone(files, config, mode="crop")
     assert found.dim == 24
     assert found.preprocessing == Preprocessing("crop", 64, 16, CLIP_MEAN, CLIP_STD)
     torch.testing.assert_close(found.state_dict(), expected.state_dict())
     with pytest.raises(CheckpointError, match="resize_dim 64 and crop_dim 32 differ"):
-        backbone_of(tmp_path, "crop", dino_model="tiny", resize_dim=64, crop_dim=32)
-    use_tiny(monkeypatch, tmp_path, **{"head.weight": torch.zeros(8, 64)})
+        read_backbone(files, replace(config, crop_dim=32), mode="crop")
+    torch.save({**state, "head.weight": torch.zeros(8, 64)}, tmp_path / "tiny.pth")
     with pytest.raises(CheckpointError, match=r"tiny.pth.*\(8, 64\).*\(24, 64\)"):
-        backbone_of(tmp_path, dino_model="tiny", resize_dim=64, crop_dim=64)
-
-
-OPEN_CLIP = {"use_open_clip": True, "resize_dim": 224, "crop_dim": 224}
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"dino_model": "resnet50"}, "'resnet50' is not supported.*dinov2_vit"),
-        ({"dino_model": "dinov2_vitl14_reg4_dinotxt_tet1280d20h24l"}, "DINO.txt"),
-        ({"dino_model": None}, "ProxyCLIP"),
-        ({"dino_model": "dinov2_vits14", "resize_dim": 500}, "config.yaml.*500.*490 or 504"),
-        ({"dino_model": "dinov2_vits14"}, "no weights.*dinov2_vits14_pretrain.*lvd142m.*give a"),
-        ({**OPEN_CLIP, "clip_model_name": "ViT-B/32"}, "no weights of the backbone: .*ViT-B-32"),
-        ({**OPEN_CLIP, "clip_model_name": "RN50"}, "'RN50' does not tell its patch size"),
-    ],
-)
-def test_what_is_not_supported_or_nowhere_says_why(
-    tmp_path: Path, monkeypatch: MonkeyPatch, values: dict[str, Any], said: str
-) -> None:
-    offline(monkeypatch, tmp_path)
-    with pytest.raises(CheckpointError, match=said):
-        backbone_of(tmp_path, **values)
+        read_backbone(files, config)
 
 
 CONFIG = PublishedConfig(64, 0, dino_model="dinov2_vitb14_reg")
@@ -224,7 +178,9 @@ def clip(monkeypatch: MonkeyPatch) -> TextTower:
     return tower
 
 
-def test_a_projection_beside_the_config(tmp_path: Path, clip: TextTower) -> None:
+def test_a_projection_beside_the_config_or_by_name(
+    tmp_path: Path, clip: TextTower, monkeypatch: MonkeyPatch
+) -> None:
     state = talk2dino_state(64, 48)
     hidden = clip.encode(TEXTS[:3]) @ state["linear_layer.weight"].T + state["linear_layer.bias"]
     expected = hidden.tanh() @ state["hidden_layers.0.weight"].T + state["hidden_layers.0.bias"]
@@ -234,11 +190,8 @@ def test_a_projection_beside_the_config(tmp_path: Path, clip: TextTower) -> None
         assert tower is not None and tower.dim == 64
         torch.testing.assert_close(tower.encode(TEXTS[:3]), expected, rtol=1e-4, atol=1e-5)
         (tmp_path / name).unlink()
-
-
-def test_a_projection_by_name(tmp_path: Path, clip: TextTower, monkeypatch: MonkeyPatch) -> None:
     mine = tmp_path / "mine.pth"
-    torch.save(talk2dino_state(64, 48), mine)
+    torch.save(state, mine)
     fetch = Mock(return_value=mine)
     monkeypatch.setattr(reading, "fetch", fetch)
     for named in ("mine.pth", "mine", str(mine), "owner/name/weights/mine.pth"):
