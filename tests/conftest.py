@@ -57,6 +57,21 @@ def model() -> Patchioner:
 
 
 @pytest.fixture(scope="session")
+def calibrated(model: Patchioner) -> Patchioner:
+    """The same, which knows its false accepts and so describes photos."""
+    from dataclasses import replace
+
+    from patchioner import Patchioner
+    from patchioner.detail.calibrate import calibrate_model
+    from tests.support.tiny import TEXTS, noise_photo
+
+    pairs = [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[seed + 6])) for seed in range(6)]
+    known = {"detail": calibrate_model(model, pairs).to_json()}
+    settings = replace(model.settings, calibration=known)
+    return Patchioner(replace(model.parts, settings=settings), device="cpu")
+
+
+@pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its folder; made anew, since a file of tests may have a model of its own."""
     from patchioner import Patchioner

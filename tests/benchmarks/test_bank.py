@@ -1,5 +1,3 @@
-"""The bank command: rows of any number, equal results of all ways, tables, and errors."""
-
 from __future__ import annotations
 
 import json
@@ -51,10 +49,10 @@ def test_the_table_of_a_real_bank(model: Patchioner, capsys: Capture, tmp_path: 
     (tmp_path / "photos").mkdir()
     make_photo(tmp_path / "photos" / "a.jpg")
     words = ["--rows=40", "--kind=ivf", "--top-k=3", "--rounds=1", "--queries=1", "--compared=4"]
-    words += ["--data", str(tmp_path), "--bank"]
-    assert bank.main([*words, str(tmp_path / "bank")], model=model) == 0
+    words += ["--data", str(tmp_path), "--bank", str(tmp_path / "bank")]
+    assert bank.main(words, model=model) == 0
     printed = capsys.readouterr().out
     assert printed.count("real (30 rows) |") == 3 and printed.count(" % |\n") == 2
     assert "| random |" not in printed
-    assert bank.main([*words, str(tmp_path / "none")], model=model) == 1
+    assert bank.main(["--bank", str(tmp_path / "none")], model=model) == 1
     assert str(tmp_path / "none") in capsys.readouterr().err

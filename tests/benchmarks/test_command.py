@@ -1,9 +1,8 @@
-"""The five task commands and `benchmarks.all`: arguments, exit status, what is printed."""
-
 from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from benchmarks.all import read_runs
 from benchmarks.command import CIDER_WARNING
 from benchmarks.data import SAMPLE, TASK_NAMES
 from patchioner.base.errors import OptionError, UnknownNameError
-from tests.benchmarks.conftest import Encoded, World
+from tests.benchmarks.conftest import World, cases
 from tests.support import Capture, MonkeyPatch
+from tests.support.pages import Page
 
 ROOT = Path(__file__).parents[2]
 FAST = ["--java=no", "--rounds=20"]
@@ -26,29 +26,28 @@ FAST = ["--java=no", "--rounds=20"]
 def test_every_command_starts_on_the_sample_set(
     task: str, tmp_path: Path, loads: list[str], capsys: Capture
 ) -> None:
-    """With a table, its files, and a warning where there is CIDEr."""
     main = importlib.import_module(f"benchmarks.{task}").main
-    assert main([*FAST, "--limit=3", f"--out={tmp_path}"]) == 0
-    printed = capsys.readouterr().out
+    assert main([*FAST, "--limit=3", "--baseline=whole", f"--out={tmp_path}"]) == 0
+    printed, text = capsys.readouterr().out, (tmp_path / "report.html").read_text()
     assert "| patchioner-mini |" in printed
-    assert (CIDER_WARNING in printed) is (task != "objects")
+    assert (CIDER_WARNING in printed) is (CIDER_WARNING in text) is (task != "objects")
     results = json.loads((tmp_path / "results.json").read_text())
     assert Path(results["settings"]["data"]).parent == SAMPLE / "annotations"
-    assert {"predictions.jsonl", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+    page = Page(text)
+    page.check_alone()
+    assert len(page.all("caption")) == len(page.all("table")) >= 3
+    for attributes in page.all("svg"):
+        assert attributes.get("aria-hidden") == "true" or attributes.get("role") == "img"
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
 
 
 def test_without_out_nothing_is_left_behind(
     world: World, loads: list[str], monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
-    """A folder, or a file with its folder of photos."""
     monkeypatch.chdir(world.root / "annotations")
-    before, quick = sorted(Path.cwd().iterdir()), [*FAST, "--limit=6"]
-    assert region_set.main([f"--data={world.root}", *quick]) == 0
-    first = capsys.readouterr().out
-    words = [f"--data={world.file('region_set')}", "--images=../photos", *quick]
-    assert region_set.main(words) == 0
-    assert capsys.readouterr().out == first and "cider" in first
     world.change("region_set", lambda content: content["photo_00"].update(none=[]))
+    before = sorted(Path.cwd().iterdir())
+    words = [f"--data={world.file('region_set')}", "--images=../photos", *FAST, "--limit=6"]
     assert region_set.main(words) == 0
     assert "row 2 (photo_00/2)" in capsys.readouterr().out
     assert region_set.main([*words, "--strict"]) == 1
@@ -67,9 +66,8 @@ def test_errors_are_one_line(loads: list[str], capsys: Capture) -> None:
 
 
 def test_all_shares_the_model_and_every_backbone_pass(
-    world: World, tmp_path: Path, loads: list[str], encoded: Encoded, capsys: Capture
+    world: World, tmp_path: Path, loads: list[str], encoded: list[str], capsys: Capture
 ) -> None:
-    """And a run of it is the run of its command: the same bytes."""
     runs: dict[str, Any] = {
         "sets": {"task": "region_set", "baseline": ["whole"]}, "traces": {"task": "trace", "limit": 3},
         "gaussian": {"task": "region_set", "weighting": "gaussian"}, "photos": {"task": "image", "limit": 2},
@@ -91,14 +89,7 @@ def test_all_shares_the_model_and_every_backbone_pass(
 
 def test_configs_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
-    for text, message in (
-        ("runs: [", "is not YAML"), ("defaults: {}", "has no runs"), ("runs: {a: 3}", "must hold options"),
-        ("runs: {a: {task: dense}}\nrun: {}", "did you mean 'runs'"),
-        ("runs: {a: {weighting: uniform}}", "must name its task"), ("runs: {a: {task: tracing}}", "'trace'"),
-        ("runs: {a: {task: dense, weigthing: uniform}}", "--weigthing"),
-        ("runs: {a: {task: dense, limit: none}}", "limit"), ("runs: {../a: {task: dense}}", "becomes a folder"),
-        ("runs: {a: {task: dense, out: here}}", "command line"),
-    ):  # fmt: skip
+    for text, message in cases("bad_configs"):
         path.write_text(text)
         with pytest.raises((OptionError, UnknownNameError), match=message):
             read_runs(path, tmp_path)

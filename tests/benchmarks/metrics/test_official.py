@@ -1,13 +1,9 @@
-"""The official programs: Java found, failures told, hostile captions; ours equal them to 1e-9; no download."""
-
 from __future__ import annotations
 
-import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -30,10 +26,9 @@ def fake_java(tmp_path: Path, monkeypatch: MonkeyPatch) -> FakeJava:
     """Put a `java` on the PATH that answers -version as Java 17 does and then runs some Python."""
 
     def install(body: str, version: str = 'openjdk version "17.0.1"') -> Path:
-        script = tmp_path / "java"
-        told = f"    sys.stderr.write({version!r} + '\\n'); sys.exit(0)"
-        head = [f"#!{sys.executable}", "import sys", "if sys.argv[1:] == ['-version']:", told]
-        script.write_text("\n".join([*head, body]), encoding="utf-8")
+        script, told = tmp_path / "java", f"sys.exit(sys.stderr.write({version!r} + '\\n') and 0)"
+        head = f"#!{sys.executable}\nimport sys\nif sys.argv[1:] == ['-version']: {told}\n"
+        script.write_text(head + body, encoding="utf-8")
         script.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
         return script
@@ -72,7 +67,6 @@ def test_releases_flags_and_programs_that_fail(fake_java: FakeJava, tmp_path: Pa
     for command, message in ((dying, "status 1.: out of memory"), (["none"], "cannot be started")):
         with pytest.raises(JavaError, match=message):
             official.run_java(command, folder=tmp_path, purpose="a test")
-    assert official.one_line(" a\r\nb\u2028c\x85d\x0be\x00f\tg ") == "a b c d e f g"
 
 
 @needs_java
@@ -120,36 +114,19 @@ def test_where_the_published_code_has_no_answer() -> None:
     assert cider(["a", ""], [[""], [""]])[1].tolist() == [0.0, 0.0]
 
 
-def test_meteor_by_hand(meteor: Meteor) -> None:
-    """ "a red bus stops here" for "a bus": content words weigh 3/4, "a" 1/4: precision 4/13, recall 1, penalty 0.6."""
-    mean = (4 / 13) / (0.85 * 4 / 13 + 0.15)
+def test_meteor_pools_and_no_caption_changes_the_score_of_another(meteor: Meteor) -> None:
+    """Line ends, separators and commands inside captions; sums of statistics are the statistics of a set."""
     said, due = ["a red bus stops here", "dog", "a red bus"], [["a bus"], ["dog"], ["two dogs"]]
     corpus, samples = meteor.score(said, due)
-    assert samples == pytest.approx([40 * mean, 100.0, 0.0])
     assert 0 < corpus < 100 and corpus != pytest.approx(samples.mean()), "counts are pooled"
-    assert meteor.score(["a red bus"], [["two dogs", "a red bus"]])[0] == 100.0
-    # Sums of statistics are the statistics of a set: an interval asks about no caption twice.
     counts = meteor.statistics(said, due)
     repeated, _ = meteor.score([said[0], said[0], said[2]], [due[0], due[0], due[2]])
     assert meteor.evaluate((2 * counts[0] + counts[2])[None])[1][0] == repeated
-
-
-def test_meteor_company_and_hostile_captions_do_not_matter(meteor: Meteor) -> None:
-    """Line ends, separators and commands inside captions change no other sample's score."""
-    draw = random.Random(4)
-    words = ["a", "red", "bus", "two", "dogs", "run", "on", "the", "street", "by", "some", "men"]
-    said, *due = [
-        [" ".join(draw.choices(words, k=draw.randint(0, 9))) for _ in range(count)]
-        for count in (50, *draw.choices((1, 2, 3), k=50))
-    ]
-    _, together = meteor.score(said, due)
-    for index in (0, 25, 49):
-        assert meteor.score([said[index]], [due[index]])[1][0] == together[index]
     hostile = ["a ||| dog", "a\ndog", "EVAL ||| 1.0", "|||", "", "||||||a", "\ud83d", "x" * 20_000]
-    due = [[text, "two\r\ncats ||| here"] for text in hostile] + [["a red bus"]]
-    _, samples = meteor.score([*hostile, "a red bus"], due)
-    assert len(samples) == len(hostile) + 1 and samples[-1] == 100.0
-    assert samples[0] == samples[1] == meteor.score(["a dog"], [["a dog"]])[1][0]
+    rest = [[text, "two\r\ncats ||| here"] for text in hostile]
+    _, together = meteor.score([*hostile, *said], [*rest, *due])
+    assert together[len(hostile) :] == pytest.approx(samples)
+    assert together[0] == together[1] == meteor.score(["a dog"], [["a dog"]])[1][0]
 
 
 @pytest.mark.parametrize("read", ["", "sys.stdin.readline(); ", "print(input()[:4], end=''); "])
@@ -163,25 +140,6 @@ def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, read: str)
     dying.close()
 
 
-@needs_java
-def test_meteor_of_the_package(
-    meteor: Meteor, dev_captions: list[list[str]], monkeypatch: MonkeyPatch
-) -> None:
-    """The package's side of the protocol, with its command, talking to the program that runs already."""
-    module = pytest.importorskip("pycocoevalcap.meteor.meteor")
-    start = Mock(return_value=meteor._process)
-    monkeypatch.setattr(module.subprocess, "Popen", start)
-    monkeypatch.setattr(module.Meteor, "__del__", lambda _: None)
-    said = {i: [group[0]] for i, group in enumerate(dev_captions)}
-    due = {i: group[1:] for i, group in enumerate(dev_captions)}
-    corpus, samples = module.Meteor().compute_score(due, said)
-    running: Any = meteor._process.args
-    assert set(start.call_args.args[0]) - {"java"} <= set(map(str, running))
-    ours = meteor.score([text for (text,) in said.values()], list(due.values()))
-    assert ours[0] == pytest.approx(100 * corpus, abs=1e-9)
-    assert ours[1] == pytest.approx([100 * score for score in samples], abs=1e-9)
-
-
 def test_spice(fake_java: FakeJava, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     """Nothing is fetched; scores in the order of the samples, 0 without propositions; opened for Java 17, no cache."""
     home = tmp_path / "spice"
@@ -189,7 +147,6 @@ def test_spice(fake_java: FakeJava, tmp_path: Path, monkeypatch: MonkeyPatch) ->
     for name in ("../spice-1.0.jar", official.SPICE_MODELS[0]):
         (home / "lib" / name).touch()
     monkeypatch.setattr(official, "jar_of", lambda package, name: home / name)
-    monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: pytest.fail("went online"))
     with pytest.raises(JavaError, match=rf"fetch https://.*zip.*{home}/lib"):
         official.check_spice()
     (home / "lib" / official.SPICE_MODELS[1]).touch()
@@ -203,10 +160,9 @@ def test_spice(fake_java: FakeJava, tmp_path: Path, monkeypatch: MonkeyPatch) ->
     mean, scores = official.official_spice(["", "a\ndog"], [["a"], ["b", "c"]])
     assert (mean, scores.tolist()) == (25.0, [0.0, 50.0])
     fake_java("sys.exit(' '.join(sys.argv[1:]))")
-    with pytest.raises(JavaError, match="SPICE failed") as error:
+    opened = "--add-opens=java.base/java.math=ALL"
+    with pytest.raises(JavaError, match=f"^(?!.*-cache)(?s:.)*SPICE failed.*{opened}"):
         official.official_spice(["a"], [["a"]])
-    assert "--add-opens=java.base/java.math=ALL-UNNAMED" in str(error.value)
-    assert "-cache" not in str(error.value)
     path = tmp_path / "out.json"
     for content in ("", "[]", '[{"image_id": 0}]', '{"a": 1}'):
         path.write_text(content)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,12 @@ def photos(tmp_path: Path) -> Path:
         noise_photo(seed=seed).save(folder / name)
     (folder / "._a.png").write_bytes(b"macOS")
     (folder / "notes.txt").write_text("no photo")
-    size = {"width": 96, "height": 64}
-    images = [{"id": place, "file_name": name, **size} for place, name in enumerate(NAMES)]
-    boxes = [
-        {"id": 10 * image + n, "image_id": image, "category_id": 1, "bbox": [5 * n, 4, 40, 30],
-         "iscrowd": 0, "rater": "née"}
-        for image in range(5) for n in range(3)
-    ]  # fmt: skip
-    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
-    (tmp_path / "coco.json").write_text(json.dumps(content))
+    shutil.copy(Path(__file__).with_name("cases") / "sources" / "coco.json", tmp_path)
     return folder
 
 
 @pytest.fixture
 def given(photos: Path) -> dict[str, Any]:
-    """What `run` is given: the annotations of the photos, in three shards."""
     return {"reading": Reading(str(photos.parent / "coco.json")), "shards": 3}
 
 

@@ -1,5 +1,3 @@
-"""The gallery in a real browser: sorted by a click, regions where they are, nothing of a caption run or loaded."""
-
 from __future__ import annotations
 
 import shutil
@@ -27,55 +25,47 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def page() -> Iterator[Any]:
+def test_sorted_by_a_click_and_nothing_is_run_or_loaded(tmp_path: Path) -> None:
     if CHROMIUM is None:
         pytest.skip("no chromium is installed")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser.new_page()
-        browser.close()
-
-
-def test_sorted_by_a_click_and_nothing_is_run_or_loaded(tmp_path: Path, page: Any) -> None:
     gallery, grey = tmp_path / "gallery.html", Image.new("RGB", (100, 80), "grey")
     photos = [(row.photo, grey) for row in ROWS if row.photo != "lost.png"]
     assert write_gallery(ROWS, photos, gallery) == 5
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        _check_page(browser.new_page(), gallery.as_uri())
+        browser.close()
+
+
+def _check_page(page: Any, url: str) -> None:
     asked, faults = list[str](), list[str]()
     page.on("request", lambda request: asked.append(request.url))
     page.on("dialog", lambda dialog: faults.append(dialog.message))
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("console", lambda message: faults.append(message.text))
-    page.goto(gallery.as_uri())
-
-    def order() -> list[str]:
-        return [name[:4] for name in page.locator("h2").all_inner_texts()]
-
-    assert order() == ["</sc", "sure", "unkn", "doub", "lost"]
-    for click, expected in (
-        ("least sure first", ["doub", "</sc", "sure", "unkn", "lost"]),
-        ("surest first", ["sure", "</sc", "doub", "unkn", "lost"]),
-        ("as in the file", ["</sc", "sure", "unkn", "doub", "lost"]),
-    ):
+    page.goto(url)
+    orders = {
+        "least sure first": "doub </sc sure unkn lost", "surest first": "sure </sc doub unkn lost",
+        "as in the file": "</sc sure unkn doub lost",
+    }  # fmt: skip
+    for click, expected in orders.items():
         page.get_by_role("button", name=click).click()
-        assert order() == expected
+        assert [name[:4] for name in page.locator("h2").all_inner_texts()] == expected.split()
     assert page.locator("li").first.inner_text().startswith(HOSTILE.replace("\u202e", "\ufffd"))
     card = page.locator("article").nth(1)
     photo, edge = card.locator("image").bounding_box(), card.locator("rect").first.bounding_box()
-    assert photo["width"] > 100
     for side in ("width", "height"):
-        assert edge[side] / photo[side] == pytest.approx(0.5, abs=0.03)
+        assert photo[side] > 50 and edge[side] / photo[side] == pytest.approx(0.5, abs=0.03)
     assert page.locator("article img, article script").count() == 0
     assert faults == [] and all(url.startswith(("file:", "data:image/jpeg")) for url in asked)
 
 
 def test_only_so_many_and_whole_or_absent(tmp_path: Path) -> None:
+    def broken() -> Iterator[Row]:
+        yield ROWS[0]
+        raise OSError("no folder")
+
     assert write_gallery(ROWS, [], tmp_path / "few.html", limit=2) == 2
     with pytest.raises(OSError, match="no folder"):
-        write_gallery(_broken(), [], tmp_path / "none.html")
+        write_gallery(broken(), [], tmp_path / "none.html")
     assert [path.name for path in tmp_path.iterdir()] == ["few.html"]
-
-
-def _broken() -> Iterator[Row]:
-    yield ROWS[0]
-    raise OSError("no folder")

@@ -7,34 +7,33 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from patchioner import Box, Caption, Patchioner
 from patchioner.base.errors import OptionError, PatchionerError
-from patchioner.batch import Reading, Task, job, read_rows, run
+from patchioner.batch import Captioner, Reading, Task, job, read_rows, run
 from patchioner.cli.main import main
-from patchioner.detail.calibrate import calibrate_model
 from patchioner.geometry import fit_image
 from patchioner.images import load_image
 from tests.patchioner.batch.conftest import lines
-from tests.support import MonkeyPatch
+from tests.support import Capture, MonkeyPatch
 from tests.support.failing import every_failure
-from tests.support.tiny import TEXTS, noise_photo
+from tests.support.tiny import noise_photo
 
 Batch = Callable[..., job.Report]
 
 
 @pytest.fixture
 def batch(photos: Path, model: Patchioner, given: dict[str, Any]) -> Batch:
-    """`batch(out, ...)` captions the regions of the photos, two photos a shard."""
-
     def work(out: str = "out.jsonl", **more: Any) -> job.Report:
         return run(photos, photos.parent / out, **(given | {"model": model} | more))
 
@@ -55,18 +54,13 @@ def test_a_row_per_region(out: str, batch: Batch, photos: Path, model: Patchione
 
 
 def test_a_photo_given_twice_is_encoded_once(
-    batch: Batch, model: Patchioner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    batch: Batch, model: Patchioner, monkeypatch: MonkeyPatch, tmp_path: Path
 ) -> None:
-    seen: list[int] = []
-    encode = model._placed.backbone.encode
-
-    def counted(photos: Sequence[Any]) -> Any:
-        seen.append(len(photos))
-        return encode(photos)
-
-    monkeypatch.setattr(model._placed.backbone, "encode", counted)
+    backbone = model._placed.backbone
+    watch = Mock(wraps=backbone.encode)
+    monkeypatch.setattr(backbone, "encode", watch)
     batch(shards=1)
-    assert sum(seen) == 4  # b.png is sub/d.png, and e.png has no regions
+    assert sum(len(call.args[0]) for call in watch.call_args_list) == 4  # b.png is sub/d.png
     rows = {row.key: row.text for row in read_rows(tmp_path / "out.jsonl")}
     assert [rows["b.png", n] for n in range(3)] == [rows["sub/d.png", n] for n in range(3)]
 
@@ -94,12 +88,13 @@ def test_the_input_may_grow(batch: Batch, photos: Path, tmp_path: Path) -> None:
 
 def test_another_run_in_the_same_place_is_refused(batch: Batch, tmp_path: Path) -> None:
     batch()
-    unsure = Task(how={"min_confidence": 0.5})
-    for named, changed in (("task", Task("alt")), (r"how\.min_confidence", unsure)):
+    unsure, others = Task(how={"min_confidence": 0.5}), Reading()
+    for named, changed in (
+        ("task", {"task": Task("alt")}), (r"how\.min_confidence", {"task": unsure}),
+        ("regions", {"reading": others}),
+    ):  # fmt: skip
         with pytest.raises(OptionError, match=named):
-            batch(task=changed)
-    with pytest.raises(OptionError, match="regions"):
-        batch(reading=Reading())
+            batch(**changed)
     content = (tmp_path / "coco.json").read_text()
     (tmp_path / "coco.json").write_text(content.replace("cat", "dog"))
     with pytest.raises(OptionError, match="regions"):
@@ -108,22 +103,22 @@ def test_another_run_in_the_same_place_is_refused(batch: Batch, tmp_path: Path) 
 
 def test_a_tar_that_was_written_anew_is_done_over(model: Patchioner, tmp_path: Path) -> None:
     def write(name: str, seed: int) -> None:
-        noise_photo(seed=seed).save(tmp_path / f"{seed}.png")
+        noise_photo(seed=seed).save(tmp_path / "a.png")
         with tarfile.open(tmp_path / "tars" / name, "w") as file:
-            file.add(tmp_path / f"{seed}.png", "a.png")
+            file.add(tmp_path / "a.png", "a.png")
 
-    def texts() -> list[str | None]:
-        return [row.text for row in read_rows(tmp_path / "out.jsonl")]
+    def work() -> tuple[int, list[str | None]]:
+        photos = run(tmp_path / "tars", tmp_path / "out.jsonl", model=model).photos
+        return photos, [row.text for row in read_rows(tmp_path / "out.jsonl")]
 
     (tmp_path / "tars").mkdir()
     write("0.tar", 0)
     write("1.tar", 1)
-    given: Any = {"source": tmp_path / "tars", "out": tmp_path / "out.jsonl", "model": model}
-    assert (run(**given).photos, run(**given).photos) == (2, 0)
-    before = texts()
+    (asked, before), again = work(), work()
+    assert (asked, again) == (2, (0, before))
     write("0.tar", 5)
-    assert (run(**given).photos, run(**given).photos) == (1, 0)
-    assert texts()[0] != before[0] and texts()[1] == before[1]
+    asked, texts = work()
+    assert (asked, texts[1]) == (1, before[1]) and texts[0] != before[0]
 
 
 def test_keys_of_rows_of_several_shards(photos: Path, model: Patchioner, tmp_path: Path) -> None:
@@ -144,12 +139,11 @@ def test_keys_of_rows_of_several_shards(photos: Path, model: Patchioner, tmp_pat
     assert sorted(row.bbox or () for row in rows) == sorted(map(tuple, boxes))
 
 
-@pytest.mark.parametrize("wrong", [
-    {"engine": "dask"}, {"shards": 0}, {"max_failures": -1}, {"task": "alt"}, {"reading": {}},
-])  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(batch: Batch, wrong: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=next(iter(wrong))):
-        batch(**wrong)
+def test_settings_that_make_no_sense_are_refused(batch: Batch) -> None:
+    wrong = {"engine": "dask", "shards": 0, "max_failures": -1, "task": "alt", "reading": {}}
+    for name, value in wrong.items():
+        with pytest.raises(OptionError, match=name):
+            batch(**{name: value})
 
 
 def test_too_many_failures_stop_the_run(batch: Batch, photos: Path, tmp_path: Path) -> None:
@@ -161,16 +155,11 @@ def test_too_many_failures_stop_the_run(batch: Batch, photos: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("task", ["embed", "alt", "label", "detail"])
-def test_other_tasks(task: str, batch: Batch, model: Patchioner, tmp_path: Path) -> None:
-    if task == "detail":
-        pairs = [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[seed + 6])) for seed in range(6)]
-        known = {"detail": calibrate_model(model, pairs).to_json()}
-        settings = replace(model.settings, calibration=known)
-        model = Patchioner(replace(model.parts, settings=settings), device="cpu")
-    batch(task=Task(task, ("a cat", "a bus") if task == "label" else ()), model=model)
+def test_other_tasks(task: str, batch: Batch, calibrated: Patchioner, tmp_path: Path) -> None:
+    batch(task=Task(task, ("a cat", "a bus") if task == "label" else ()), model=calibrated)
     rows = list(read_rows(tmp_path / "out.jsonl"))
     if task == "embed":
-        assert {len(row.embedding or ()) for row in rows} == {model.parts.backbone.dim}
+        assert {len(row.embedding or ()) for row in rows} == {calibrated.parts.backbone.dim}
     elif task == "label":
         assert {row.text for row in rows} <= {"a cat", "a bus"}
     else:
@@ -179,22 +168,22 @@ def test_other_tasks(task: str, batch: Batch, model: Patchioner, tmp_path: Path)
 
 
 def written(out: Path) -> dict[str, bytes]:
-    """The file, or the shards of the folder."""
     files = sorted(out.glob("*.parquet")) if out.is_dir() else [out] * out.exists()
     return {file.name: file.read_bytes() for file in files}
 
 
 class Quick(Patchioner):
-    """Says the same of every region, in the thread that asks."""
+    """Says the same of every photo, in the thread that asks."""
 
     def caption_many(self, items: Any, **how: Any) -> Any:
         for image, regions in items:
             try:
                 size = load_image(image).size
-                asked = regions(fit_image(size, mode="stretch", size=64, patch_size=16))
-                yield [Caption("a cat", -0.5, region) for region in asked]
             except PatchionerError as error:
                 yield error
+                continue
+            (region,) = regions(fit_image(size, mode="stretch", size=64, patch_size=16))
+            yield [Caption("a cat", -0.5, region)]
 
 
 @pytest.mark.parametrize("kind", ["open", "write", "fsync", "rename"])
@@ -228,7 +217,6 @@ def test_at_every_failure_of_the_system_nothing_is_lost_or_doubled(
 
 SCRIPT = """
 import sys
-from pathlib import Path
 from patchioner.batch import Reading, run
 photos, out, regions, model = sys.argv[1:]
 print("ready", flush=True)
@@ -237,11 +225,10 @@ run(photos, out, reading=Reading(regions), shards=3, model=model)
 
 
 def started(photos: Path, out: Path, checkpoint: Path) -> subprocess.Popen[bytes]:
-    words = [SCRIPT, *map(str, (photos, out, photos.parent / "coco.json", checkpoint))]
-    here = os.pathsep.join(path for path in sys.path if path)
-    told: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    environment = os.environ | {"PYTHONPATH": here}
-    return subprocess.Popen([sys.executable, "-c", *words], env=environment, **told)
+    words = map(str, (SCRIPT, photos, out, photos.parent / "coco.json", checkpoint))
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    told: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "env": here}
+    return subprocess.Popen([sys.executable, "-c", *words], **told)
 
 
 KILLS = int(os.environ.get("PATCHIONER_KILLS", "1"))
@@ -264,7 +251,7 @@ def test_two_processes_share_the_work_though_one_is_killed(
 
 
 def test_the_command_says_what_failed(
-    photos: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out, model = str(tmp_path / "out.csv"), ["--model", str(checkpoint), "--device", "cpu"]
     words = ["batch", str(photos), *model, "--out"]
@@ -274,10 +261,6 @@ def test_the_command_says_what_failed(
     labels = [str(tmp_path / "labels.jsonl"), "--task", "label", "--labels", "a cat;a bus"]
     assert main([*words, *labels, "--min-confidence", "1"]) == 0
     assert {row.text for row in read_rows(labels[0])} == {None}
-    (tmp_path / "r.json").write_text('{"regions": [{"box": [0, 0, 0.5, 1]}]}')
-    shares = [str(tmp_path / "r.jsonl"), "--regions", str(tmp_path / "r.json"), "--normalized"]
-    assert main([*words, *shares]) == 0
-    assert {row.bbox for row in read_rows(shares[0])} == {(0, 0, 48, 64)}
     for wrong in (["--max-failures", "-1"], ["--gallery", out], ["--export", f"coco={out}"]):
         assert main([*words, out, *wrong]) == 2
     assert main([*words, ""]) == main(["batch", "", *model, "--out", out]) == 1
@@ -287,3 +270,54 @@ def test_the_command_says_what_failed(
     assert main([*words, out, "--task", "alt"]) == 1
     assert main(["batch", str(tmp_path / "nothing"), "--out", out]) == 1
     assert main(["alt", str(photos), "--out", str(tmp_path / "alt.csv"), *model]) == 3
+
+
+def workers() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it is gone
+            if b"ray::MapWorker(Map(Worker))" in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.usefixtures("cluster")
+def test_what_was_begun_here_is_finished_there_though_a_worker_is_killed(
+    photos: Path, given: dict[str, Any], checkpoint: Path, tmp_path: Path
+) -> None:
+    out, more = tmp_path / "ray", given | {"shards": 6, "model": str(checkpoint)}
+    run(photos, out, **more)
+    wanted = lines(out)
+    for number in (0, 4, 5):
+        (out / f"{number:06d}.parquet").unlink()
+    killed, finished = list[int](), threading.Event()
+
+    def kill() -> None:
+        while not killed and not finished.wait(0.05):
+            for pid in workers():
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        report = run(photos, out, engine="ray", **more)
+    finally:
+        finished.set()
+        killer.join()
+    assert report.status == 0 and lines(out) == wanted
+    assert killed
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("cluster")
+def test_captioners_map_batches(photos: Path, checkpoint: Path) -> None:
+    ray = pytest.importorskip("ray.data")
+    rows = ray.from_items([{"image": str(photos / name)} for name in ("a.png", "none.png")])
+    model = str(checkpoint)
+    how: Any = {"fn_constructor_kwargs": {"model": model}, "concurrency": 1, "batch_size": 2}
+    good, bad = rows.map_batches(Captioner, **how).take_all()
+    (caption,) = Patchioner.from_pretrained(model).caption(photos / "a.png")
+    assert good["caption"] == caption.text and good["error"] is None
+    assert bad["caption"] is None and bad["error"].startswith("ImageError")

@@ -3,12 +3,15 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import ipc, parquet
 
 from patchioner import Patchioner
 from patchioner.base.errors import ImageError, OptionError, PatchionerError
@@ -22,10 +25,7 @@ from tests.support.server import picture_bytes
 from tests.support.tiny import noise_photo
 
 GEOMETRY = fit_image((96, 64), mode="stretch", size=64, patch_size=16)
-
-
-def png(seed: int = 0) -> bytes:
-    return picture_bytes(noise_photo(seed=seed))
+PNGS = [picture_bytes(noise_photo(seed=seed)) for seed in range(3)]
 
 
 def samples(source: Source) -> list[Sample]:
@@ -38,6 +38,16 @@ def names(source: Source) -> list[str]:
 
 def boxes(sample: Sample) -> list[Any]:
     return Asked([sample], whole=False).regions(GEOMETRY)
+
+
+def fetched(sample: Sample) -> bytes:
+    assert isinstance(sample.image, Lazy)
+    return sample.image.read()
+
+
+def write_table(place: Path, /, **columns: list[Any]) -> Path:
+    parquet.write_table(pyarrow.Table.from_pydict(columns), place, row_group_size=2)
+    return place
 
 
 def test_a_folder_is_gone_through_and_links_are_followed_once(photos: Path) -> None:
@@ -54,13 +64,9 @@ def test_a_folder_is_gone_through_and_links_are_followed_once(photos: Path) -> N
 
 
 @pytest.mark.parametrize(("place", "found"), [
-    ("photos/**/a.png", "a.png sub/a.png"),
-    ("photos/[bc].png", "b.png c.png"),
-    ("photos/a.png", "a.png"),
-    ("list.txt", "photos/b.png photos/sub/a.png"),
-    ("wide.txt", "photos/b.png photos/sub/a.png"),
-    ("odd::na[m]e", "a.png"),
-    ("photos/coco.json", "a.png b.png c.png sub/a.png sub/d.png e.png"),
+    ("photos/**/a.png", "a.png sub/a.png"), ("photos/[bc].png", "b.png c.png"), ("photos/a.png", "a.png"),
+    ("list.txt", "photos/b.png photos/sub/a.png"), ("wide.txt", "photos/b.png photos/sub/a.png"),
+    ("odd::na[m]e", "a.png"), ("photos/coco.json", " ".join(NAMES)),
 ])  # fmt: skip
 def test_what_a_source_may_be(
     place: str, found: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -69,7 +75,7 @@ def test_what_a_source_may_be(
         lines = "photos/b.png\nphotos/sub/a.png\n\nphotos/b.png\n"
         (tmp_path / name).write_text(lines, encoding=encoding)
     (tmp_path / "odd::na[m]e").mkdir()
-    (tmp_path / "odd::na[m]e" / "a.png").write_bytes(png())
+    (tmp_path / "odd::na[m]e" / "a.png").write_bytes(PNGS[0])
     (photos / "coco.json").write_bytes((tmp_path / "coco.json").read_bytes())
     monkeypatch.chdir(tmp_path)
     assert names(open_source(place)) == names(open_source(tmp_path / place)) == found.split()
@@ -88,46 +94,29 @@ def test_regions_may_lie_in_a_file_for_each_photo(photos: Path, tmp_path: Path) 
     assert all(one.error for one in both)
 
 
-TRACE = [{"x": 0.25, "y": 0.5, "t": 0}, {"x": 0.5, "y": 0.75, "t": 1}]
-NARRATIVE = {"traces": [TRACE], "caption": "a b"}
-TASK: dict[str, Any] = {"type": "rectanglelabels", "original_width": 96, "original_height": 64}
-TASK |= {"value": {"x": 25, "y": 50, "width": 25, "height": 25, "rectanglelabels": ["cat"]}}
-
-
-@pytest.mark.parametrize(("name", "content"), [
-    ("narratives.jsonl", [NARRATIVE | {"image_id": n} for n in ("7", "7", "8")]),
-    ("lvis.json", [{
-        "images": [{"id": n, "coco_url": f"http://a.b/val2017/{n:012}.png"} for n in (7, 8)],
-        "annotations": [{"id": n, "image_id": n // 2, "bbox": [24, 32, 24, 16]} for n in (14, 15, 16)],
-    }]),
-    ("tasks.json", [[
-        {"data": {"image": f"/data/upload/1/{n:012}.png"}, "annotations": [{"result": [TASK] * (9 - n)}]}
-        for n in (7, 8)
-    ]]),
-])  # fmt: skip
-def test_photos_beside_their_file(name: str, content: list[Any], tmp_path: Path) -> None:
-    (tmp_path / name).write_text("\n".join(map(json.dumps, content)))
+@pytest.mark.parametrize("name", ["narratives.jsonl", "lvis.json", "tasks.json"])
+def test_photos_beside_their_file(name: str, tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).with_name("cases") / "sources" / name, tmp_path)
     for number in (7, 8):
-        (tmp_path / f"{number:012}.png").write_bytes(png(number))
+        (tmp_path / f"{number:012}.png").write_bytes(PNGS[0])
     one, two = samples(open_source(tmp_path / name))
     assert (one.photo, two.photo) == ("000000000007.png", "000000000008.png")
-    bounds = [[region.bounds(GEOMETRY) for region in boxes(sample)] for sample in (one, two)]
-    assert bounds == [[pytest.approx((24, 32, 48, 48))] * 2, [pytest.approx((24, 32, 48, 48))]]
+    assert [len(boxes(sample)) for sample in (one, two)] == [2, 1]
 
 
 def test_numbers_of_regions_mean_what_is_told(tmp_path: Path) -> None:
-    stored, exif = noise_photo(64, 96), Image.Exif()
+    exif, file = Image.Exif(), tmp_path / "r.json"
     exif[0x0112] = 6  # to be turned clockwise
     (tmp_path / "photos").mkdir()
-    stored.save(tmp_path / "photos" / "a.jpg", exif=exif)
-
-    def read(box: list[float], **how: Any) -> list[Any]:
-        (tmp_path / "r.json").write_text(json.dumps({"regions": [{"box": box}]}))
-        reading = Reading(str(tmp_path / "r.json"), **how)
-        return boxes(*samples(open_source(tmp_path / "photos", reading)))
-
-    assert read([0.25, 0.5, 0.5, 1], normalized=True) == [Box(24, 32, 48, 64)]
-    assert read([0, 0, 10, 20], exif="ignore") == [Box(76, 0, 96, 10)]
+    noise_photo(64, 96).save(tmp_path / "photos" / "a.jpg", exif=exif)
+    given: Any
+    for box, given, due in (
+        ([0.25, 0.5, 0.5, 1], {"normalized": True}, Box(24, 32, 48, 64)),
+        ([0, 0, 10, 20], {"exif": "ignore"}, Box(76, 0, 96, 10)),
+    ):
+        file.write_text(json.dumps({"regions": [{"box": box}]}))
+        (sample,) = samples(open_source(tmp_path / "photos", Reading(str(file), **given)))
+        assert boxes(sample) == [due]
     (tmp_path / "0.tar").write_bytes(tar())
     with pytest.raises(OptionError, match="exif"):
         open_source(tmp_path / "0.tar", Reading(exif="ignore"))
@@ -137,24 +126,22 @@ def test_numbers_of_regions_mean_what_is_told(tmp_path: Path) -> None:
 
 def test_a_url_is_a_source(photos: Path) -> None:
     fsspec: Any = pytest.importorskip("fsspec")
-    memory = fsspec.filesystem("memory")
-    memory.pipe({f"/store/{n}/{n}.png": png(n) for n in range(2)} | {"/store/x.tar": tar()})
+    files = {f"/store/{n}/{n}.png": PNGS[n] for n in range(2)} | {"/store/x.tar": tar()}
+    fsspec.filesystem("memory").pipe(files)
     for place in ("memory://store", "memory://store/*/*.png"):
         found = samples(open_source(place))
         assert [one.photo for one in found] == ["0/0.png", "1/1.png"]
-        assert isinstance(found[1].image, Lazy) and found[1].image.read() == png(1)
-    (one, _) = samples(open_source("memory://store/x.tar"))
-    assert isinstance(one.image, Lazy) and one.image.read() == png(1)
+        assert fetched(found[1]) == PNGS[1]
+    assert fetched(samples(open_source("memory://store/x.tar"))[0]) == PNGS[1]
     with pytest.raises(OptionError, match="nosuch"):
         open_source("nosuch://bucket")
 
 
 def tar(mode: str = "w") -> bytes:
-    """Two samples: one with regions and a text beside it, one without."""
     beside = {"regions": [{"box": [1, 2, 30, 40], "id": 5}], "mood": "calm"}
     members = {
-        "x/1.png": png(1), "x/1.json": json.dumps(beside).encode(), "x/1.txt": b"one",
-        "x/._2.png": b"macOS", "x/2.png": png(2), "x/3.txt": b"no photo",
+        "x/1.png": PNGS[1], "x/1.json": json.dumps(beside).encode(), "x/1.txt": b"one",
+        "x/._2.png": b"macOS", "x/2.png": PNGS[2], "x/3.txt": b"no photo",
     }  # fmt: skip
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode=mode) as file:  # type: ignore[call-overload]
@@ -166,45 +153,39 @@ def tar(mode: str = "w") -> bytes:
 
 
 @pytest.mark.parametrize(("column", "value", "says"), [
-    ("image", base64.b64encode(png(1)).decode(), ""), ("image", [1.0], "no photo"), ("image", 5, "no photo"),
-    ("image", "data:image/png;base64," + base64.b64encode(png(1)).decode(), ""), ("image", None, "no photo"),
-    ("image", "x" * 9999, "Pillow"), ("regions", "{bad", "mend"),
-    ("objects", {"bbox": [[1, 2, 3, 4]], "id": [1, 2]}, "mend"),
+    ("image", base64.b64encode(PNGS[1]).decode(), ""), ("image", [1.0], "no photo"), ("image", None, "no photo"),
+    ("image", "data:image/png;base64," + base64.b64encode(PNGS[1]).decode(), ""), ("image", "x" * 9999, "Pillow"),
+    ("regions", "{bad", "mend"), ("objects", {"bbox": [[1, 2, 3, 4]], "id": [1, 2]}, "mend"),
 ])  # fmt: skip
 def test_a_cell_is_read_or_costs_its_row_alone(
     column: str, value: Any, says: str, model: Patchioner, tmp_path: Path
 ) -> None:
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    row = {"image": png(1), "nothing": float("nan")} | {column: value}
-    table = arrow.Table.from_pydict({key: [one] for key, one in row.items()})
-    parquet.write_table(table, tmp_path / "t.parquet")
-    run(tmp_path / "t.parquet", tmp_path / "out.jsonl", model=model)
+    row = {"image": PNGS[1], "nothing": float("nan")} | {column: value}
+    place = write_table(tmp_path / "t.parquet", **{key: [one] for key, one in row.items()})
+    run(place, tmp_path / "out.jsonl", model=model)
     (found,) = read_rows(tmp_path / "out.jsonl")
     assert found.photo == "t.parquet#0:0"
     assert says in (found.message or "") and bool(says) == bool(found.error)
     assert says or json.loads(found.source or "") == {"nothing": None}
 
 
-def packed(kind: str) -> bytes:
-    if kind == "tar.zst":
-        return bytes(pytest.importorskip("pyarrow").compress(tar(), codec="zstd", asbytes=True))
-    return tar("w" if kind == "tar" else "w:gz")
-
-
-@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tgz", "tar.zst"])
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.zst"])
 def test_a_tar_of_webdataset_compressed_or_not(kind: str, tmp_path: Path) -> None:
-    (tmp_path / f"0.{kind}").write_bytes(packed(kind))
+    data = tar("w:gz" if kind == "tar.gz" else "w")
+    packed = pyarrow.compress(data, codec="zstd", asbytes=True) if kind == "tar.zst" else data
+    (tmp_path / f"0.{kind}").write_bytes(packed)
     one, two = samples(open_source(tmp_path))
     assert (one.photo, two.photo) == (f"0.{kind}/x/1.png", f"0.{kind}/x/2.png")
     assert one.source["txt"] == "one" and one.source["json"]["mood"] == "calm"
-    assert isinstance(two.image, Lazy) and two.image.read() == png(2)
+    assert fetched(two) == PNGS[2]
     assert boxes(one) == [Box(1, 2, 30, 40)] and len(boxes(two)) == 1
 
 
 def test_a_broken_tar_is_an_error_beside_what_it_has(tmp_path: Path) -> None:
-    (tmp_path / "0.tar").write_bytes(tar()[: tar().index(b"x/3.txt")])  # between two files
-    (tmp_path / "1.tar").write_bytes(b"no tar" * 500)
-    for name, data in {"2.tar.gz": b"", "3.tgz": b"no gz", "4.tar.gz": tar("w:gz")[:-99]}.items():
+    cut = tar()[: tar().index(b"x/3.txt")]  # between two files
+    for name, data in {
+        "0.tar": cut, "1.tar": b"no tar" * 500, "2.tar.gz": b"", "3.tgz": b"no gz", "4.tar.gz": tar("w:gz")[:-99]
+    }.items():  # fmt: skip
         (tmp_path / name).write_bytes(data)
     found = samples(open_source(tmp_path))
     with tarfile.open(tmp_path / "5.tar", "w") as file:
@@ -217,15 +198,14 @@ def test_a_broken_tar_is_an_error_beside_what_it_has(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "datasets"])
 def test_tables_have_pictures_and_regions(kind: str, tmp_path: Path) -> None:
-    arrow = pytest.importorskip("pyarrow")
     given = [{"bbox": [[1.0, 2.0, 30.0, 40.0]] * n, "id": list(range(n))} for n in range(3)]
-    pictures = [{"bytes": png(n), "path": f"{n}.png"} for n in range(3)]
-    columns = {"image": pictures, "objects": given, "mood": ["calm"] * 3}
-    table, path = arrow.Table.from_pydict(columns), tmp_path / f"t.{kind}"
+    pictures = [{"bytes": PNGS[n], "path": f"{n}.png"} for n in range(3)]
+    columns: Any = {"image": pictures, "objects": given, "mood": ["calm"] * 3}
+    table = pyarrow.Table.from_pydict(columns)
     if kind == "parquet":
-        pytest.importorskip("pyarrow.parquet").write_table(table, path, row_group_size=2)
+        write_table(tmp_path / "t.parquet", **columns)
     elif kind == "arrow":
-        with pytest.importorskip("pyarrow.ipc").new_file(str(path), table.schema) as file:
+        with ipc.new_file(str(tmp_path / "t.arrow"), table.schema) as file:
             file.write_table(table)
     else:
         pytest.importorskip("datasets").Dataset(table).save_to_disk(tmp_path)
@@ -236,28 +216,21 @@ def test_tables_have_pictures_and_regions(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_table_of_paths_and_boxes_asks_what_the_numbers_mean(photos: Path) -> None:
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    table = arrow.Table.from_pydict({"path": ["a.png"], "boxes": [[[10.0, 20.0, 30.0, 40.0]]]})
-    parquet.write_table(table, photos / "t.parquet")
-    with pytest.raises(OptionError, match="box-format"):
-        open_source(photos / "t.parquet")
-    (one,) = samples(open_source(photos / "t.parquet", Reading(box_format="cxcywh")))
+    place = write_table(photos / "t.parquet", path=["a.png"], boxes=[[[10.0, 20.0, 30.0, 40.0]]])
+    (one,) = samples(open_source(place, Reading(box_format="cxcywh")))
     assert (one.photo, boxes(one)) == ("a.png", [Box(-5, 0, 25, 40)])
-    with pytest.raises(OptionError, match="other"):
-        open_source(photos / "t.parquet", Reading(image_column="other"))
+    for says, reading in (("box-format", Reading()), ("other", Reading(image_column="other"))):
+        with pytest.raises(OptionError, match=says):
+            open_source(place, reading)
 
 
-@pytest.mark.parametrize(("name", "content"), [
-    ("", b""), ("x", None), ("list.txt", b"\n"), ("coco.json", b'{"images": ['), ("t.parquet", b"PAR1"),
-])  # fmt: skip
-def test_what_is_no_source(name: str, content: bytes | None, tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
-    if name and content is not None:
+def test_what_is_no_source(tmp_path: Path) -> None:
+    files = {"list.txt": b"\n", "coco.json": b'{"images": [', "t.parquet": b"PAR1"}
+    for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(PatchionerError):
-        open_source(tmp_path / name)
-
-
-def test_a_fetch_that_fails_in_any_way_is_an_image_error() -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "none", *files):
+        with pytest.raises(PatchionerError):
+            open_source(tmp_path / name)
     with pytest.raises(ImageError, match="photo"):
-        Lazy("photo", lambda: {}["x"]).read()  # type: ignore[arg-type]
+        Lazy("photo", lambda: dict[str, bytes]()["x"]).read()

@@ -1,10 +1,10 @@
-"""A server of the tiny model, and one whose captions wait at a gate."""
-
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +13,12 @@ import pytest
 from patchioner import Patchioner
 from tests.support.server import picture_bytes, running
 from tests.support.tiny import noise_photo, tiny_parts
+
+
+def cases(name: str) -> Any:
+    """A table of inputs and outcomes, or a request as another tool sends it."""
+    path = Path(__file__).with_name("cases") / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 class Gated(Patchioner):
@@ -38,11 +44,9 @@ def gated() -> Gated:
 @contextmanager
 def held(model: Gated, **settings: Any) -> Iterator[str]:
     """The URL of its server, which the gate holds back until it is set, at the latest at the end."""
-    with running(model, **settings) as url:
-        try:
-            yield url
-        finally:
-            model.gate.set()
+    with running(model, **settings) as url, ExitStack() as stack:
+        stack.callback(model.gate.set)
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,3 @@
-"""The application, its settings, and the command that runs it."""
-
 from __future__ import annotations
 
 import json
@@ -37,9 +35,7 @@ def test_the_page_is_served(client: httpx.Client) -> None:
     for path in ("/", "/health", "/v1/models"):
         head = client.head(path)
         assert (head.status_code, head.content) == (200, b"")
-    page = client.get("/")
-    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
-    assert client.get("/static/../app.py").status_code == 404
+    assert client.get("/").headers["content-type"].startswith("text/html")
     assert client.get("/static/%2e%2e/app.py").status_code == 404
 
 
@@ -51,22 +47,19 @@ def test_the_server_s_libraries_are_imported_there_alone() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("wrong", [
-    {"host": "0.0.0.0"}, {"host": "example.org"}, {"host": "0.0.0.0", "token": "short"},
-    {"token": "non-ascii-é"}, {"port": 70_000}, {"queue": 0}, {"deadline": float("nan")},
-    {"cache_bytes": -1}, {"root": Path("/no/such/folder")},
-])  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(OptionError):
-        ServeSettings(**wrong)
-
-
-@pytest.mark.parametrize("right", [
-    {"host": "localhost"}, {"host": "::1"}, {"host": "0.0.0.0", "insecure": True},
-    {"host": "0.0.0.0", "token": "a-long-secret"}, {"port": 0}, {"cache_bytes": 0},
-])  # fmt: skip
-def test_settings_that_make_sense_are_taken(right: dict[str, Any]) -> None:
-    assert "secret" not in repr(ServeSettings(**right))
+def test_settings_that_make_no_sense_are_refused() -> None:
+    others: dict[str, Any] = {"host": "0.0.0.0"}
+    for wrong in (
+        others, others | {"token": "short"}, {"host": "example.org"}, {"token": "non-ascii-é"},
+        {"port": 70_000}, {"queue": 0}, {"deadline": float("nan")}, {"cache_bytes": -1},
+        {"root": Path("/no/such/folder")},
+    ):  # fmt: skip
+        with pytest.raises(OptionError):
+            ServeSettings(**wrong)
+    assert "secret" not in repr(ServeSettings(**others, token="a-long-secret"))
+    for right in ({"host": "::1"}, {"host": "localhost"}, {"port": 0}, {"cache_bytes": 0}):
+        ServeSettings(**right)
+    ServeSettings(**others, insecure=True)
 
 
 def test_the_command_fills_the_settings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import openai
 import pytest
 
 from patchioner import Box, Mask, Patchioner, Polygon, WholeImage
-from tests.patchioner.regions.test_annotators import brush
+from tests.patchioner.serve.conftest import cases
 from tests.support.server import running
 from tests.support.tiny import noise_photo
 
@@ -61,21 +62,18 @@ def test_openai_chats_about_boxes(gpt: openai.OpenAI, photo: bytes, lines: list[
     assert [one.id for one in gpt.models.list()] == ["tiny"] == [gpt.models.retrieve("tiny").id]
 
 
-@pytest.mark.parametrize("form", ["float", "base64"])
-def test_openai_embeds(gpt: openai.OpenAI, photo: bytes, model: Patchioner, form: Any) -> None:
+def test_openai_embeds(gpt: openai.OpenAI, photo: bytes, model: Patchioner) -> None:
     extra = {"image": base64.b64encode(photo).decode(), "regions": [BOX.to_json()]}
-    answer = gpt.embeddings.create(
-        model="tiny", input=["a red cat"], extra_body=extra, encoding_format=form
-    )
-    rows: list[Any] = [row.embedding for row in answer.data]
-    if form == "base64":
-        rows = [np.frombuffer(base64.b64decode(row), "<f4") for row in rows]
     expected = [model.embed_text(["a red cat"])[0].tolist()]
     expected.append(model.embed_regions(model.encode(noise_photo()), [BOX])[0].tolist())
-    np.testing.assert_allclose(rows, expected, atol=1e-5)
+    ask = partial(gpt.embeddings.create, model="tiny", input=["a red cat"], extra_body=extra)
+    packed: list[Any] = [row.embedding for row in ask(encoding_format="base64").data]
+    unpacked = [np.frombuffer(base64.b64decode(row), "<f4") for row in packed]
+    for rows in (unpacked, [row.embedding for row in ask(encoding_format="float").data]):
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
 
 
-def test_openai_hears_what_is_wrong(gpt: openai.OpenAI, client: httpx.Client, photo: bytes) -> None:
+def test_what_is_wrong_is_told(gpt: openai.OpenAI, llama: ollama.Client, photo: bytes) -> None:
     with pytest.raises(openai.NotFoundError):
         gpt.chat.completions.create(model="gpt-4o", messages=message(photo))
     texts = ("<box>1,2,3</box>", "<box>1,2,x,4</box>", "<BOX>900,2,910,4</BOX>", "<box>1,2,3,4")
@@ -83,9 +81,14 @@ def test_openai_hears_what_is_wrong(gpt: openai.OpenAI, client: httpx.Client, ph
     for messages in (*bad, [{"role": "user", "content": "no photo"}], message(b"no photo")):
         with pytest.raises(openai.BadRequestError):
             gpt.chat.completions.create(model="tiny", messages=messages)
-    for wanted in ({"input": []}, {"input": "a", "dimensions": 5}):
+    empty: dict[str, Any] = {"input": []}
+    for wanted in (empty, {"input": "a", "dimensions": 5}):
         with pytest.raises(openai.BadRequestError):
             gpt.embeddings.create(model="tiny", **wanted)
+    for model, images in (("llava", [photo]), ("tiny", [photo, photo]), ("tiny", None)):
+        with pytest.raises(ollama.ResponseError) as error:
+            llama.generate(model, "What is this?", images=images)
+        assert "{" not in error.value.error
 
 
 @pytest.mark.parametrize(("more", "status"), [
@@ -97,7 +100,6 @@ def test_openai_hears_what_is_wrong(gpt: openai.OpenAI, client: httpx.Client, ph
 def test_fields_of_other_servers(
     client: httpx.Client, photo: bytes, more: dict[str, Any], status: int
 ) -> None:
-    """What means nothing here is ignored, null is not there, and numbers are bounded."""
     body: Any = {"model": "tiny", "messages": message(photo), **more}
     answer = client.post("/v1/chat/completions", json=body)
     assert answer.status_code == status, answer.text
@@ -125,56 +127,36 @@ def test_ollama_generates_and_chats(llama: ollama.Client, photo: bytes, lines: l
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_ollama_is_told_what_is_wrong(llama: ollama.Client, photo: bytes) -> None:
-    for model, images in (("llava", [photo]), ("tiny", [photo, photo]), ("tiny", None)):
-        with pytest.raises(ollama.ResponseError) as error:
-            llama.generate(model, "What is this?", images=images)
-        assert "{" not in error.value.error
-
-
-CONFIG = """<View><Image name="photo" value="$picture" zoom="true"/>
-  <RectangleLabels name="box" toName="photo"><Label value="Thing"/></RectangleLabels>
-  <TextArea name="words" toName="photo" perRegion="true"/></View>"""
+STUDIO = cases("label_studio")
+DRAWN = STUDIO["drawn"]
 INSIDE = np.zeros((64, 96), dtype=bool)
-INSIDE[5:20, 7:50] = True
-
-
-def drawn(kind: str, value: dict[str, Any], region: str) -> dict[str, Any]:
-    size = {"original_width": 96, "original_height": 64, "image_rotation": 0}
-    names = {"from_name": "box", "to_name": "photo", "id": region, "origin": "manual"}
-    return {"type": kind, "value": {**value, kind: ["Thing"]}, **size, **names}
-
-
-DRAWN = [
-    drawn("rectanglelabels", {"x": 25, "y": 25, "width": 50, "height": 50, "rotation": 0}, "r1"),
-    drawn("polygonlabels", {"points": [[0, 0], [100, 0], [50, 100]]}, "p1"),
-    drawn("brushlabels", {"format": "rle", "rle": brush(INSIDE)}, "b1"),
-]
+INSIDE[5:20, 7:50] = True  # as the brush among them
 REGIONS = [Box(24, 16, 72, 48), Polygon([(0, 0), (96, 0), (48, 64)]), Mask(INSIDE)]
 
 
 def request(*tasks: dict[str, Any], context: Any = None) -> dict[str, Any]:
-    params = {"login": None, "password": None, "context": context}
-    known = {"project": "1.1690000000", "label_config": CONFIG, "params": params}
-    return {"tasks": list(tasks), **known}
+    return {**STUDIO["request"], "tasks": list(tasks), "params": {"context": context}}
 
 
-@pytest.mark.parametrize("way", ["context", "annotations", "drafts"])
 def test_what_is_drawn_in_label_studio_gets_texts(
-    client: httpx.Client, photo: bytes, model: Patchioner, way: str
+    client: httpx.Client, photo: bytes, model: Patchioner
 ) -> None:
     task: dict[str, Any] = {"id": 5, "data": {"picture": link(photo)}}
-    body = request(task, context={"result": DRAWN})
-    if way != "context":
-        body = request(task | {way: [{"id": 1, "result": DRAWN}]})
-    (found,) = client.post("/predict", json=body).json()["results"]
+    ways = [task | {way: [{"id": 1, "result": DRAWN}]} for way in ("annotations", "drafts")]
+    damaged = [DRAWN[2] | {"value": {"format": "rle", "rle": [1, 2, 3]}}]
+    body = request(*ways, task | {"annotations": [{"result": damaged}]}, {"data": None})
+    *found, broken, empty = client.post("/predict", json=body).json()["results"]
+    context = request(task, context={"result": DRAWN})
+    found += client.post("/predict", json=context).json()["results"]
+    assert "error" in broken and "error" in empty and len(found) == 3
     expected = [one.text for one in model.caption(noise_photo(), REGIONS)]
-    texts = [one for one in found["result"] if one["type"] == "textarea"]
-    told = [(one["id"], one["value"]["text"]) for one in texts]
-    assert told == [(name, [text]) for name, text in zip(("r1", "p1", "b1"), expected, strict=True)]
-    assert {(one["from_name"], one["to_name"]) for one in texts} == {("words", "photo")}
-    assert found["result"][:3] == DRAWN and found["model_version"] == "tiny"
-    assert texts[0]["value"]["width"] == 50 and "rectanglelabels" not in texts[0]["value"]
+    due = [(name, [text]) for name, text in zip(("r1", "p1", "b1"), expected, strict=True)]
+    for one in found:
+        texts = [result for result in one["result"] if result["type"] == "textarea"]
+        assert [(text["id"], text["value"]["text"]) for text in texts] == due
+        assert {(text["from_name"], text["to_name"]) for text in texts} == {("words", "photo")}
+        assert one["result"][:3] == DRAWN and one["model_version"] == "tiny"
+        assert texts[0]["value"]["width"] == 50 and "rectanglelabels" not in texts[0]["value"]
 
 
 def test_label_studio_s_photos(tmp_path: Path, photo: bytes, model: Patchioner) -> None:
@@ -192,13 +174,7 @@ def test_label_studio_s_photos(tmp_path: Path, photo: bytes, model: Patchioner) 
     assert all(one["result"] == [] and one["error"]["message"] for one in found[2:])
 
 
-def test_damaged_tasks_cost_themselves_alone(client: httpx.Client, photo: bytes) -> None:
-    bad = drawn("brushlabels", {"format": "rle", "rle": [1, 2, 3]}, "b")
-    task: dict[str, Any] = {"data": {"picture": link(photo)}}
-    body = request(task | {"annotations": [{"result": [bad]}]}, {"data": None}, task)
-    found = client.post("/predict", json=body).json()["results"]
-    assert ["error" in one for one in found] == [True, True, False]
-    assert client.post("/predict", json=body | {"label_config": "<a"}).status_code == 400
-    told = {"project": "1.2", "schema": CONFIG, "hostname": "http://localhost:8080"}
+def test_label_studio_is_told_who_this_is(client: httpx.Client) -> None:
+    assert client.post("/predict", json=request() | {"label_config": "<a"}).status_code == 400
+    told = {"project": "1.2", "schema": "<View/>", "hostname": "http://localhost:8080"}
     assert client.post("/setup", json=told).json() == {"model_version": "tiny"}
-    assert client.get("/health").json()["status"] == "UP"
