@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from decoders import DecodeOptions, PrefixGPT2Decoder, TrainOptions, train_decoder
+from decoders import DECODERS, DecodeOptions, PrefixGPT2Decoder, TrainOptions, train_decoder
+from decoders.viecap import EntityPrompter
 from tests.support import randn
-from tests.support.language import spread
+from tests.support.language import language_config, language_tokenizer, spread
 
 DIM = 12
 COLOURS = ["red", "blue", "green", "yellow", "black"]
@@ -40,9 +42,23 @@ def token_ids(captions: Any) -> list[tuple[int, ...]]:
     return [one.token_ids for one in captions]
 
 
+VECTORS = F.normalize(embed_words(THINGS), dim=1)
+
+
 def make_decoder(**settings: Any) -> PrefixGPT2Decoder:
     usual = dict(layers=2, width=24, heads=2, vocab_size=300, positions=20, dropout=0.1)
     return PrefixGPT2Decoder.create(CORPUS, **{"embedding_dim": DIM, **usual, **settings})
+
+
+def on_language_model(kind: str = "prefix_lm", model: str = "gpt2", **settings: Any) -> Any:
+    """An untrained decoder of a kind before a tiny language model."""
+    mapper = {"prompt_tokens": 3, "project_tokens": 2, "mapping_layers": 1}
+    shape: dict[str, Any] = {"prompt_tokens": 4} if kind == "prefix_lm" else mapper
+    if kind == "viecap":
+        shape["prompter"] = EntityPrompter(THINGS, VECTORS, temperature=0.1)
+    create: Any = DECODERS.get(kind)
+    given = {"tokenizer": language_tokenizer(), **shape, **settings}
+    return create.create(DIM, language_config(model), **given)
 
 
 @pytest.fixture(scope="session")

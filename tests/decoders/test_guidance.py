@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
-from decoders.base import Vocabulary
 from decoders.guidance import PLAUSIBLE, REPEATED, Guide, GuidedNetwork, Words
 from patchioner.base.errors import DecoderError
 from tests.decoders.conftest import token_ids
@@ -45,14 +45,9 @@ def log_probs(decoder: PrefixGPT2Decoder, embedding: Tensor, tokens: list[int]) 
 def naive(
     decoder: PrefixGPT2Decoder, embedding: Tensor, around: Tensor, evidence: Tensor, contrast: float
 ) -> tuple[list[int], list[float]]:
-    texts = decoder.token_texts()
-    forms = {
-        form: place
-        for place, word in enumerate(WORDS.words)
-        for form in (f" {word}", f" {word}s", f" {word}es")
-    }
-    tokens: list[int] = []
-    found: list[float] = []
+    texts, words = decoder.token_texts(), list(enumerate(WORDS.words))
+    forms = {f" {word}{end}": place for place, word in words for end in ("", "s", "es")}
+    tokens, found = list[int](), list[float]()
     while len(tokens) < OPTIONS.max_tokens and not set(tokens) & set(decoder.end_ids):
         near, far = (log_probs(decoder, side, tokens) for side in (embedding, around))
         scores = near + contrast * (near - far)
@@ -73,9 +68,8 @@ def test_tokens_and_scores_are_those_of_plain_code() -> None:
     decoder, embeddings, guide = guided()
     fast = decoder.generate(embeddings, OPTIONS, guide=guide)
     for row, one in enumerate(fast):
-        tokens, scores = naive(
-            decoder, embeddings[row], guide.around[row], guide.evidence[row], guide.contrast
-        )
+        sides = embeddings[row], guide.around[row], guide.evidence[row]
+        tokens, scores = naive(decoder, *sides, guide.contrast)
         assert list(one.token_ids) == tokens
         assert one.log_probs == pytest.approx(scores, abs=1e-4)
     assert token_ids(fast) != token_ids(decoder.generate(embeddings, OPTIONS))
@@ -84,28 +78,25 @@ def test_tokens_and_scores_are_those_of_plain_code() -> None:
 @pytest.mark.parametrize(
     "options", [OPTIONS, replace(OPTIONS, strategy="beam", beam_width=3, batch_memory_mb=0.01)]
 )
-def test_rows_do_not_depend_on_one_another_and_nothing_known_changes_nothing(
-    options: DecodeOptions,
-) -> None:
+def test_rows_do_not_depend_on_one_another(options: DecodeOptions) -> None:
     decoder, embeddings, guide = guided()
     together = decoder.generate(embeddings, options, guide=guide)
     for row, one in enumerate(together):
-        own = Guide(guide.around[[row]], WORDS, guide.evidence[[row]], guide.contrast)
+        own = replace(guide, around=guide.around[[row]], evidence=guide.evidence[[row]])
         (alone,) = decoder.generate(embeddings[[row]], options, guide=own)
         assert alone.token_ids == one.token_ids
     # Equal embeddings with other evidence are other rows.
-    same = embeddings[[0, 0]]
-    rows = Guide(guide.around[[0, 0]], WORDS, guide.evidence[[0, 1]], guide.contrast)
-    first, second = decoder.generate(same, options, guide=rows)
+    rows = replace(guide, around=guide.around[[0, 0]], evidence=guide.evidence[[0, 1]])
+    first, second = decoder.generate(embeddings[[0, 0]], options, guide=rows)
+    other = replace(rows, around=rows.around[1:], evidence=rows.evidence[1:])
+    (alone,) = decoder.generate(embeddings[:1], options, guide=other)
     assert first.token_ids == together[0].token_ids
-    assert second.token_ids == decoder.generate(
-        same[:1], options, guide=Guide(rows.around[:1], WORDS, rows.evidence[1:], guide.contrast)
-    )[0].token_ids  # fmt: skip
+    assert second.token_ids == alone.token_ids
 
 
-def test_contrast_alone_is_a_difference_of_log_probabilities() -> None:
+def test_a_guide_that_says_nothing_changes_nothing() -> None:
     decoder, embeddings, guide = guided(contrast=0.0)
-    nothing = Guide(guide.around, WORDS, torch.zeros_like(guide.evidence), 0.0)
+    nothing = replace(guide, evidence=torch.zeros_like(guide.evidence))
     greedy = replace(OPTIONS, no_repeat_ngram=1)
     plain = decoder.generate(embeddings, greedy)
     same = decoder.generate(embeddings, greedy, guide=nothing)
@@ -115,29 +106,17 @@ def test_contrast_alone_is_a_difference_of_log_probabilities() -> None:
             assert one.log_probs == pytest.approx(other.log_probs, abs=1e-4)
 
 
-class _Vocabulary:
-    """Words that the tiny tokenizer has not."""
-
-    def __init__(self, decoder: PrefixGPT2Decoder, words: list[str]) -> None:
-        self._texts = list(decoder.token_texts())
-        self.places = range(len(self._texts) - len(words), len(self._texts))
-        for place, word in zip(self.places, words, strict=True):
-            self._texts[place] = f" {word}"
-
-    def token_texts(self) -> list[str]:
-        return self._texts
-
-
 @torch.inference_mode()
 def test_a_neutral_word_is_worth_what_it_stands_in_for() -> None:
     decoder, embeddings, guide = guided(contrast=0.0)
-    vocabulary = _Vocabulary(decoder, ["person", "man", "woman", "group"])
+    texts = [*decoder.token_texts()[:-4], " person", " man", " woman", " group"]
+    vocabulary = Mock(token_texts=Mock(return_value=texts))
     bare = replace(guide, evidence=torch.zeros_like(guide.evidence), neutral=True, several=1.5)
-    network = GuidedNetwork(decoder.network, cast("Vocabulary", vocabulary), bare)
+    network = GuidedNetwork(decoder.network, vocabulary, bare)
     rows = torch.cat([embeddings, bare.around, bare.evidence], dim=1)
     found, _ = network.start(rows, 9)
     probable = torch.stack([log_probs(decoder, row, []) for row in embeddings])
-    person, man, woman, group = vocabulary.places
+    person, man, woman, group = range(len(texts) - 4, len(texts))
     probable[:, group] -= 1.5
     probable = probable.log_softmax(dim=1)
     together = probable[:, [person, man, woman]].logsumexp(dim=1)

@@ -13,16 +13,11 @@ from torch import Tensor
 from decoders import load_decoder, train_decoder
 from decoders.language_decoder import LanguageDecoder, PromptMLP
 from patchioner.base.errors import CheckpointError, OptionError
-from tests.decoders.conftest import DIM, PAIRS, SHORT, embed_words, quick
-from tests.support.language import language_config, language_folder, language_tokenizer
-from tests.support.tiny import change_config
+from tests.decoders.conftest import DIM, PAIRS, SHORT, embed_words, on_language_model, quick
+from tests.support.language import language_folder
 
 OPTIONS = quick(steps=8, warmup_steps=2, validate_every=3, checkpoint_every=2, validation_share=0.1)
-
-
-def make(kind: str = "gpt2", **settings: Any) -> LanguageDecoder:
-    values: dict[str, Any] = {"prompt_tokens": 4, **settings}
-    return LanguageDecoder.create(DIM, language_config(kind), language_tokenizer(), **values)
+LORA = {"tune": "lora", "lora_rank": 2}
 
 
 def weights(decoder: LanguageDecoder) -> Tensor:
@@ -30,24 +25,25 @@ def weights(decoder: LanguageDecoder) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "tune", "mapper", "storage"),
+    ("kind", "model", "settings", "storage"),
     [
-        ("gpt2", "frozen", "mlp", "fp32"),
-        ("gpt2", "lora", "mlp", "fp16"),
-        ("opt", "lora", "transformer", "fp32"),
-        ("llama", "full", "mlp", "fp32"),
+        ("prefix_lm", "gpt2", {"tune": "frozen"}, "fp32"),
+        ("prefix_lm", "gpt2", LORA, "fp16"),
+        ("prefix_lm", "opt", {**LORA, "mapper": "transformer"}, "fp32"),
+        ("prefix_lm", "llama", {"tune": "full"}, "fp32"),
+        ("viecap", "gpt2", {"end": "stop"}, "int8"),
     ],
 )
 def test_training_changes_what_it_should_and_is_stored(
-    tmp_path: Path, kind: str, tune: str, mapper: str, storage: Any
+    tmp_path: Path, kind: str, model: str, settings: dict[str, Any], storage: Any
 ) -> None:
-    decoder = make(kind, tune=tune, mapper=mapper, lora_rank=2)
+    decoder = on_language_model(kind, model, **settings)
     base = {n: p.detach().clone() for n, p in decoder.model.named_parameters() if "lora_" not in n}
     before = weights(decoder)
     reports = train_decoder(decoder, PAIRS, embed_words, OPTIONS)
     assert reports[-1].train_loss < reports[0].train_loss
     assert not torch.equal(weights(decoder), before)
-    after = dict(decoder.model.named_parameters())
+    after, tune = dict(decoder.model.named_parameters()), decoder.config.tune
     assert all(torch.equal(base[name], after[name]) for name in base) == (tune != "full")
     lora = [name for name in after if "lora_B" in name]
     assert bool(lora) == (tune == "lora")
@@ -56,14 +52,14 @@ def test_training_changes_what_it_should_and_is_stored(
 
     decoder.save(tmp_path, storage=storage)
     stored = load_file(tmp_path / "weights.safetensors")
-    if kind == "gpt2":  # as others have it, with or without LoRA
+    if (kind, model) == ("prefix_lm", "gpt2"):  # as others have it, with or without LoRA
         assert stored["language_model.transformer.h.0.attn.c_attn.weight"].shape == (32, 96)
     loaded = load_decoder(tmp_path)
     assert isinstance(loaded, LanguageDecoder) and loaded.config == decoder.config
     left, right = (one.generate(embed_words(PAIRS[:8]), SHORT) for one in (decoder, loaded))
     if storage == "fp32":
         assert left == right
-    assert [o.score for o in right] == pytest.approx([o.score for o in left], abs=0.05)
+    assert [o.score for o in right] == pytest.approx([o.score for o in left], abs=0.1)
     # A loaded decoder can be trained further.
     again = train_decoder(loaded, PAIRS, embed_words, quick(steps=2))
     assert torch.isfinite(torch.tensor(again[-1].train_loss))
@@ -94,50 +90,3 @@ def test_a_referred_language_model_is_not_stored_and_must_be_the_same(tmp_path: 
     language_folder(place, seed=6)
     with pytest.raises(CheckpointError, match="not the language model"):
         load_decoder(out)
-
-
-@pytest.mark.parametrize(
-    ("name", "tensor", "word"),
-    [
-        ("mapper.input.bias", None, "input"),
-        ("language_model.transformer.wpe.weight", torch.zeros(2, 3), "wpe"),
-        ("colour", torch.zeros(1), "colour"),
-    ],
-)
-def test_weights_must_fit(tmp_path: Path, name: str, tensor: Tensor | None, word: str) -> None:
-    make(tune="lora").save(tmp_path, storage="fp32")
-    path = tmp_path / "weights.safetensors"
-    state = {**load_file(path), name: tensor}
-    save_file({key: value for key, value in state.items() if value is not None}, path)
-    with pytest.raises(CheckpointError, match=word):
-        load_decoder(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("settings", "word"),
-    [
-        ({"mapper": "mpl"}, "mapper"),
-        ({"tune": "some"}, "tune"),
-        ({"prompt_tokens": 0}, "prompt_tokens"),
-        ({"prompt_tokens": 300}, "positions"),
-        ({"mapper": "transformer", "mapping_heads": 5}, "heads"),
-        ({"mapper": "transformer", "mapping_layers": 0}, "layers"),
-        ({"keep": "reference"}, "no place to refer to"),
-        ({"tune": "lora", "lora_targets": ("none_such",)}, "lora_targets"),
-    ],
-)
-def test_impossible_settings_are_refused(settings: dict[str, Any], word: str) -> None:
-    with pytest.raises(OptionError, match=word):
-        make(**settings)
-
-
-@pytest.mark.parametrize(
-    ("change", "word"), [({"lora_rank": 3}, "lora_A"), ({"tune": "frozen"}, "unexpected")]
-)
-def test_a_config_of_other_weights_is_refused(
-    tmp_path: Path, change: dict[str, Any], word: str
-) -> None:
-    make(tune="lora").save(tmp_path, storage="fp32")
-    change_config(tmp_path, **change)
-    with pytest.raises(CheckpointError, match=word):
-        load_decoder(tmp_path)

@@ -27,13 +27,8 @@ from decoders.language_model import (
     width_of,
 )
 from decoders.search import generate
-from patchioner.base.errors import (
-    CheckpointError,
-    DecoderError,
-    HubError,
-    MissingExtraError,
-    OptionError,
-)
+from patchioner.base import errors
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from tests.decoders.conftest import token_ids
 from tests.support import randn
 from tests.support.language import (
@@ -64,16 +59,15 @@ assert len(set(lengths_of(ROWS))) >= 4  # so that there is padding
 class Driven:
     """A wild model with prefixes of different lengths."""
 
-    def __init__(self, kind: str, **settings: Any) -> None:
+    def __init__(self, kind: str) -> None:
         name, _, foreign = kind.partition("-")
-        self.model = language_model(name, **settings)
-        spread(self.model, 8.0)
-        self.twin = transformers_twin(self.model)
-        self.model = self.twin if foreign else self.model
-        self.map = randn(DIM, 5 * width_of(self.model), seed=1)
+        model = language_model(name)
+        spread(model, 8.0)
+        self.twin = transformers_twin(model)
+        self.model = self.twin if foreign else model
+        self.map = randn(DIM, 5 * width_of(model), seed=1)
         self.tokenizer = language_tokenizer()
-        model = self.model
-        own = model if isinstance(model, GPT2) else TransformersModel(model)
+        own = self.model if isinstance(self.model, GPT2) else TransformersModel(self.model)
         self.driver = PromptedModel(own, self.prefixes, prefix_tokens=5)
 
     def prefixes(self, embeddings: Tensor) -> Sequence[Tensor]:
@@ -104,7 +98,7 @@ def test_tokens_and_log_probs_are_those_of_an_uncached_unpadded_twin(driven: Dri
     assert len(set(token_ids(found))) > 4
 
 
-@pytest.mark.parametrize("options", [GREEDY, BEAM, SAMPLE], ids=["greedy", "beam", "sample"])
+@pytest.mark.parametrize("options", [GREEDY, BEAM, SAMPLE])
 def test_a_caption_does_not_depend_on_its_batch(driven: Driven, options: DecodeOptions) -> None:
     alone = [driven(row[None], options)[0].token_ids for row in ROWS]
     assert token_ids(driven(ROWS, options)) == alone
@@ -118,29 +112,24 @@ def test_several_end_tokens_end_a_caption() -> None:
     ends = (plain[0].token_ids[3], plain[1].token_ids[2])
     driven.tokenizer = driven.tokenizer.ending_with(ends)
     for options in (GREEDY, BEAM, replace(GREEDY, min_tokens=6)):
-        for one in driven(ROWS, options):
+        for one, before in zip(driven(ROWS, options), plain, strict=True):
             assert not set(ends) & set(one.token_ids[:-1])
             assert one.token_ids[-1] in ends or len(one.token_ids) == 10
             assert len(one.token_ids) > options.min_tokens
-    for one, before in zip(driven(ROWS, GREEDY), plain, strict=True):
-        if 0 not in before.token_ids:  # it ended nowhere, so it is cut at the first of the new ends
-            assert one.token_ids == before.token_ids[: len(one.token_ids)]
+            if options == GREEDY and 0 not in before.token_ids:  # cut at the first of the new ends
+                assert one.token_ids == before.token_ids[: len(one.token_ids)]
 
 
 @torch.no_grad()
 def test_loss_equals_the_row_by_row_twin(driven: Driven) -> None:
-    sequences = [[5, 9, 30, 0], [7, 0], [8, 80, 60, 50, 40, 0]]
-    lengths = torch.tensor([len(s) for s in sequences])
-    tokens = torch.zeros(3, 6, dtype=torch.long)
-    model: Any = driven.twin
-    total = torch.tensor(0.0)
-    prefixes = driven.prefixes(ROWS[:3])
-    for i, sequence in enumerate(sequences):
-        ids = torch.tensor(sequence)
-        tokens[i, : len(ids)] = ids
-        inputs = torch.cat([prefixes[i], model.get_input_embeddings()(ids[:-1])])
-        logits = model(inputs_embeds=inputs[None]).logits[0, len(prefixes[i]) - 1 :]
+    rows = [torch.tensor(ids) for ids in ([5, 9, 30, 0], [7, 0], [8, 80, 60, 50, 40, 0])]
+    lengths = torch.tensor([len(ids) for ids in rows])
+    prefixes, total = driven.prefixes(ROWS[:3]), torch.tensor(0.0)
+    for prefix, ids in zip(prefixes, rows, strict=True):
+        inputs = torch.cat([prefix, driven.twin.get_input_embeddings()(ids[:-1])])
+        logits = driven.twin(inputs_embeds=inputs[None]).logits[0, len(prefix) - 1 :]
         total += functional.cross_entropy(logits, ids, label_smoothing=0.1, reduction="sum")
+    tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     loss = driven.driver.loss(prefixes, tokens, lengths, 0.1)
     torch.testing.assert_close(loss, total / lengths.sum(), rtol=1e-3, atol=1e-3)
 
@@ -167,8 +156,7 @@ def test_described_and_built_again_is_the_same_network(kind: str) -> None:
     again = build_language_model(config, seed=2)
     assert fingerprint(again) != fingerprint(model)
     fit_stored(again, stored_state(model), source="memory")
-    for name, value in again.state_dict().items():
-        assert torch.equal(value, model.state_dict()[name]), name
+    assert all(torch.equal(v, model.state_dict()[n]) for n, v in again.state_dict().items())
     assert fingerprint(again) == fingerprint(model)
 
 
@@ -178,19 +166,17 @@ def test_a_folder_of_transformers_is_read_but_no_pickled_weights(tmp_path: Path)
     assert tokenizer.end_ids == (0,) and tokenizer.decode(tokenizer.encode(["a cat"])[0]) == "a cat"
     (tmp_path / "model.safetensors").unlink()
     torch.save(transformers_twin(model).state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(HubError, match="safetensors"):
+    with pytest.raises(errors.HubError, match="safetensors"):
         fetch_language_model(str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("config", "word"),
     [
-        ({"model_type": "gtp2"}, "gtp2"),
-        ({}, "model_type"),
-        (None, "model_type"),
+        ({"model_type": "gtp2"}, "gtp2"), ({}, "model_type"), (None, "model_type"),
         ({"model_type": "gpt2", "n_embd": 10, "n_head": 3}, "gpt2"),
     ],
-)
+)  # fmt: skip
 def test_impossible_configurations_are_refused(config: Any, word: str) -> None:
     with pytest.raises(CheckpointError, match=word):
         build_language_model(config)
@@ -199,7 +185,7 @@ def test_impossible_configurations_are_refused(config: Any, word: str) -> None:
 def test_without_transformers_the_message_has_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert isinstance(build_language_model(language_config()), GPT2)
-    with pytest.raises(MissingExtraError, match="language-models"):
+    with pytest.raises(errors.MissingExtraError, match="language-models"):
         build_language_model(language_config("opt"))
 
 
@@ -208,8 +194,8 @@ def test_tied_weights_have_one_name() -> None:
     state = stored_state(model)
     assert "lm_head.weight" not in state
     both = {**state, "lm_head.weight": state["model.embed_tokens.weight"]}
-    for given in (state, both):
-        fit_stored(language_model("llama", tie_word_embeddings=True, seed=2), given, source="file")
+    fit_stored(model, state, source="file")
+    fit_stored(model, both, source="file")
     both["lm_head.weight"] = both["lm_head.weight"] + 1
     with pytest.raises(CheckpointError, match="lm_head"):
         fit_stored(model, both, source="file")

@@ -42,24 +42,12 @@ def test_missing_or_damaged_file_is_named(tmp_path: Path, content: str | None) -
 
 
 TEXTS = [
-    "A RED  Bus.",
-    "don't it's we're I'VE they'll he'd I'm",
-    "I’m “quoting” ‘this’ — and that…",
-    "café naïve e\u0301 ﬁsh",
-    "a &amp; b &lt;tag&gt; &amp;lt;",
-    "12 345 6th 3.14 x² ½ Ⅷ",
-    "😀 smile 👩‍👩‍👧",
-    "日本語 の テスト",
-    "مرحبا",
-    "İstanbul STRASSE ß",
-    "hello\tworld\nfoo\u00a0bar",
-    "under_score a-b a/b #tag @you $5 100%",
-    "supercalifragilisticexpialidocious",
-    "a</w>b <end_of_text_x>",
-    "!!! ... ?",
-    "  ",
-    "",
-]
+    "A RED  Bus.", "don't it's we're I'VE they'll he'd I'm", "I’m “quoting” ‘this’ — and that…",
+    "café naïve e\u0301 ﬁsh", "a &amp; b &lt;tag&gt; &amp;lt;", "12 345 6th 3.14 x² ½ Ⅷ",
+    "😀 smile 👩‍👩‍👧", "日本語 の テスト", "مرحبا", "İstanbul STRASSE ß", "hello\tworld\nfoo\u00a0bar",
+    "under_score a-b a/b #tag @you $5 100%", "supercalifragilisticexpialidocious",
+    "a</w>b <end_of_text_x>", "!!! ... ?", "  ", "",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,18 +74,14 @@ def test_the_saved_file_says_the_same(ours: ClipTokenizer, tmp_path: Path) -> No
         ClipTokenizer.load(path)
 
 
-def test_a_text_that_spells_a_special_token_is_text(ours: ClipTokenizer) -> None:
+def test_texts_of_tokens_join_and_special_ones_spelt_out_are_text(ours: ClipTokenizer) -> None:
     ids = ours.encode([f"a {CLIP_START} b {CLIP_END}"])[0]
     assert not set(ids) & set(ours.special_ids)
     assert ours.decode(ids).replace(" ", "") == f"a{CLIP_START}b{CLIP_END}"
-
-
-def test_token_texts_join_to_the_decoded_text(ours: ClipTokenizer) -> None:
     texts = ours.token_texts()
-    assert len(texts) == ours.vocab_size
+    assert len(texts) == ours.vocab_size and texts[49406:] == ["", ""]
     ids = ours.encode(["two dogs, playing in the snow"])[0]
     assert "".join(texts[i] for i in ids).strip(" .") == ours.decode(ids)
-    assert texts[49406:] == ["", ""]
 
 
 def test_a_published_decoders_text_ends_where_its_evaluation_ends_it(ours: ClipTokenizer) -> None:
@@ -105,19 +89,6 @@ def test_a_published_decoders_text_ends_where_its_evaluation_ends_it(ours: ClipT
     assert ours.decode([49406, *words, 49407, *words]) == "a red bus"
     assert ours.decode([49406, 49408, *words, 50256, -1]) == "a red bus"
     assert ours.decode([49407, *words]) == ours.decode([]) == ""
-
-
-# Tokenizers of language models: words keep their tokens, ends and specials write nothing, ids beyond are banned.
-
-
-def metaspace_tokenizer() -> Tokenizer:
-    """A tokenizer of Llama's form: the blank is put before the first word by itself."""
-    words = ["<s>", "</s>", "<unk>", "▁a", "▁red", "▁bus", "▁x", "bus", "."]
-    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    made.decoder = text_decoders.Metaspace(prepend_scheme="first")
-    made.add_special_tokens(["<s>", "</s>", "<unk>"])
-    return made
 
 
 def test_words_keep_their_tokens_and_ends_and_specials_write_nothing(tmp_path: Path) -> None:
@@ -134,14 +105,19 @@ def test_words_keep_their_tokens_and_ends_and_specials_write_nothing(tmp_path: P
     assert ending.unwritable_ids == (0,)  # the end of text is now no more than a special token
     assert tokenizer.unwritable_ids == ()
     tokenizer.save(tmp_path / "t.json")
-    loaded = LanguageTokenizer.load(
-        tmp_path / "t.json", end_ids=(5, 0), vocab_size=tokenizer.vocab_size
-    )
+    size = tokenizer.vocab_size
+    loaded = LanguageTokenizer.load(tmp_path / "t.json", end_ids=(5, 0), vocab_size=size)
     assert loaded.end_ids == (5, 0) and loaded.encode(SENTENCES) == tokenizer.encode(SENTENCES)
 
 
 def test_blanks_of_metaspace_tokenizers_are_seen() -> None:
-    tokenizer = LanguageTokenizer(metaspace_tokenizer())
+    """Of Llama's form: the blank is put before the first word by itself."""
+    words = ["<s>", "</s>", "<unk>", "▁a", "▁red", "▁bus", "▁x", "bus", "."]
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    made.decoder = text_decoders.Metaspace(prepend_scheme="first")
+    made.add_special_tokens(words[:3])
+    tokenizer = LanguageTokenizer(made)
     assert tokenizer.end_id == 1 and tokenizer.unwritable_ids == (0, 2)
     assert tokenizer.encode(["a red bus"]) == [[3, 4, 5]]
     assert tokenizer.token_texts() == ["", "", "", " a", " red", " bus", " x", "bus", "."]

@@ -74,36 +74,27 @@ def test_a_damaged_checkpoint_and_one_of_another_run_are_refused(tmp_path: Path)
         path.write_bytes(whole)
 
 
-def test_noise_is_added_to_unit_embeddings_then_normalised() -> None:
-    indices = np.arange(len(CORPUS))
+def test_noise_is_added_to_unit_embeddings_then_normalised_then_corrupted() -> None:
+    indices, seen = np.arange(len(CORPUS)), list[Tensor]()
+
+    def corrupt(rows: Tensor) -> Tensor:
+        seen.append(rows)
+        return -rows
+
     options = replace(OPTIONS, noise_sigma=0.08)
-    made = _Corpus(clone(), CORPUS, embed_words(CORPUS) * 50, options, None)
+    made = _Corpus(clone(), CORPUS, embed_words(CORPUS) * 50, options, corrupt)
     clean, noisy = made.embeddings(indices, noise=False), made.embeddings(indices)
+    assert torch.equal(clean, -seen[0]) and torch.equal(noisy, -seen[1])
     torch.testing.assert_close(noisy.norm(dim=1), torch.ones(len(CORPUS)))
     # To first order the noise across the unit vector stays: sigma times sqrt(dim - 1).
     distance = (noisy - clean).norm(dim=1).pow(2).mean().sqrt()
     assert float(distance) == pytest.approx(0.08 * 11**0.5, rel=0.1)
 
 
-def test_corrupt_gets_the_noisy_unit_embeddings() -> None:
-    seen: list[Tensor] = []
-
-    def corrupt(rows: Tensor) -> Tensor:
-        seen.append(rows)
-        return -rows
-
-    out = _Corpus(clone(), CORPUS, embed_words, OPTIONS, corrupt).embeddings(np.arange(4))
-    assert torch.equal(out, -seen[0])
-    torch.testing.assert_close(seen[0].norm(dim=1), torch.ones(4))
-
-
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        *(
-            ({"held_out": held}, OptionError, "different")
-            for held in ([0, 0], [-1], [10_000], [1.5])
-        ),
+        *(({"held_out": held}, OptionError, "different") for held in ([0, 0], [-1], [9999], [1.5])),
         ({"texts": []}, TextError, "no text"),
         ({"texts": "a cat"}, TextError, "in a list"),
         ({"texts": [*CORPUS[1:], "a \ud83d cat"]}, TextError, "text 89 .* half a character"),
@@ -136,9 +127,6 @@ def test_chosen_texts_are_held_out_as_a_share_would_be() -> None:
     assert torch.equal(weights(share), weights(chosen))
 
 
-# Batches: every text once, little padding, the same order for the same seed.
-
-
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=400), st.integers(1, 7), st.integers(0, 3))
 def test_every_index_once_and_as_many_batches_as_told(
     lengths: list[int], batch: int, epoch: int
@@ -151,8 +139,8 @@ def test_every_index_once_and_as_many_batches_as_told(
 
 BAD: dict[str, list[Any]] = {
     "batch": [0, 2.5], "learning_rate": [0.0, math.nan], "noise_sigma": [-0.1], "label_smoothing": [1.0],
-    "seed": [2**64],
-    "validation_share": [1.0], "steps": [0, 2.5], "decay": ["none"], "epochs": [True], "autocast": ["no"],
+    "seed": [2**64], "validation_share": [1.0], "steps": [0, 2.5], "decay": ["none"], "epochs": [True],
+    "autocast": ["no"],
 }  # fmt: skip
 
 

@@ -9,9 +9,9 @@ import struct
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -42,45 +42,29 @@ def index_of(bank: MemoryBank) -> BankIndex:
     return bank.index
 
 
-def plain_top_k(bank: MemoryBank, k: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """Embeddings and masses of the k nearest rows, in float64, from the full softmax."""
-    cosines = normalize(QUERIES.double()) @ bank.units().double().T
-    shares = torch.softmax(cosines / temperature + bank.counts.double().log(), dim=1)
-    nearest = torch.topk(cosines, k, dim=1).indices
-    kept = torch.zeros_like(shares).scatter(1, nearest, shares.gather(1, nearest))
-    mass = kept.sum(dim=1)
-    return (kept / mass[:, None]) @ bank.embeddings().double(), mass
-
-
 @pytest.mark.parametrize(
-    ("kind", "dtype", "k"),
+    ("kind", "dtype", "k", "probes"),
     [
-        *((kind, "float32", 20) for kind in KINDS),
-        *((None, dtype, k) for dtype in DTYPES for k in (1, 100)),
+        *((kind, "float32", k, probes) for kind in KINDS for k, probes in ((12, 2), (20, 10_000))),
+        *((None, dtype, k, None) for dtype in DTYPES for k in (1, 100)),
     ],
 )
-def test_the_nearest_rows_alone_take_part(kind: IndexKind | None, dtype: Any, k: int) -> None:
-    """By an index that looks everywhere, or without one."""
-    bank = make_bank(kind, probes=10_000).to(dtype=dtype)
-    wanted, mass = plain_top_k(bank, k, 0.05)
-    found, share = bank.approximate(QUERIES, k, 0.05, normalize=False)
-    assert torch.equal(found, bank.project(QUERIES, 0.05, normalize=False, top_k=k))
-    # Rows of eight bits miss a few neighbours; the mass says so, by the exact projection.
-    close = partial(torch.testing.assert_close, rtol=1e-3, atol=0.1 if kind == "ivfsq" else 1e-3)
-    close(found.double(), wanted)
-    close(share.double(), mass)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_candidates_are_rescored_exactly(kind: IndexKind) -> None:
-    """Whatever rows an index finds, their weights are those of the stored rows in float32."""
-    bank, queries = make_bank(kind, probes=2), normalize(QUERIES)
-    out, share = bank.approximate(queries, 12, 0.05, normalize=False)
-    logits = queries.double() @ bank.keys.double().T / 0.05 + bank.counts.log().double()
-    for query, picked in enumerate(index_of(bank).search(queries, 12).tolist()):
+def test_the_rows_that_are_found_take_part_alone(
+    kind: IndexKind | None, dtype: Any, k: int, probes: int | None
+) -> None:
+    """Whatever rows an index finds: means and share are those of the stored rows in float64."""
+    bank = make_bank(kind, probes=probes).to(dtype=dtype)
+    cosines = normalize(QUERIES.double()) @ bank.units().double().T
+    nearest, logits = cosines.topk(k).indices, cosines / 0.05 + bank.counts.double().log()
+    rows = nearest if kind is None else index_of(bank).search(normalize(QUERIES), k)
+    if probes == 10_000 and kind != "ivfsq":  # it has looked everywhere, at exact rows
+        assert torch.equal(rows.sort().values, nearest.sort().values)
+    means, share = bank.approximate(QUERIES, k, 0.05, normalize=False)
+    assert torch.equal(means, bank.project(QUERIES, 0.05, normalize=False, top_k=k))
+    for query, picked in enumerate(rows.tolist()):
         kept = torch.tensor([row for row in picked if row >= 0])
-        wanted = torch.softmax(logits[query, kept], dim=0) @ bank.embeddings()[kept].double()
-        torch.testing.assert_close(out[query].double(), wanted, rtol=1e-4, atol=1e-4)
+        wanted = logits[query, kept].softmax(0) @ bank.embeddings()[kept].double()
+        torch.testing.assert_close(means[query].double(), wanted, rtol=1e-4, atol=1e-4)
         held = (logits[query, kept].logsumexp(0) - logits[query].logsumexp(0)).exp()
         assert float(share[query]) == pytest.approx(float(held), abs=1e-4)
 
@@ -114,43 +98,40 @@ def test_an_index_is_saved_beside_its_own_bank_only(tmp_path: Path) -> None:
     assert repr(MemoryBank.load(tmp_path).index) == "BankIndex(flat, 600 rows x 16)"
 
 
-def header(folder: Path, **changes: object) -> None:
+def change(folder: Path, **changes: object) -> None:
     path = folder / "index.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def change_bytes(folder: Path, at: int, new: bytes, *, resign: bool = False) -> None:
-    path = folder / "index.faiss"
-    data = path.read_bytes()
-    data = data[:at] + new + data[at + len(new) :]
-    path.write_bytes(data)
-    if resign:
-        header(folder, sha256=hashlib.sha256(data).hexdigest())
-
-
 def options(folder: Path, **changes: object) -> None:
-    header(folder, options=json.loads((folder / "index.json").read_text())["options"] | changes)
+    change(folder, options=json.loads((folder / "index.json").read_text())["options"] | changes)
+
+
+def write(folder: Path, at: int, new: bytes, *, resign: bool = True) -> None:
+    data = bytearray((folder / "index.faiss").read_bytes())
+    data[at : at + len(new)] = new
+    (folder / "index.faiss").write_bytes(data)
+    if resign:
+        change(folder, sha256=hashlib.sha256(data).hexdigest())
 
 
 HUGE = struct.pack("<q", 2**60)
 AT_LOAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "newer": (lambda f: header(f, version=2), "version 2, this release reads 1"),
-    "other bank": (lambda f: header(f, bank="0" * 64), "an index of another bank"),
-    "other rows": (lambda f: header(f, rows=599), "an index of another bank"),
+    "newer": (lambda f: change(f, version=2), "version 2, this release reads 1"),
+    "other bank": (lambda f: change(f, bank="0" * 64), "an index of another bank"),
+    "other rows": (lambda f: change(f, rows=599), "an index of another bank"),
     "unknown kind": (lambda f: options(f, kind="ivv"), "did you mean 'ivf'"),
     "retired kind": (lambda f: options(f, kind="hnsw", links=32), "'hnsw'.*build the index again"),
     "unknown option": (lambda f: options(f, speed=3), "'speed'"),
     "bad option": (lambda f: options(f, lists=0), "lists=0"),
 }
-
-
 AT_USE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda f: (f / "index.faiss").unlink(), "No such file"),
     "cut": (lambda f: os.truncate(f / "index.faiss", 20_000), "sha256"),
-    "other bytes": (lambda f: change_bytes(f, 20_000, b"other"), "sha256"),
+    "other bytes": (lambda f: write(f, 20_000, b"other", resign=False), "sha256"),
     "other kind": (lambda f: options(f, kind="ivfsq"), "holds .*'IndexIVFFlat'.* of 'ivfsq'"),
-    "huge": (lambda f: change_bytes(f, 8, HUGE, resign=True), f"{2**60}"),
-    "broken inside": (lambda f: change_bytes(f, 37, HUGE, resign=True), "cannot be read"),
+    "huge": (lambda f: write(f, 8, HUGE), f"{2**60}"),
+    "broken inside": (lambda f: write(f, 37, HUGE), "cannot be read"),
 }
 
 
@@ -167,38 +148,31 @@ def test_damage_is_an_error_at_load_or_at_the_first_use(tmp_path: Path, damage: 
         bank.project(QUERIES, top_k=3)
 
 
-def test_without_faiss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_faiss_and_of_another_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MemoryBankError, match="is not of a bank of 20 rows"):
+        MemoryBank(random_rows(20, DIM)).with_index(make_bank("ivf").index)
     make_bank("ivf").save(tmp_path)
     monkeypatch.setitem(sys.modules, "faiss", None)
     bank = MemoryBank.load(tmp_path)
     assert bank.project(QUERIES).shape == (9, DIM)
-    with pytest.raises(MissingExtraError, match=r"\[faiss\]'"):
-        bank.project(QUERIES, top_k=3)
-    with pytest.raises(MissingExtraError, match=r"\[faiss\]'"):
-        bank.with_index(IndexOptions("ivf"))
-
-
-def test_an_index_of_another_bank_is_refused() -> None:
-    with pytest.raises(MemoryBankError, match="is not of a bank of 20 rows"):
-        MemoryBank(random_rows(20, DIM)).with_index(make_bank("ivf").index)
+    for use in (lambda: bank.project(QUERIES, top_k=3), lambda: bank.with_index(IndexOptions())):
+        with pytest.raises(MissingExtraError, match=r"\[faiss\]'"):
+            use()
 
 
 def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a machine without one, a stand-in for the two names of the GPU build."""
-    moved: list[tuple[int, str]] = []
-
-    def index_cpu_to_gpu(resources: object, device: int, index: Any) -> Any:
-        moved.append((device, type(index).__name__))
-        return index
-
+    move = Mock(side_effect=lambda resources, device, index: index)
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
-    monkeypatch.setattr(faiss, "index_cpu_to_gpu", index_cpu_to_gpu, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_gpu", move, raising=False)
     for kind in KINDS:
         index = index_of(make_bank(kind))
-        index.faiss("cuda:1")
-        index.faiss("cuda:1")
+        assert index.faiss("cuda:1") is index.faiss("cuda:1")
+    moved = [
+        (device, type(index).__name__) for _, device, index in (c.args for c in move.mock_calls)
+    ]
     assert moved == [(1, "IndexFlat"), (1, "IndexIVFFlat"), (1, "IndexIVFScalarQuantizer")]
 
 

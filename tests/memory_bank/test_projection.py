@@ -41,7 +41,7 @@ def test_streaming_equals_the_plain_softmax(dtype: Any, temperature: float) -> N
     assert unit.dtype == torch.float32
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rows=st.lists(st.integers(0, 9), max_size=8), scale=st.floats(1e-20, 1e20))
 def test_a_query_depends_neither_on_its_company_nor_on_its_length(
     rows: list[int], scale: float
@@ -70,16 +70,12 @@ def test_bad_queries(verb: str, queries: Any, message: str) -> None:
         getattr(MemoryBank(random_rows(ROWS, DIM)), verb)(queries, **given)
 
 
-def test_counts_whose_sum_is_beyond_64_bits() -> None:
+def test_counts_whose_sum_is_beyond_64_bits_and_no_queries() -> None:
     bank = MemoryBank(torch.eye(2), counts=[2**62, 2**62])
     torch.testing.assert_close(bank.project(torch.ones(1, 2)), torch.full((1, 2), 0.5**0.5))
-
-
-def test_no_queries_give_no_rows() -> None:
-    bank = MemoryBank(random_rows(ROWS, DIM))
-    assert bank.project(torch.empty(0, DIM)).shape == (0, DIM)
-    found = bank.nearest(torch.empty(0, DIM), 3)
-    assert (found.indices.dtype, found.indices.shape) == (torch.int64, (0, 3))
+    assert bank.project(torch.empty(0, 2)).shape == (0, 2)
+    found = bank.nearest(torch.empty(0, 2), 1)
+    assert (found.indices.dtype, found.indices.shape) == (torch.int64, (0, 1))
 
 
 @pytest.mark.usefixtures("_blocks")
@@ -136,7 +132,7 @@ def test_numbers_out_of_range(verb: str, options: Any, message: str) -> None:
         getattr(MemoryBank(random_rows(ROWS, DIM)), verb)(random_rows(ROWS, DIM), **options)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(dim=st.integers(1, 40), seed=st.integers(0, 999), power=st.integers(1, 9))
 def test_rounding_to_eight_bits_stays_within_its_bound(dim: int, seed: int, power: int) -> None:
     # Odd powers make rows whose largest element dwarfs the others.
@@ -154,7 +150,6 @@ def test_rounding_to_eight_bits_stays_within_its_bound(dim: int, seed: int, powe
 def test_the_same_rows_in_every_precision() -> None:
     rows = random_rows(10, 8)
     bank = MemoryBank(rows, dtype="int8")
-    assert (bank.dtype, bank.keys.dtype) == ("int8", torch.int8)
     assert repr(bank) == "MemoryBank(10 rows x 8, int8, without texts)"
     torch.testing.assert_close(bank.embeddings(), rows, rtol=0, atol=0.05)
     torch.testing.assert_close(bank.norms, rows.norm(dim=1))
@@ -164,4 +159,3 @@ def test_the_same_rows_in_every_precision() -> None:
     # Rounded once, they stay: the largest element is 127 steps again.
     assert torch.equal(wide.to(dtype="int8").keys, bank.keys)
     assert torch.equal(MemoryBank(rows).to(dtype="int8").keys, bank.keys)
-    assert bank.to(dtype="float16").dtype == "float16"

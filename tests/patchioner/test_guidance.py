@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -30,14 +31,13 @@ from tests.support import Capture, MonkeyPatch
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 GUIDANCE = Guidance(contrast=0.9, nouns=0.7, beam_width=1)
+MEAN, DEVIATION = [0.0, 0.5, 0.5, -2.0, 0.1], [0.8, 0.9, 0.3, 1.5, 0.6]
+WEIGHTS, BIAS = [1.0, -0.5, 0.3, 0.2, 0.7], 0.1
 CALIBRATION = {
-    "inputs": list(FEATURES),
-    "mean": [0.0, 0.5, 0.5, -2.0, 0.1],
-    "deviation": [0.8, 0.9, 0.3, 1.5, 0.6],
-    "weights": [1.0, -0.5, 0.3, 0.2, 0.7],
-    "bias": 0.1,
+    "inputs": list(FEATURES), "mean": MEAN, "deviation": DEVIATION, "weights": WEIGHTS, "bias": BIAS,
     "threshold": 0.5,
-}
+}  # fmt: skip
+SETS = {"region_set": KindSettings(candidates=Candidates())}
 BOXES = [Box(x, y, x + 24, y + 20) for x in (0, 20, 40, 60) for y in (0, 20, 40)]
 
 
@@ -58,12 +58,10 @@ def model() -> Patchioner:
 
 
 def test_captions_do_not_depend_on_the_batch(model: Patchioner) -> None:
-    features = model.encode(noise_photo())
-    other = model.encode(noise_photo(seed=5))
+    features, other = model.encode(noise_photo()), model.encode(noise_photo(seed=5))
     alone = [model.caption(features, [box])[0] for box in BOXES]
-    (_, among) = model.caption_many(
-        [(other, BOXES[::2]), (features, [*BOXES, WholeImage(), *BOXES])]
-    )
+    items = (other, BOXES[::2]), (features, [*BOXES, WholeImage(), *BOXES])
+    (_, among) = model.caption_many(items)
     for first, second in zip([*alone, *alone], [*among[:12], *among[13:]], strict=True):
         assert first.text == second.text
         assert first.confidence == pytest.approx(second.confidence, abs=1e-5)
@@ -88,18 +86,16 @@ def test_captions_and_confidences_are_those_of_plain_code(model: Patchioner) -> 
     expected = held.decoder.generate(through, options, held.bank, guide)
     found = model.caption(features, BOXES)
     assert [one.text for one in found] == [one.text for one in expected]
-    likeness = F.cosine_similarity(rows, whole, dim=1)
+    assert [one.score for one in found] == pytest.approx([one.score for one in expected])
+    likeness, names = F.cosine_similarity(rows, whole, dim=1).tolist(), held.nouns.names
     for row, one in enumerate(found):
-        names = held.nouns.names
         said = [names.index(word) for word in (one.text or "").split() if word in names]
         best = max(said, key=asked[row].tolist().__getitem__, default=None)
-        nouns = (0.0, 0.0) if best is None else (float(asked[row, best]), float(there[0, best]))
-        keys = "mean", "deviation", "weights"
-        mean, deviation, weights = (np.array(CALIBRATION[key]) for key in keys)
-        size = math.log(24 * 20 / (96 * 64))
-        kind = 0.0 if best is None else float(held.nouns.odds[best])
-        values = (*nouns, float(likeness[row]), size, kind)
-        logit = 0.1 + float(((np.array(values) - mean) / deviation) @ weights)
+        values = [0.0, 0.0, likeness[row], math.log(24 * 20 / (96 * 64)), 0.0]
+        if best is not None:
+            values[:2] = float(asked[row, best]), float(there[0, best])
+            values[4] = float(held.nouns.odds[best])
+        logit = BIAS + ((np.array(values) - MEAN) / DEVIATION) @ np.array(WEIGHTS)
         assert one.confidence == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-4)
 
 
@@ -159,18 +155,13 @@ def test_the_best_of_some_candidates_is_that_of_plain_code(crop: Any) -> None:
 def test_people_have_a_sex_where_that_is_asked_for(monkeypatch: MonkeyPatch) -> None:
     neutral = {"box": KindSettings(guidance=replace(GUIDANCE, neutral=True, several=2.0))}
     asking = Patchioner(parts(kinds=neutral), device="cpu")
-    guides: list[Guide] = []
-    generate = type(asking.parts.decoder).generate
-
-    def recorded(self: Any, rows: Tensor, options: Any, memory: Any, guide: Guide) -> Any:
-        guides.append(guide)
-        return generate(self, rows, options, memory, guide)
-
-    monkeypatch.setattr(type(asking.parts.decoder), "generate", recorded)
+    kind = type(asking.parts.decoder)
+    watched = Mock(side_effect=kind.generate)
+    monkeypatch.setattr(kind, "generate", lambda *given: watched(*given))
     for gendered in (False, True):
         asking.caption(noise_photo(), BOXES[:1], gendered=gendered)
-    assert [guide.neutral for guide in guides] == [True, False]
-    assert [guide.several for guide in guides] == [2.0, 2.0]
+    guides = [call.args[-1] for call in watched.call_args_list]
+    assert [(guide.neutral, guide.several) for guide in guides] == [(True, 2.0), (False, 2.0)]
 
 
 def test_without_settings_nothing_changes() -> None:
@@ -186,16 +177,13 @@ def test_what_is_not_sure_enough_has_no_text_but_a_reason(model: Patchioner) -> 
             model.caption(noise_photo(), BOXES, min_confidence=wrong)  # type: ignore[arg-type]
     all_of_them = model.caption(noise_photo(), BOXES)
     sure = sorted(one.confidence or 0.0 for one in all_of_them)
-    least = (sure[5] + sure[6]) / 2
-    found = model.caption(noise_photo(), BOXES, min_confidence=least)
+    found = model.caption(noise_photo(), BOXES, min_confidence=(sure[5] + sure[6]) / 2)
     assert sum(one.text is None for one in found) == 6
     for before, after in zip(all_of_them, found, strict=True):
-        assert after.confidence == before.confidence
         said = after.to_dict()
-        assert said["confidence"] == pytest.approx(after.confidence, abs=1e-6)
+        assert after.confidence == before.confidence == pytest.approx(said["confidence"], abs=1e-6)
         if after.text is None:
-            assert f"{after.confidence:.2f}" in said["reason"]
-            assert said["text"] is None
+            assert said["text"] is None and f"{after.confidence:.2f}" in said["reason"]
         else:
             assert (after.text, after.reason) == (before.text, None)
 
@@ -210,20 +198,17 @@ def test_photos_that_show_nothing_get_no_caption(model: Patchioner, photo: str, 
     assert photo in (found.reason or "")
 
 
-@pytest.mark.parametrize("change", [{"nouns": float("nan")}, {"contrast": -0.1}, {"beam_width": 0}])
-def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        *((Guidance, one) for one in ({"nouns": math.nan}, {"contrast": -0.1}, {"beam_width": 0})),
+        *((Candidates, one) for one in ({"samples": 0}, {"photo": -1.0}, {"temperature": 0.0})),
+    ],
+)
+def test_settings_out_of_range(make: Any, change: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(change))):
-        Guidance(**change)
-    kinds = {"box": {"guidance": change}}
-    with pytest.raises(CheckpointError):
-        ModelSettings.from_json({**ModelSettings().to_json(), "kinds": kinds}, "here")
-
-
-@pytest.mark.parametrize("change", [{"samples": 0}, {"photo": -1.0}, {"temperature": 0.0}])
-def test_candidates_out_of_range_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=next(iter(change))):
-        Candidates(**change)
-    for given in ({"crop_candidates": change}, {"kinds": {"box": {"candidates": change}}}):
+        make(**change)
+    for given in ({"kinds": {"box": {make.__name__.lower(): change}}}, {"crop_candidates": change}):
         with pytest.raises(CheckpointError):
             ModelSettings.from_json({**ModelSettings().to_json(), **given}, "here")
 
@@ -242,17 +227,22 @@ def test_a_checkpoint_keeps_it_all(model: Patchioner, tmp_path: Path) -> None:
         Patchioner.from_pretrained(tmp_path, device="cpu")
 
 
-def test_settings_need_their_parts_and_calibrations_their_features() -> None:
-    with pytest.raises(CheckpointError, match="nouns"):
-        replace(parts(), nouns=None)
-    with pytest.raises(CheckpointError, match="nouns"):
-        replace(parts(kinds={}, crop_candidates=Candidates(nouns=0.1)), nouns=None)
-    with pytest.raises(CheckpointError, match="Retrieval"):
-        replace(parts(), decoder=RetrievalDecoder(64))
-    kinds = {"region_set": KindSettings(candidates=Candidates())}
-    for lacking in ({"tower": None}, {"decoder": RetrievalDecoder(64)}):
-        with pytest.raises(CheckpointError, match="candidates"):
-            replace(parts(kinds=kinds), **lacking)
+@pytest.mark.parametrize(
+    ("settings", "lacking", "said"),
+    [
+        ({}, {"nouns": None}, "nouns"),
+        ({"kinds": {}, "crop_candidates": Candidates(nouns=0.1)}, {"nouns": None}, "nouns"),
+        ({}, {"decoder": RetrievalDecoder(64)}, "Retrieval"),
+        ({"kinds": SETS}, {"tower": None}, "candidates"),
+        ({"kinds": SETS}, {"decoder": RetrievalDecoder(64)}, "candidates"),
+    ],
+)
+def test_settings_need_their_parts(settings: Any, lacking: dict[str, Any], said: str) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        replace(parts(**settings), **lacking)
+
+
+def test_calibrations_need_their_features() -> None:
     stored = {**CALIBRATION, "inputs": ["a", "b", "c", "d", "e"]}
     other = Patchioner(parts(calibration={KEY: stored}), device="cpu")
     with pytest.raises(CheckpointError, match="captions"):
@@ -264,14 +254,13 @@ def test_the_command_calibrates_a_folder(tmp_path: Path, capsys: Capture, boxes:
     bare = replace(parts(kinds={}, calibration={}), nouns=None, decoder=RetrievalDecoder(64))
     Patchioner(bare, device="cpu").save_pretrained(tmp_path / "model")
     pairs, named = [], []
+    things = [text.split()[2] for text in TEXTS[:6]]
+    rows = [{"xyxy": [12 * x, 5, 12 * x + 20, 40], "name": one} for x, one in enumerate(things)]
     for place in range(6):
         noise_photo(seed=place).save(tmp_path / f"{place}.png")
         # Some photos name all that can be said.
         texts = TEXTS if place % 2 else TEXTS[place : place + 2]
         pairs.append({"file_name": f"{place}.png", "captions": list(texts)})
-        things = [text.split()[2] for text in TEXTS[:6]]
-        corners = [[x, 5, x + 20, 40] for x in range(0, 72, 12)]
-        rows = [{"xyxy": box, "name": name} for box, name in zip(corners, things, strict=True)]
         named.append({"file_name": f"{place}.png", "boxes": rows})
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     (tmp_path / "boxes.json").write_text(json.dumps(named))
@@ -298,23 +287,19 @@ def test_the_command_calibrates_a_folder(tmp_path: Path, capsys: Capture, boxes:
 
 def test_odds_tell_kinds_of_nouns_apart() -> None:
     """Also of nouns that no caption had."""
-    draw = torch.Generator().manual_seed(0)
+    draw, flat = torch.Generator().manual_seed(0), torch.ones(2, 20)
     kinds = torch.eye(8)[[0] * 10 + [1] * 10] + 0.1 * torch.randn(20, 8, generator=draw)
     names = (*(f"noun{chr(97 + place)}" for place in range(19)), "woman")
-    flat = torch.ones(2, 20)
-    table = NounTable(names, F.normalize(kinds, dim=1), flat, flat, torch.zeros(20))
+    table = NounTable(names, F.normalize(kinds, dim=1), flat, flat, torch.zeros(20)).kinds()
     best = torch.randint(0, 6, (4000,), generator=draw) + 10 * (torch.arange(4000) % 2)
     sure = torch.where(best < 10, 0.8, 0.3)
-    truth = (torch.rand(4000, generator=draw) < sure).tolist()
+    truth = [True, *(torch.rand(4000, generator=draw) < sure).tolist()]
     measures = torch.randn(4000, len(FEATURES), generator=draw).tolist()
-    odds = fitted_odds(
-        table.kinds(), [None, *best.tolist()], [measures[0], *measures], [True, *truth]
-    )
-    assert odds.shape == (20,)
-    assert odds[19] == 0  # people are in boxes of all kinds
+    odds = fitted_odds(table, [None, *best.tolist()], [measures[0], *measures], truth)
+    assert odds.shape == (20,) and odds[19] == 0  # people are in boxes of all kinds
     assert odds[:10].min() > odds[10:19].max() + 0.2
     assert odds[:10].mean() > odds[10:19].mean() + 1
-    assert not fitted_odds(table.kinds(), [], [], []).any()  # of a part of very few photos
+    assert not fitted_odds(table, [], [], []).any()  # of a part of very few photos
 
 
 def test_models_that_write_are_guided_once_calibrated() -> None:

@@ -46,22 +46,17 @@ def test_each_kind_has_its_own_settings(features: PatchFeatures) -> None:
     ways = list(zip(regions, weightings, (0.0, 0.5, 0.5, 2.0, 0.5), strict=True))
     torch.testing.assert_close(found, torch.stack([by_hand(*way) for way in ways]))
     # The weighting of a call replaces that of every kind; contexts stay.
-    attention = Weighting("attention")
-    found = embed_pooled(features, regions, settings, attention)
+    found = embed_pooled(features, regions, settings, Weighting("attention"))
     for row, (region, _, context) in list(zip(found, ways, strict=True))[:2]:
-        torch.testing.assert_close(row, by_hand(region, attention, context))
+        torch.testing.assert_close(row, by_hand(region, Weighting("attention"), context))
+    model = build(kinds=kinds)
+    weights = model.explain(model.encode(PHOTO), BOXES[1]).weights
+    assert weights == pytest.approx(BOXES[1].patch_weights(features.geometry, GAUSSIAN))
 
 
-def cropping(**changes: Any) -> Patchioner:
+def build(**changes: Any) -> Patchioner:
     parts = tiny_parts()
     return Patchioner(replace(parts, settings=replace(parts.settings, **changes)), device="cpu")
-
-
-def test_explanations_use_the_weighting_of_the_kind() -> None:
-    model = cropping(kinds={"box": KindSettings(GAUSSIAN)})
-    seen = model.encode(PHOTO)
-    weights = model.explain(seen, BOXES[1]).weights
-    assert weights == pytest.approx(BOXES[1].patch_weights(seen.geometry, GAUSSIAN))
 
 
 @pytest.mark.parametrize("context", [0.0, 0.7])
@@ -78,7 +73,7 @@ def test_a_crop_is_encoded_as_a_photo(
 
 
 def test_a_model_that_crops_keeps_the_photo_and_captions_it() -> None:
-    plain, own, box = cropping(), cropping(crop=True), BOXES[1]
+    plain, own, box = build(), build(crop=True), BOXES[1]
     expected = plain.caption(PHOTO.crop((30, 10, 90, 60)))[0]
     kept = plain.encode(PHOTO, keep_image=True)
     for model, photo, crop in (
@@ -91,12 +86,12 @@ def test_a_model_that_crops_keeps_the_photo_and_captions_it() -> None:
     assert plain.encode(PHOTO).image is None and own.encode(PHOTO).image is not None
 
 
-def test_crops_need_the_photo(features: PatchFeatures) -> None:
+def test_what_has_no_crop(features: PatchFeatures) -> None:
     bare = replace(features, image=None)
     with pytest.raises(OptionError, match="keep_image=True"):
         embed_crops(tiny_backbone(), bare, BOXES, ModelSettings())
     with pytest.raises(OptionError, match="'twice'"):
-        cropping().caption(PHOTO, BOXES, crop="twice")  # type: ignore[arg-type]
+        build().caption(PHOTO, BOXES, crop="twice")  # type: ignore[arg-type]
     with pytest.raises(RegionError):
         embed_crops(tiny_backbone(), features, [Box(200, 0, 220, 20)], ModelSettings())
 
