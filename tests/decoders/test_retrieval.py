@@ -12,19 +12,13 @@ import torch
 from torch import Tensor
 
 from decoders import Decoded, DecodeOptions, load_decoder
-from decoders.retrieval import (
-    ConceptPrompter,
-    MeacapDecoder,
-    RetrievalDecoder,
-    find_concepts,
-    likeness,
-)
+from decoders.retrieval import ConceptPrompter, RetrievalDecoder, find_concepts, likeness
 from decoders.scene_graph import Entity, Graph, T5Parser, parse_all
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from tests.decoders.conftest import DIM as WIDTH
 from tests.decoders.conftest import THINGS, embed_words, on_language_model, token_ids
-from tests.support import randn
+from tests.support import MonkeyPatch, randn
 from tests.support.language import spread
 
 DIM = 6
@@ -69,13 +63,11 @@ def test_banned_words_pass_over_to_the_next_sentence() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "one two three four"),
-        ({"max_tokens": 3}, "one two three"),
-        ({"max_tokens": 2}, "one one"),
+        ({}, "one two three four"), ({"max_tokens": 3}, "one two three"), ({"max_tokens": 2}, "one one"),
         ({"max_tokens": 2, "no_repeat_ngram": 1}, "one"),
         ({"max_tokens": 3, "min_tokens": 3}, "one two three"),
     ],
-)
+)  # fmt: skip
 def test_limits_count_words_of_whole_sentences(options: dict[str, Any], said: str) -> None:
     texts = ["one two three four", "one two three", "one one", "one"]
     memory = MemoryBank(torch.tensor([[1, i / 10] for i in range(4)]), texts)
@@ -86,8 +78,7 @@ def test_limits_count_words_of_whole_sentences(options: dict[str, Any], said: st
 def test_the_folder_has_no_weights(tmp_path: Path) -> None:
     RetrievalDecoder(DIM, candidates=8).save(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-    again = load_decoder(tmp_path)
-    assert isinstance(again, RetrievalDecoder)
+    again: Any = load_decoder(tmp_path)
     assert (again.embedding_dim, again.candidates, again.temperature) == (DIM, 8, 0.01)
     assert again.needs_memory and str(again.device) == "cpu"
 
@@ -143,30 +134,25 @@ def test_a_memory_smaller_than_the_captions_asked_for() -> None:
         assert ConceptPrompter().prompts(torch.ones(2, 2), small) == [prompt] * 2
 
 
-def test_memories_are_lent_and_checked_and_settings_are_saved(tmp_path: Path) -> None:
+def test_memories_are_lent_and_settings_are_saved(tmp_path: Path) -> None:
     decoder = make(ConceptPrompter(captions=7, most=2), prompts="hard")
-    first = decoder.generate(ASKED, SHORT, CAPTIONED)
-    other = decoder.generate(ASKED, SHORT, MemoryBank(NEAR, CAPTIONS[::-1]))
-    assert token_ids(first) != token_ids(other)
+    first = token_ids(decoder.generate(ASKED, SHORT, CAPTIONED))
+    assert first != token_ids(decoder.generate(ASKED, SHORT, MemoryBank(NEAR, CAPTIONS[::-1])))
     decoder.save(tmp_path, storage="fp32")
-    again = load_decoder(tmp_path)
-    assert isinstance(again, MeacapDecoder) and again.needs_memory
+    again: Any = load_decoder(tmp_path)
+    assert again.needs_memory and not make(prompts="soft").needs_memory
     assert (again.prompter.limits["captions"], again.prompter.limits["most"]) == (7, 2)
-    assert token_ids(again.generate(ASKED, SHORT, CAPTIONED)) == token_ids(first)
-    assert not make(prompts="soft").needs_memory
+    assert token_ids(again.generate(ASKED, SHORT, CAPTIONED)) == first
 
 
-def test_a_parser_that_is_a_network_is_kept_by_name_and_a_foreign_one_not_at_all(
-    tmp_path: Path,
-) -> None:
+def test_a_parser_is_kept_by_name_and_a_foreign_one_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="Counting"):
         make(ConceptPrompter(Counting())).save(tmp_path)
     assert not list(tmp_path.iterdir())
     make(ConceptPrompter(T5Parser("somewhere/parser"))).save(tmp_path)
-    again = load_decoder(tmp_path)
-    assert isinstance(again, MeacapDecoder)
-    kept = again.prompter.parser
-    assert isinstance(kept, T5Parser) and kept.model == "somewhere/parser"
+    again: Any = load_decoder(tmp_path)
+    assert isinstance(again.prompter.parser, T5Parser)
+    assert again.prompter.parser.model == "somewhere/parser"
 
 
 def graph(caption: str) -> Graph:
@@ -209,9 +195,7 @@ def test_names_are_alike_by_their_words(one: str, other: str, expected: float) -
     assert likeness(one, other) == likeness(other, one) == expected
 
 
-def test_each_text_is_parsed_once_and_a_full_memory_begins_anew(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_text_is_parsed_once_and_a_full_memory_begins_anew(monkeypatch: MonkeyPatch) -> None:
     parser = Counting()
     prompter = ConceptPrompter(parser, captions=1)
     expected = prompter.prompts(ASKED, CAPTIONED)

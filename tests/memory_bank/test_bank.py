@@ -82,7 +82,6 @@ def test_parts_make_the_bank_of_all_rows(dtype: Any) -> None:
     whole = MemoryBank(rows, texts, counts, dtype=dtype)
     assert join_banks(banks).fingerprint() == whole.fingerprint()
     assert join_banks([banks[0], banks[1].with_texts(None)]).texts is None
-    assert join_banks(banks[:1]).fingerprint() == banks[0].fingerprint()
 
 
 def made(embeddings: Any, **more: Any) -> MemoryBank:

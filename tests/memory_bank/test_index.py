@@ -7,7 +7,6 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.functional import normalize
 
 from memory_bank import IndexKind, IndexOptions, MemoryBank
 from memory_bank.index import BankIndex
 from patchioner.base.errors import MemoryBankError, MissingExtraError, OptionError
 from tests.memory_bank.conftest import DTYPES, random_rows
+from tests.support import MonkeyPatch
 
 faiss = pytest.importorskip("faiss")
 
@@ -116,30 +115,31 @@ def write(folder: Path, at: int, new: bytes, *, resign: bool = True) -> None:
 
 
 HUGE = struct.pack("<q", 2**60)
-AT_LOAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "newer": (lambda f: change(f, version=2), "version 2, this release reads 1"),
-    "other bank": (lambda f: change(f, bank="0" * 64), "an index of another bank"),
-    "other rows": (lambda f: change(f, rows=599), "an index of another bank"),
-    "unknown kind": (lambda f: options(f, kind="ivv"), "did you mean 'ivf'"),
-    "retired kind": (lambda f: options(f, kind="hnsw", links=32), "'hnsw'.*build the index again"),
-    "unknown option": (lambda f: options(f, speed=3), "'speed'"),
-    "bad option": (lambda f: options(f, lists=0), "lists=0"),
+AT_LOAD: dict[Any, str] = {
+    (lambda f: change(f, version=2)): "version 2, this release reads 1",
+    (lambda f: change(f, bank="0" * 64)): "an index of another bank",
+    (lambda f: change(f, rows=599)): "an index of another bank",
+    (lambda f: options(f, kind="ivv")): "did you mean 'ivf'",
+    (lambda f: options(f, kind="hnsw", links=32)): "'hnsw'.*build the index again",  # retired
+    (lambda f: options(f, speed=3)): "'speed'",
+    (lambda f: options(f, lists=0)): "lists=0",
 }
-AT_USE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (lambda f: (f / "index.faiss").unlink(), "No such file"),
-    "cut": (lambda f: os.truncate(f / "index.faiss", 20_000), "sha256"),
-    "other bytes": (lambda f: write(f, 20_000, b"other", resign=False), "sha256"),
-    "other kind": (lambda f: options(f, kind="ivfsq"), "holds .*'IndexIVFFlat'.* of 'ivfsq'"),
-    "huge": (lambda f: write(f, 8, HUGE), f"{2**60}"),
-    "broken inside": (lambda f: write(f, 37, HUGE), "cannot be read"),
+AT_USE: dict[Any, str] = {
+    (lambda f: (f / "index.faiss").unlink()): "No such file",
+    (lambda f: os.truncate(f / "index.faiss", 20_000)): "sha256",
+    (lambda f: write(f, 20_000, b"other", resign=False)): "sha256",
+    (lambda f: options(f, kind="ivfsq")): "holds .*'IndexIVFFlat'.* of 'ivfsq'",
+    (lambda f: write(f, 8, HUGE)): f"{2**60}",
+    (lambda f: write(f, 37, HUGE)): "cannot be read",
 }
 
 
-@pytest.mark.parametrize("damage", [*AT_LOAD, *AT_USE])
-def test_damage_is_an_error_at_load_or_at_the_first_use(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(("damage", "message"), (AT_LOAD | AT_USE).items())
+def test_damage_is_an_error_at_load_or_at_the_first_use(
+    tmp_path: Path, damage: Any, message: str
+) -> None:
     make_bank("ivf").save(tmp_path)
-    break_it, message = (AT_LOAD | AT_USE)[damage]
-    break_it(tmp_path)
+    damage(tmp_path)
     if damage in AT_USE:
         MemoryBank.load(tmp_path).project(QUERIES)  # which needs no index
     with pytest.raises(MemoryBankError, match=message):
@@ -148,7 +148,7 @@ def test_damage_is_an_error_at_load_or_at_the_first_use(tmp_path: Path, damage: 
         bank.project(QUERIES, top_k=3)
 
 
-def test_without_faiss_and_of_another_bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_faiss_and_of_another_bank(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     with pytest.raises(MemoryBankError, match="is not of a bank of 20 rows"):
         MemoryBank(random_rows(20, DIM)).with_index(make_bank("ivf").index)
     make_bank("ivf").save(tmp_path)
@@ -160,9 +160,7 @@ def test_without_faiss_and_of_another_bank(tmp_path: Path, monkeypatch: pytest.M
             use()
 
 
-def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_graphics_card_is_used_where_faiss_was_built_for_one(monkeypatch: MonkeyPatch) -> None:
     """On a machine without one, a stand-in for the two names of the GPU build."""
     move = Mock(side_effect=lambda resources, device, index: index)
     monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
@@ -170,24 +168,14 @@ def test_a_graphics_card_is_used_where_faiss_was_built_for_one(
     for kind in KINDS:
         index = index_of(make_bank(kind))
         assert index.faiss("cuda:1") is index.faiss("cuda:1")
-    moved = [
-        (device, type(index).__name__) for _, device, index in (c.args for c in move.mock_calls)
-    ]
+    moved = [(call.args[1], type(call.args[2]).__name__) for call in move.mock_calls]
     assert moved == [(1, "IndexFlat"), (1, "IndexIVFFlat"), (1, "IndexIVFScalarQuantizer")]
 
 
-def test_a_query_whose_lists_are_empty_is_compared_with_all_rows(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_query_whose_lists_are_empty_is_compared_with_all_rows(monkeypatch: MonkeyPatch) -> None:
     bank = make_bank("ivf")
-    search, usual = index_of(bank).search, bank.project(QUERIES, top_k=8)
-
-    def found(units: Tensor, k: int) -> Tensor:
-        rows = search(units, k)
-        rows[[1, 4]] = -1
-        return rows
-
-    monkeypatch.setattr(bank.index, "search", found)
-    out = bank.project(QUERIES, top_k=8)
+    usual, rows = bank.project(QUERIES, top_k=8), index_of(bank).search(normalize(QUERIES), 8)
+    rows[[1, 4]] = -1
+    monkeypatch.setattr(bank.index, "search", Mock(return_value=rows))
     usual[[1, 4]] = make_bank().project(QUERIES[[1, 4]], top_k=8)
-    torch.testing.assert_close(out, usual)
+    torch.testing.assert_close(bank.project(QUERIES, top_k=8), usual)

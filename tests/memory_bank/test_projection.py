@@ -6,7 +6,6 @@ import math
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -43,9 +42,7 @@ def test_streaming_equals_the_plain_softmax(dtype: Any, temperature: float) -> N
 
 @settings(max_examples=30)
 @given(rows=st.lists(st.integers(0, 9), max_size=8), scale=st.floats(1e-20, 1e20))
-def test_a_query_depends_neither_on_its_company_nor_on_its_length(
-    rows: list[int], scale: float
-) -> None:
+def test_a_query_minds_neither_the_others_nor_its_length(rows: list[int], scale: float) -> None:
     bank, queries = MemoryBank(random_rows(ROWS, DIM)), random_rows(10, DIM, 1)
     alone = torch.cat([bank.project(query[None]) for query in queries])
     together = bank.project(queries[rows] * scale)
@@ -57,17 +54,14 @@ def test_a_query_depends_neither_on_its_company_nor_on_its_length(
     ("queries", "message"),
     [
         (torch.full((3, DIM), torch.nan), "query rows that are not finite: 0, 1, 2"),
-        (torch.tensor([[1.0] * DIM, [torch.inf] * DIM]), "not finite: 1"),
         (torch.zeros(2, DIM), "query rows of zero norm.*: 0, 1"),
         (torch.ones(2, DIM + 1), f"queries have width {DIM + 1}, the bank has {DIM}"),
         (torch.ones(DIM), r"single vector goes in as vector\[None\]"),
-        (np.ones((2, DIM), dtype=np.int64), "floating point"),
     ],
 )
 def test_bad_queries(verb: str, queries: Any, message: str) -> None:
-    given: dict[str, Any] = {"k": 2} if verb == "nearest" else {}
     with pytest.raises(MemoryBankError, match=message):
-        getattr(MemoryBank(random_rows(ROWS, DIM)), verb)(queries, **given)
+        getattr(MemoryBank(random_rows(ROWS, DIM)), verb)(queries, 2)
 
 
 def test_counts_whose_sum_is_beyond_64_bits_and_no_queries() -> None:
@@ -94,7 +88,7 @@ def test_nearest_equals_a_full_sort(dtype: Any, k: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows_a_block", [64, 4096])
-def test_rows_left_out_of_the_second_product_are_lost_to_rounding_anyway(
+def test_rows_left_out_are_lost_to_rounding_anyway(
     dtype: Any, rows_a_block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows around a few directions, and queries near two of them: most rows are far from each query."""
@@ -152,10 +146,8 @@ def test_the_same_rows_in_every_precision() -> None:
     bank = MemoryBank(rows, dtype="int8")
     assert repr(bank) == "MemoryBank(10 rows x 8, int8, without texts)"
     torch.testing.assert_close(bank.embeddings(), rows, rtol=0, atol=0.05)
-    torch.testing.assert_close(bank.norms, rows.norm(dim=1))
     wide = bank.to(dtype="float32")
     assert (wide.dtype, wide.scales) == ("float32", None)
     torch.testing.assert_close(wide.keys, bank.units())
-    # Rounded once, they stay: the largest element is 127 steps again.
-    assert torch.equal(wide.to(dtype="int8").keys, bank.keys)
-    assert torch.equal(MemoryBank(rows).to(dtype="int8").keys, bank.keys)
+    for again in (wide, MemoryBank(rows)):  # rounded once, they stay
+        assert torch.equal(again.to(dtype="int8").keys, bank.keys)

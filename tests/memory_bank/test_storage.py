@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,17 +41,16 @@ def test_round_trip(tmp_path: Path, dtype: Any, memory_map: bool) -> None:
     assert version == (2 if dtype == "int8" else 1)
 
 
-def change_header(folder: Path, **changes: object) -> None:
+def change(folder: Path, **changes: object) -> None:
     header = json.loads((folder / "bank.json").read_text())
     (folder / "bank.json").write_text(json.dumps(header | changes))
 
 
-def change_tensor(folder: Path, name: str, tensor: torch.Tensor) -> None:
+def put(folder: Path, name: str, tensor: torch.Tensor) -> None:
     path = folder / "bank.safetensors"
     tensors = {key: value.clone() for key, value in load_file(path).items()}
     with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    save_file(tensors | {name: tensor}, path, metadata=metadata)
+        save_file(tensors | {name: tensor}, path, metadata=file.metadata())
 
 
 def truncate(path: Path) -> None:
@@ -60,35 +58,37 @@ def truncate(path: Path) -> None:
 
 
 DEEP = (10**5).to_bytes(8, "little") + b"[" * 10**5
-DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no header": (lambda f: (f / "bank.json").unlink(), "not a memory bank.*no such file"),
-    "no arrays": (lambda f: (f / "bank.safetensors").unlink(), "missing, truncated or foreign"),
-    "no texts": (lambda f: (f / "texts.jsonl").unlink(), "texts.jsonl: cannot be read"),
-    "cut header": (lambda f: truncate(f / "bank.json"), "not valid JSON"),
-    "cut arrays": (lambda f: truncate(f / "bank.safetensors"), "missing, truncated or foreign"),
-    "cut texts": (lambda f: truncate(f / "texts.jsonl"), "truncated"),
-    "list header": (lambda f: (f / "bank.json").write_text("[]"), "not the header"),
-    "foreign header": (lambda f: change_header(f, format="x"), "not the header"),
-    "newer version": (lambda f: change_header(f, version=3), "version 3, .* reads 1 to 2"),
-    "rows no number": (lambda f: change_header(f, rows="6"), "rows is '6', expected int"),
-    "other width": (lambda f: change_header(f, dim=4), "keys is .6, 5. .*not of one bank"),
-    "pickle": (lambda f: torch.save(1, f / "bank.safetensors"), "missing, truncated or foreign"),
-    "deep header": (lambda f: (f / "bank.safetensors").write_bytes(DEEP), "foreign"),
-    "keys of int": (lambda f: change_tensor(f, "keys", torch.ones(6, 5).int()), "keys is"),
-    "counts of float": (lambda f: change_tensor(f, "counts", torch.ones(6)), "counts is"),
-    "short norms": (lambda f: change_tensor(f, "norms", torch.ones(5)), "norms is"),
-    "nan norm": (lambda f: change_tensor(f, "norms", torch.full((6,), torch.nan)), "positive"),
-    "zero count": (lambda f: change_tensor(f, "counts", torch.zeros(6).long()), "positive"),
-    "int8 without scales": (lambda f: change_tensor(f, "keys", torch.ones(6, 5).char()), "foreign"),
-    "fewer texts": (lambda f: (f / "texts.jsonl").write_text('"a"\n'), "1 texts for 6 rows"),
-}
+FOREIGN = "missing, truncated or foreign"
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_an_error_at_load(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "bank.json").unlink(), "not a memory bank.*no such file"),
+        (lambda f: (f / "bank.safetensors").unlink(), FOREIGN),
+        (lambda f: (f / "texts.jsonl").unlink(), "texts.jsonl: cannot be read"),
+        (lambda f: truncate(f / "bank.json"), "not valid JSON"),
+        (lambda f: truncate(f / "bank.safetensors"), FOREIGN),
+        (lambda f: truncate(f / "texts.jsonl"), "truncated"),
+        (lambda f: (f / "bank.json").write_text("[]"), "not the header"),
+        (lambda f: change(f, format="x"), "not the header"),
+        (lambda f: change(f, version=3), "version 3, .* reads 1 to 2"),
+        (lambda f: change(f, rows="6"), "rows is '6', expected int"),
+        (lambda f: change(f, dim=4), "keys is .6, 5. .*not of one bank"),
+        (lambda f: torch.save(1, f / "bank.safetensors"), FOREIGN),
+        (lambda f: (f / "bank.safetensors").write_bytes(DEEP), FOREIGN),
+        (lambda f: put(f, "keys", torch.ones(6, 5).int()), "keys is"),
+        (lambda f: put(f, "counts", torch.ones(6)), "counts is"),
+        (lambda f: put(f, "norms", torch.ones(5)), "norms is"),
+        (lambda f: put(f, "norms", torch.full((6,), torch.nan)), "positive"),
+        (lambda f: put(f, "counts", torch.zeros(6).long()), "positive"),
+        (lambda f: put(f, "keys", torch.ones(6, 5).char()), FOREIGN),  # without scales
+        (lambda f: (f / "texts.jsonl").write_text('"a"\n'), "1 texts for 6 rows"),
+    ],
+)
+def test_damage_is_an_error_at_load(tmp_path: Path, damage: Any, message: str) -> None:
     make_bank().save(tmp_path)
-    break_it, message = DAMAGE[damage]
-    break_it(tmp_path)
+    damage(tmp_path)
     with pytest.raises(MemoryBankError, match=message):
         MemoryBank.load(tmp_path)
 
@@ -107,10 +107,9 @@ def test_one_flipped_bit_is_found_when_everything_is_read(tmp_path: Path, file: 
 def test_a_bad_text_line_is_named_when_it_is_read(tmp_path: Path, line: str, message: str) -> None:
     make_bank().save(tmp_path)
     lines = (tmp_path / "texts.jsonl").read_text().splitlines()
-    lines[2] = line
-    data = "\n".join(lines) + "\n"
+    data = "\n".join([*lines[:2], line, *lines[3:], ""])
     (tmp_path / "texts.jsonl").write_text(data)
-    change_header(tmp_path, texts_sha256=hashlib.sha256(data.encode()).hexdigest())
+    change(tmp_path, texts_sha256=hashlib.sha256(data.encode()).hexdigest())
     texts = MemoryBank.load(tmp_path).texts
     assert texts is not None and texts[1] == TEXTS[1]
     with pytest.raises(MemoryBankError, match=message):
@@ -152,7 +151,7 @@ def test_a_checkpoints_folder_opens_its_bank_and_other_files_stay(tmp_path: Path
 
 def test_mapped_rows_that_are_not_finite_show_at_the_first_use(tmp_path: Path) -> None:
     make_bank().save(tmp_path)
-    change_tensor(tmp_path, "keys", make_bank().keys.index_fill(0, torch.tensor([4]), torch.nan))
+    put(tmp_path, "keys", make_bank().keys.index_fill(0, torch.tensor([4]), torch.nan))
     bank = MemoryBank.load(tmp_path)
     for use in (bank.project, partial(bank.nearest, k=6)):
         with pytest.raises(MemoryBankError, match="corrupt"):

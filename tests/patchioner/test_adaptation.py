@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from decoders import DecodeOptions, PrefixGPT2Decoder, TrainReport
-from decoders.language_decoder import LanguageDecoder
+from decoders import DecodeOptions, TrainReport
 from memory_bank import MemoryBank
-from patchioner import Patchioner
+from patchioner import Patchioner, adaptation
 from patchioner.adaptation import (
     GapNoise,
     NewDecoder,
@@ -29,20 +27,22 @@ from patchioner.adaptation import (
 )
 from patchioner.base.errors import OptionError, PatchionerError, TextError
 from patchioner.checkpoints.folder import Parts, read_checkpoint
-from tests.support import Log, MonkeyPatch
+from tests.support import Log, MonkeyPatch, randn
 from tests.support.language import language_folder
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
-# A whole adaptation of a tiny checkpoint: what comes out, what stays, what is refused.
-
-CORPUS = [
-    f"{colour.title()} {thing}, {trim}."
-    for colour in ("red", "blue", "green", "black")
-    for thing in ("cat", "dog", "bus", "boat", "kite", "chair")
-    for trim in ("with bell", "on a table")
-]
+COLOURS, THINGS = ("Red", "Blue", "Green", "Black"), ("cat", "dog", "bus", "boat", "kite", "chair")
+TRIMS = ("with bell", "on a table")
+CORPUS = [f"{colour} {one}, {trim}." for colour in COLOURS for one in THINGS for trim in TRIMS]
+WRITTEN = [text.lower().rstrip(".") for text in CORPUS]
 QUICK = usual_training(epochs=2, batch=8, learning_rate=2e-3, samples=0)
 SHAPE = NewDecoder(layers=1, width=32, heads=2, vocab_size=270, positions=40)
+KINDS: dict[str, dict[str, Any]] = {
+    "viecap": {"type": "viecap"},
+    "meacap": {"type": "meacap"},
+    "prefix_lm": {"type": "prefix_lm"},
+    "lora": {"type": "prefix_lm", "tune": "lora", "keep": "reference"},
+}
 
 
 class Killed(Exception):
@@ -50,16 +50,8 @@ class Killed(Exception):
 
 
 def weights(parts: Parts) -> Tensor:
-    assert isinstance(parts.decoder, PrefixGPT2Decoder | LanguageDecoder)
-    return torch.cat([p.detach().flatten() for p in parts.decoder.module.parameters()])
-
-
-KINDS: dict[str, dict[str, Any]] = {
-    "viecap": {"type": "viecap"},
-    "meacap": {"type": "meacap"},
-    "prefix_lm": {"type": "prefix_lm"},
-    "lora": {"type": "prefix_lm", "tune": "lora", "keep": "reference"},
-}
+    decoder: Any = parts.decoder
+    return torch.cat([p.detach().flatten() for p in decoder.module.parameters()])
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +65,15 @@ def adapted(source: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_result_stands_alone_and_its_source_is_as_it_was(source: Parts, adapted: Path) -> None:
-    model = Patchioner.from_pretrained(adapted, device="cpu")
-    (caption,) = model.caption(noise_photo())
+    (caption,) = Patchioner.from_pretrained(adapted, device="cpu").caption(noise_photo())
     assert caption.text == caption.text.lower() and caption.score < 0
-    parts, wanted = read_checkpoint(adapted), sorted(text.lower().rstrip(".") for text in CORPUS)
-    assert parts.settings == replace(
-        source.settings, name="catalogue", projection="memory", decode=parts.settings.decode
-    )
-    assert parts.bank is not None and parts.bank.texts is not None
-    assert sorted(parts.bank.texts) == wanted and int(parts.bank.counts.sum()) == len(CORPUS)
+    parts, fresh = read_checkpoint(adapted), tiny_parts()
+    due = {"name": "catalogue", "projection": "memory", "decode": parts.settings.decode}
+    assert parts.settings == replace(source.settings, **due)
+    assert parts.bank and source.bank and fresh.bank and parts.bank.texts
+    assert sorted(parts.bank.texts) == sorted(WRITTEN)
     one, other = (p.backbone.encode([noise_photo()])[0].tokens for p in (source, parts))
     assert F.cosine_similarity(one, other, dim=-1).min() > 0.999
-    fresh = tiny_parts()
-    assert source.bank is not None and fresh.bank is not None
     assert source.bank.fingerprint() == fresh.bank.fingerprint()
     assert torch.equal(weights(source), weights(fresh))
     assert not torch.equal(weights(parts), weights(source))
@@ -97,31 +85,28 @@ def test_the_result_stands_alone_and_its_source_is_as_it_was(source: Parts, adap
 
 def test_it_learns_to_write_the_corpus(source: Parts, tmp_path: Path) -> None:
     options = replace(QUICK, epochs=40, learning_rate=5e-3, noise_sigma=0.01, validation_share=0.0)
-    out = adapt(source, CORPUS, tmp_path / "out", options)
-    parts = read_checkpoint(out)
+    parts = read_checkpoint(adapt(source, CORPUS, tmp_path / "out", options))
     assert parts.text_tower is not None
-    wanted = [text.lower().rstrip(".") for text in CORPUS]
-    decoded = parts.decoder.generate(parts.text_tower.encode(wanted), DecodeOptions(max_tokens=30))
-    right = sum(answer.text == text for answer, text in zip(decoded, wanted, strict=True))
-    assert right > len(wanted) // 2
+    rows = parts.text_tower.encode(WRITTEN)
+    decoded = parts.decoder.generate(rows, DecodeOptions(max_tokens=30))
+    right = sum(answer.text == text for answer, text in zip(decoded, WRITTEN, strict=True))
+    assert right > len(WRITTEN) // 2
 
 
-def test_a_bank_is_compressed_without_what_validates(source: Parts, tmp_path: Path) -> None:
-    reports: list[TrainReport] = []
-    held_out = ["a yellow kite", "a yellow dog"]
+def test_what_validates_is_in_no_bank(
+    source: Parts, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """Neither in that which is kept, where it is foreign, nor in that which training passes."""
+    reports, held_out = list[TrainReport](), ["a yellow kite", "a yellow dog"]
     how: dict[str, Any] = {"bank_rows": 10, "validation": held_out, "on_report": reports.append}
-    training = replace(QUICK, samples=2)
-    out = adapt(source, [*CORPUS, *CORPUS[:5]], tmp_path / "out", training, **how)
+    out = adapt(source, [*CORPUS, *CORPUS[:5]], tmp_path / "out", replace(QUICK, samples=2), **how)
     bank = MemoryBank.load(out / "memory_bank")
     assert len(bank) == 10 and not set(held_out) & set(bank.texts or held_out)
     assert int(bank.counts.sum()) == len(CORPUS) + 5
     assert {text for text, _ in reports[-1].samples} == set(held_out)
-
-
-def test_held_out_is_unseen(source: Parts, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("patchioner.adaptation.GapNoise", lambda bank, **_: seen.append(bank))
-    adapt(source, CORPUS, tmp_path / "out", replace(QUICK, validation_share=0.25))
+    monkeypatch.setattr(adaptation, "GapNoise", lambda bank, **_: seen.append(bank))
+    adapt(source, CORPUS, tmp_path / "share", replace(QUICK, validation_share=0.25))
     assert len(seen[0]) == len(CORPUS) * 3 // 4
 
 
@@ -137,29 +122,24 @@ def test_killed_and_resumed_it_ends_the_same(source: Parts, tmp_path: Path, kind
         if report.step >= 4:
             raise Killed
 
-    out = tmp_path / "parts" / "model"
+    out, steps = tmp_path / "parts" / "model", list[int]()
     with pytest.raises(Killed):
         adapt(source, CORPUS, out, **how, on_report=kill)
     with pytest.raises(PatchionerError, match=r"config\.json"):
         Patchioner.from_pretrained(out)
-    steps: list[int] = []
     adapt(source, CORPUS, out, **how, resume=True, on_report=lambda r: steps.append(r.step))
-    assert steps[0] > 1
     one, other = read_checkpoint(out), read_checkpoint(whole)
-    assert one.settings == other.settings and torch.equal(weights(one), weights(other))
-    assert one.bank is not None and other.bank is not None
-    assert one.bank.fingerprint() == other.bank.fingerprint()
+    assert steps[0] > 1 and one.settings == other.settings
+    assert torch.equal(weights(one), weights(other))
+    assert one.bank and other.bank and one.bank.fingerprint() == other.bank.fingerprint()
 
 
-def test_a_finished_run(source: Parts, adapted: Path, caplog: Log) -> None:
+def test_a_finished_run_and_a_folder_of_another(source: Parts, adapted: Path, caplog: Log) -> None:
     written = (adapted / "config.json").stat().st_mtime_ns
     with caplog.at_level(logging.INFO):
         assert adapt(source, CORPUS, adapted, QUICK, resume=True) == adapted
     assert "nothing left to do" in caplog.text
     assert (adapted / "config.json").stat().st_mtime_ns == written
-
-
-def test_a_folder_of_another_run_is_refused(source: Parts, adapted: Path) -> None:
     for parts, texts, training, named in (
         (source, CORPUS, replace(QUICK, seed=1), "options.seed"),
         (source, CORPUS[1:], QUICK, "corpus"),
@@ -169,32 +149,28 @@ def test_a_folder_of_another_run_is_refused(source: Parts, adapted: Path) -> Non
             adapt(parts, texts, adapted, training, resume=True)
 
 
-def test_nothing_is_written_for_a_bad_corpus(source: Parts, tmp_path: Path) -> None:
+def test_what_cannot_be_adapted(source: Parts, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for texts in ([], ["  "], CORPUS[:5], CORPUS[:5] * 10):
         for fresh in (None, SHAPE):
             with pytest.raises(TextError):
                 adapt(source, texts, out, QUICK, fresh=fresh)
-    assert not out.exists()
-
-
-def test_parts_that_cannot_be_adapted_are_refused(source: Parts, tmp_path: Path) -> None:
     for wrong in ({"bank_rows": 0}, {"storage": "fp8"}):
         with pytest.raises(OptionError, match=next(iter(wrong))):
-            adapt(source, CORPUS, tmp_path / "out", QUICK, **wrong)  # type: ignore[arg-type]
+            adapt(source, CORPUS, out, QUICK, **wrong)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="no text tower"):
-        adapt(replace(source, tower=None), CORPUS, tmp_path / "out")
+        adapt(replace(source, tower=None), CORPUS, out)
 
     class Other:
         """Some other decoder."""
 
-        embedding_dim = source.decoder.embedding_dim
-        device = source.decoder.device
+        embedding_dim, device = source.decoder.embedding_dim, source.decoder.device
 
     other = replace(source, decoder=Other())  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="Other .* from scratch"):
-        adapt(other, CORPUS, tmp_path / "out", QUICK)
-    adapt(other, CORPUS, tmp_path / "out", QUICK, fresh=SHAPE)
+        adapt(other, CORPUS, out, QUICK)
+    assert not out.exists()
+    adapt(other, CORPUS, out, QUICK, fresh=SHAPE)
 
 
 @pytest.mark.parametrize("values", KINDS.values(), ids=KINDS)
@@ -202,74 +178,55 @@ def test_to_captions_and_on_again(source: Parts, tmp_path: Path, values: dict[st
     folder = language_folder(tmp_path / "language")
     fresh = NewDecoder(language_model=str(folder), **values)
     out = adapt(source, TEXTS, tmp_path / "one", QUICK, fresh=fresh)
-    model = Patchioner.from_pretrained(out, device="cpu")
-    (caption,) = model.caption(noise_photo())
+    (caption,) = Patchioner.from_pretrained(out, device="cpu").caption(noise_photo())
     assert isinstance(caption.text, str) and caption.score < 0
+    first = read_checkpoint(out)
     assert json.loads((out / "decoder" / "config.json").read_text())["type"] == values["type"]
-    again = adapt(read_checkpoint(out), TEXTS, tmp_path / "two", replace(QUICK, noise_sigma=0.05))
-    assert not torch.equal(weights(read_checkpoint(again)), weights(read_checkpoint(out)))
-    assert read_checkpoint(again).settings.projection == "none"
+    again = read_checkpoint(adapt(first, TEXTS, tmp_path / "two", replace(QUICK, noise_sigma=0.05)))
+    assert not torch.equal(weights(again), weights(read_checkpoint(out)))
+    assert again.settings.projection == "none"
     language_folder(folder, seed=9)
     with pytest.raises(OptionError, match="language_model"):  # another model, another run
         adapt(source, TEXTS, out, QUICK, fresh=fresh, resume=True)
 
 
-# Settings refused by name; corruption that makes text embeddings look like region embeddings.
-
-
 @pytest.mark.parametrize(
-    ("values", "word"),
+    ("make", "values", "word"),
     [
-        ({"noise_sigma": float("inf")}, "noise"),
-        ({"epochs": -1.0}, "epochs"),
-        ({"type": "viecat"}, "type"),
-        ({"type": "viecap", "language_model": ""}, "language_model"),
-        ({"type": "viecap", "tune": "lora"}, "prefix_lm"),
-        ({"type": "meacap", "entities": ("cat",)}, "entities"),
-        ({"type": "prefix_lm", "keep": "away"}, "keep"),
-        ({"bank": None, "weakest": -0.1}, "-0.1"),
-        ({"bank": None, "strongest": float("nan")}, "nan"),
-        ({"bank": None, "share": 1.5}, r"1\.5"),
+        (usual_training, {"noise_sigma": float("inf")}, "noise"),
+        (usual_training, {"epochs": -1.0}, "epochs"),
+        (NewDecoder, {"type": "viecat"}, "type"),
+        (NewDecoder, {"type": "viecap", "language_model": ""}, "language_model"),
+        (NewDecoder, {"type": "viecap", "tune": "lora"}, "prefix_lm"),
+        (NewDecoder, {"type": "meacap", "entities": ("cat",)}, "entities"),
+        (NewDecoder, {"type": "prefix_lm", "keep": "away"}, "keep"),
+        (GapNoise, {"bank": None, "weakest": -0.1}, "-0.1"),
+        (GapNoise, {"bank": None, "strongest": float("nan")}, "nan"),
+        (GapNoise, {"bank": None, "share": 1.5}, r"1\.5"),
     ],
 )
-def test_impossible_values_are_refused_by_name(values: dict[str, Any], word: str) -> None:
-    make: Any = GapNoise if "bank" in values else usual_training
-    if "type" in values:
-        make, values = NewDecoder, {"language_model": "gpt2", **values}
+def test_impossible_values(make: Any, values: dict[str, Any], word: str) -> None:
     with pytest.raises(OptionError, match=word):
-        make(**values)
-
-
-def corrupt(rows: Tensor, noise: GapNoise, seed: int = 0) -> Tensor:
-    torch.manual_seed(seed)
-    return noise(rows)
+        make(**{"language_model": "gpt2", **values} if make is NewDecoder else values)
 
 
 def test_a_share_of_rows_is_projected_all_stay_unit_and_the_seed_decides() -> None:
-    drawn = torch.Generator().manual_seed(0)
-    rows = F.normalize(torch.randn(400, 16, generator=drawn), dim=1)
-    bank, before = MemoryBank(torch.randn(30, 16, generator=drawn)), rows.clone()
+    rows, bank = F.normalize(randn(400, 16), dim=1), MemoryBank(randn(30, 16, seed=1))
+    before = rows.clone()
+
+    def corrupt(noise: GapNoise, seed: int = 0) -> Tensor:
+        torch.manual_seed(seed)
+        return noise(rows)
+
     for noise in (GapNoise(None), GapNoise(bank), GapNoise(bank, share=0.5)):
-        out = corrupt(rows, noise)
+        out = corrupt(noise)
         torch.testing.assert_close(out.norm(dim=1), torch.ones(len(rows)))
-        assert torch.equal(out, corrupt(rows, noise))
-        assert not torch.equal(out, corrupt(rows, noise, seed=1))
+        assert torch.equal(out, corrupt(noise)) and not torch.equal(out, corrupt(noise, seed=1))
     assert torch.equal(rows, before)
-    out = corrupt(rows, GapNoise(bank, 0.0, 0.0, share=0.3))
+    out = corrupt(GapNoise(bank, 0.0, 0.0, share=0.3))
     kept = (out - rows).norm(dim=1) < 1e-5
     assert 0.6 < kept.float().mean() < 0.8
     torch.testing.assert_close(out[~kept], bank.project(rows)[~kept])
-
-
-# From lines to sentences: what is kept, merged, left out, held out, and that the log says so.
-
-
-def everything(texts: Sequence[str]) -> list[bool]:
-    return [True] * len(texts)
-
-
-def short(texts: Sequence[str]) -> list[bool]:
-    return [len(text.split()) <= 3 for text in texts]
 
 
 def numbered(count: int, word: str = "mug") -> list[str]:
@@ -284,38 +241,32 @@ def test_cleaning_lowers_merges_and_drops(caplog: Log) -> None:
     assert "2 distinct sentences, 2 repeats merged" in caplog.text
 
 
-def test_a_share_is_held_out_by_seed() -> None:
+def test_a_share_or_a_file_but_for_repeats_is_held_out(caplog: Log) -> None:
+    def fits(texts: Any) -> list[bool]:
+        return [len(text.split()) <= 3 for text in texts]
+
     corpus = clean(numbered(100), "corpus")
-    found = [gather(corpus, None, fits=everything, share=0.1, seed=seed) for seed in (0, 0, 1)]
+    found = [gather(corpus, None, fits=fits, share=0.1, seed=seed) for seed in (0, 0, 1)]
     assert found[0] == found[1] and found[0].held_out != found[2].held_out
     assert len(set(found[0].held_out)) == 10 and not found[0].foreign
     assert sorted([*found[0].held_out, *found[0].training]) == list(range(100))
-
-
-def test_a_validation_file_is_held_out_but_for_repeats(
-    caplog: Log,
-) -> None:
-    corpus = clean(numbered(30), "corpus")
     validation = clean(["mug 3", *numbered(5, "bowl"), "one two three four"], "validation")
     with caplog.at_level(logging.WARNING, "patchioner.adaptation"):
-        found = gather(corpus, validation, fits=short, share=0.5, seed=0)
-    assert found.training == list(range(30)) and found.foreign
-    assert sorted(found.texts[row] for row in found.held_out) == numbered(5, "bowl")
+        file = gather(corpus, validation, fits=fits, share=0.5, seed=0)
+    assert file.training == list(range(100)) and file.foreign
+    assert sorted(file.texts[row] for row in file.held_out) == numbered(5, "bowl")
     assert "left out 1 sentences of the corpus itself" in caplog.text
     assert "validation: left out 1 sentences longer" in caplog.text
     with pytest.raises(TextError, match="no validation sentence"):
-        gather(corpus, clean(["MUG 3."], "validation"), fits=everything, share=0.1, seed=0)
+        gather(corpus, clean(["MUG 3."], "validation"), fits=fits, share=0.1, seed=0)
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("A Man riding a wave .", "a man riding a wave"),
-        ("  two\tdogs ,\n one cat!  ", "two dogs, one cat!"),
-        ("It 's a dog. A cat.", "it's a dog. a cat"),
-        ("...", ""),
-        ("", ""),
+        ("A Man riding a wave .", "a man riding a wave"), ("It 's a dog. A cat.", "it's a dog. a cat"),
+        ("  two\tdogs ,\n one cat!  ", "two dogs, one cat!"), ("...", ""), ("", ""),
     ],
-)
+)  # fmt: skip
 def test_normalising(text: str, expected: str) -> None:
     assert normalise(text) == expected

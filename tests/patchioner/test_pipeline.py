@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -28,10 +29,11 @@ def embedded(number: int) -> Embedded:
     return Embedded([ANY] * count, rows, errors, torch.ones(count))
 
 
-def steps(read: Callable[[int], int] = abs, **others: Any) -> Steps[int, int, int, str]:
-    def answer(batch: Sequence[Embedded]) -> list[list[str]]:
-        return [[str(int(row)) for row in one.embeddings[:, 0].tolist()] for one in batch]
+def answer(batch: Sequence[Embedded]) -> list[list[str]]:
+    return [[str(int(row)) for row in one.embeddings[:, 0].tolist()] for one in batch]
 
+
+def steps(read: Callable[[int], int] = abs, **others: Any) -> Steps[int, int, int, str]:
     parts: dict[str, Any] = {"encode": list, "embed": embedded, "answer": answer}
     return Steps(read, **(parts | others))
 
@@ -64,9 +66,9 @@ def test_outcomes_however_it_is_cut(items: list[int], broken: set[int], cut: Bat
     before = set(threading.enumerate())
     plain = [f"!photo {item}" if item in broken else expected(item) for item in items]
     assert [shown(one) for one in run(items, steps(read), cut)] == plain
-    sound = [item for item in items if item not in broken]
     skipped = list(delivered(run(items, steps(read), cut), "skip"))
-    assert skipped == [[a for a in expected(item) if a[0] != "!"] for item in sound]
+    sound = [expected(item) for item in items if item not in broken]
+    assert skipped == [[one for one in answers if one[0] != "!"] for answers in sound]
     found: list[Any] = []
     try:
         for answers in delivered(run(items, steps(read), cut), "raise"):
@@ -86,19 +88,16 @@ OF_THE_CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory")
 @pytest.mark.parametrize("stage", ["encode", "answer"])
 @pytest.mark.parametrize("raised", [ImageError("bad"), MemoryError(), OF_CUDA, OF_THE_CPU])
 def test_one_that_fails_in_a_group_costs_itself_alone(stage: str, raised: Exception) -> None:
-    whole = steps()
     calls: list[int] = []
 
     def fails(group: Sequence[Any]) -> Any:
         calls.append(len(group))
-        numbers = [int(one if stage == "encode" else one.embeddings[0, 0]) for one in group]
-        if 5 in numbers:
+        if 5 in [int(one if stage == "encode" else one.embeddings[0, 0]) for one in group]:
             raise raised
-        return getattr(whole, stage)(group)
+        return list(group) if stage == "encode" else answer(group)
 
     items = [1, 2, 4, 5, 8, 10, 11, 13]  # all with regions
-    others: Any = {stage: fails}
-    found = list(run(items, steps(**others), Batching(photos=8, regions=99)))
+    found = list(run(items, steps(**{stage: fails}), Batching(photos=8, regions=99)))  # type: ignore[arg-type]
     assert [one for one in found if isinstance(one, list)] == [expected(n) for n in items if n != 5]
     kind = ImageError if isinstance(raised, ImageError) else OutOfMemoryError
     assert isinstance(found[3], kind)
@@ -107,17 +106,13 @@ def test_one_that_fails_in_a_group_costs_itself_alone(stage: str, raised: Except
 
 @pytest.mark.parametrize("stage", ["read", "encode", "embed", "answer"])
 def test_our_own_mistakes_are_not_hidden(stage: str) -> None:
-    def broken(one: Any) -> Any:
-        raise AttributeError("a bug")
-
-    others: Any = {stage: broken}
+    broken: Any = {stage: Mock(side_effect=AttributeError("a bug"))}
     with pytest.raises(AttributeError):
-        list(run([1, 2], steps(**others), Batching()))
+        list(run([1, 2], steps(**broken), Batching()))
 
 
 def test_an_error_that_waits_holds_nothing() -> None:
-    photo = torch.zeros(3)
-    kept = []
+    photo, kept = torch.zeros(3), []
 
     def fails(group: Sequence[int]) -> list[int]:
         local = photo[group[0] :]
@@ -133,36 +128,24 @@ def test_an_error_that_waits_holds_nothing() -> None:
 
 
 def test_groups_and_batches_are_as_large_as_asked() -> None:
-    groups, batches = list[int](), list[int]()
-
-    def encode(group: Sequence[int]) -> list[int]:
-        groups.append(len(group))
-        return list(group)
-
-    def answer(batch: Sequence[Embedded]) -> list[list[int]]:
-        batches.append(sum(len(one.regions) for one in batch))
-        return [[0] * len(one.regions) for one in batch]
-
-    found: Any = list(run([2] * 7, steps(encode=encode, answer=answer), Batching(3, 12)))
-    assert found == [[0, 0]] * 7
-    assert (groups, batches) == ([3, 3, 1], [6, 6, 2])
+    encode, write = Mock(side_effect=list), Mock(side_effect=answer)
+    list(run([2] * 7, steps(encode=encode, answer=write), Batching(3, 12)))
+    assert [len(call.args[0]) for call in encode.call_args_list] == [3, 3, 1]
+    batches = [call.args[0] for call in write.call_args_list]
+    assert [sum(len(one.regions) for one in batch) for batch in batches] == [6, 6, 2]
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_an_endless_source_is_read_only_as_far_as_the_queues_reach(fails: bool) -> None:
-    read: list[int] = []
-    before = set(threading.enumerate())
+    read, before = list[int](), set(threading.enumerate())
 
     def endless() -> Iterator[int]:
         while True:
             read.append(1)
             yield 1
 
-    def refuse(item: int) -> int:
-        raise ImageError("bad")
-
-    cut = Batching(photos=2, regions=8, readers=2, ahead=3)
-    stream = run(endless(), steps(refuse if fails else abs), cut)
+    reader = Mock(side_effect=ImageError("bad")) if fails else abs
+    stream = run(endless(), steps(reader), Batching(photos=2, regions=8, readers=2, ahead=3))
     assert [shown(next(stream)) for _ in range(4)] == ["!bad" if fails else ["1"]] * 4
     # Two batches of two out, one more on its way, one group, three ahead and one in hand.
     assert len(read) <= 4 + 2 + 2 + 3 + 1
@@ -171,16 +154,15 @@ def test_an_endless_source_is_read_only_as_far_as_the_queues_reach(fails: bool) 
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_of_the_source_itself_comes_after_the_outcomes_before_it(workers: int) -> None:
+def test_an_error_of_the_source_comes_after_the_outcomes_before_it(workers: int) -> None:
     def broken() -> Iterator[int]:
         yield from (1, 2)
         raise OSError("the disk is gone")
 
-    found = []
+    stream = pipeline.map_ahead(abs, broken(), workers=workers, ahead=2)
+    assert [next(stream), next(stream)] == [1, 2]
     with pytest.raises(OSError, match="disk"):
-        for one in pipeline.map_ahead(abs, broken(), workers=workers, ahead=2):
-            found.append(one)
-    assert found == [1, 2]
+        next(stream)
 
 
 def test_threads_work_beside_the_caller_and_see_its_context() -> None:
