@@ -30,89 +30,59 @@ def parser() -> argparse.ArgumentParser:
         "130 stopped with Ctrl-C, go on with --resume",
     )
     files = "sentences: .txt, one per line, or any file that `patchioner bank build` reads"
-    result.add_argument("--corpus", required=True, metavar="FILE", help=files)
-    result.add_argument("--column", metavar="NAME", help="of a table: the column of sentences")
-    result.add_argument("--out", required=True, metavar="DIR", help="new folder for the result")
-    result.add_argument(
-        "--text-encoder",
-        default="patchioner-mini",
-        metavar="ID|DIR",
-        help="checkpoint that lends everything but decoder and bank (default: %(default)s)",
+    add = result.add_argument
+    add("--corpus", required=True, metavar="FILE", help=files)
+    add("--column", metavar="NAME", help="of a table: the column of sentences")
+    add("--out", required=True, metavar="DIR", help="new folder for the result")
+    lends = "checkpoint that lends everything but decoder and bank (default: %(default)s)"
+    add("--text-encoder", default="patchioner-mini", metavar="ID|DIR", help=lends)
+    add("--resume", action="store_true", help="go on with a stopped run in DIR")
+    add = result.add_mutually_exclusive_group().add_argument
+    memory = "train behind the new memory bank; regions will pass it, too (default)"
+    add("--memory", action="store_true", help=memory)
+    noise = "train with noise of this strength instead (0.08 if left out); regions will go straight to the decoder"
+    add("--noise", nargs="?", type=float, const=0.08, metavar="SIGMA", help=noise)
+    add = result.add_argument_group("training").add_argument
+    add("--epochs", type=float, help="default: 15, from scratch 30")
+    add("--batch", type=int, default=64, help="default: %(default)s")
+    rate = "default: 1e-3, or 1e-4 where a language model is trained"
+    add("--learning-rate", type=float, metavar="RATE", help=rate)
+    held_out = (
+        "sentences to validate on, or the share of the corpus held out (default: %(default)s)"
     )
-    result.add_argument("--resume", action="store_true", help="go on with a stopped run in DIR")
-    bridge = result.add_mutually_exclusive_group()
-    bridge.add_argument(
-        "--memory",
-        action="store_true",
-        help="train behind the new memory bank; regions will pass it, too (default)",
-    )
-    bridge.add_argument(
-        "--noise",
-        nargs="?",
-        type=float,
-        const=0.08,
-        metavar="SIGMA",
-        help="train with noise of this strength instead (0.08 if left out); regions will go "
-        "straight to the decoder",
-    )
-    group = result.add_argument_group("training")
-    group.add_argument("--epochs", type=float, help="default: 15, from scratch 30")
-    group.add_argument("--batch", type=int, default=64, help="default: %(default)s")
-    group.add_argument(
-        "--learning-rate",
-        type=float,
-        metavar="RATE",
-        help="default: 1e-3, or 1e-4 where a language model is trained",
-    )
-    group.add_argument(
-        "--validation",
-        default="0.05",
-        metavar="FILE|SHARE",
-        help="sentences to validate on, or the share of the corpus held out (default: %(default)s)",
-    )
-    group.add_argument("--bank-rows", type=int, metavar="N", help="compress the bank to N rows")
-    group.add_argument("--autocast", action="store_true", help="forward pass in bfloat16")
-    group.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    group.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    group.add_argument("--threads", type=int, metavar="N", help="CPU threads")
-    group.add_argument("--storage", choices=["fp32", "fp16", "int8"], default="fp16")
-    fresh = result.add_argument_group("shape of a new decoder")
-    fresh.add_argument(
-        "--from-scratch", action="store_true", help="do not go on from the checkpoint's decoder"
-    )
+    add("--validation", default="0.05", metavar="FILE|SHARE", help=held_out)
+    add("--bank-rows", type=int, metavar="N", help="compress the bank to N rows")
+    add("--autocast", action="store_true", help="forward pass in bfloat16")
+    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    add("--threads", type=int, metavar="N", help="CPU threads")
+    add("--storage", choices=["fp32", "fp16", "int8"], default="fp16")
+    add = result.add_argument_group("shape of a new decoder").add_argument
+    scratch = "do not go on from the checkpoint's decoder"
+    add("--from-scratch", action="store_true", help=scratch)
     for name in ("layers", "width", "heads", "vocab-size", "positions"):
-        fresh.add_argument(f"--{name}", type=int, metavar="N", help="needs --from-scratch")
+        add(f"--{name}", type=int, metavar="N", help="needs --from-scratch")
     _add_language_model(result)
     return result
 
 
 def _add_language_model(result: argparse.ArgumentParser) -> None:
-    group = result.add_argument_group("a new decoder on a language model (extra language-models)")
-    group.add_argument(
-        "--decoder",
-        choices=["prefix_gpt2", "viecap", "meacap", "prefix_lm"],
-        default="prefix_gpt2",
-        help="viecap: soft prompt and the entities near a region; meacap: what the nearest sentences agree on "
-        "instead; prefix_lm: soft prompt alone, longer text (default: %(default)s, ours)",
+    title = "a new decoder on a language model (extra language-models)"
+    add = result.add_argument_group(title).add_argument
+    kinds = (
+        "viecap: soft prompt and the entities near a region; meacap: what the nearest sentences agree on instead; "
+        "prefix_lm: soft prompt alone, longer text (default: %(default)s, ours)"
     )
-    group.add_argument(
-        "--language-model", metavar="NAME|DIR", help="hub id (gpt2, facebook/opt-125m) or a folder"
-    )
-    group.add_argument(
-        "--entities",
-        metavar="FILE",
-        help="viecap: names, one per line (default: COCO's 80 classes)",
-    )
-    group.add_argument(
-        "--tune",
-        choices=["frozen", "lora", "full"],
-        help="prefix_lm: what is trained of it (frozen)",
-    )
-    group.add_argument(
-        "--refer",
-        action="store_true",
-        help="prefix_lm: the result only names the language model instead of holding its weights",
-    )
+    names = ["prefix_gpt2", "viecap", "meacap", "prefix_lm"]
+    add("--decoder", choices=names, default="prefix_gpt2", help=kinds)
+    model = "hub id (gpt2, facebook/opt-125m) or a folder"
+    add("--language-model", metavar="NAME|DIR", help=model)
+    entities = "viecap: names, one per line (default: COCO's 80 classes)"
+    add("--entities", metavar="FILE", help=entities)
+    tune = "prefix_lm: what is trained of it (frozen)"
+    add("--tune", choices=["frozen", "lora", "full"], help=tune)
+    refer = "prefix_lm: the result only names the language model instead of holding its weights"
+    add("--refer", action="store_true", help=refer)
 
 
 def options_from(arguments: argparse.Namespace, share: float | None) -> dict[str, Any]:

@@ -323,10 +323,11 @@ class TrainableDecoder(Decoder):
         options: DecodeOptions,
         memory: TextMemory | None,
         guide: Guide | None,
+        draws: int = 1,
     ) -> list[Decoded]:
         from decoders.search import generate  # which needs this module
 
-        return generate(*self.driven(memory), embeddings, options, self.device, guide)
+        return generate(*self.driven(memory), embeddings, options, self.device, guide, draws=draws)
 
     def draw(
         self,
@@ -337,10 +338,8 @@ class TrainableDecoder(Decoder):
         count: int,
     ) -> list[list[Decoded]]:
         """`count` samples of each row, of seeds `options.seed` and those that follow; see `generate`."""
-        from decoders.search import generate
-
-        driven, drawing = self.driven(memory), replace(options, strategy="sample")
-        found = generate(*driven, embeddings, drawing, self.device, guide, draws=count)
+        drawing = replace(options, strategy="sample")
+        found = self._generate(embeddings, drawing, memory, guide, count)
         return [found[first : first + count] for first in range(0, len(found), count)]
 
     @abstractmethod

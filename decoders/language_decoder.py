@@ -33,15 +33,13 @@ from decoders.language_model import (
     GPT2,
     TransformersModel,
     build_language_model,
-    choose_language_model,
     describe_language_model,
     fetch_language_model,
     fingerprint,
     fit_stored,
     pad_left,
     stored_state,
-    vocabulary_of,
-    width_of,
+    table_shape,
 )
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
@@ -169,6 +167,7 @@ class LanguageDecoder(TrainableDecoder):
 
     TYPE, MODEL, MAPPER = "prefix_lm", "language_model", "mapper"
     CONFIG: ClassVar[type[Any]] = PrefixLMConfig
+    OWN: ClassVar[tuple[str, ...]] = ()  # what else the constructor takes
     USUAL_TOKENS = 64  # published ViECap: at most 64 steps
 
     def __init__(
@@ -185,7 +184,7 @@ class LanguageDecoder(TrainableDecoder):
                 "a language model trained in full is stored in the checkpoint; leave reference out, or "
                 "use tune='lora'"
             )
-        mapper = config.make_mapper(width_of(model), seed)
+        mapper = config.make_mapper(table_shape(model)[1], seed)
         self.network = nn.ModuleDict({self.MAPPER: mapper, self.MODEL: model}).eval()
         self.tokenizer, self.config, self.reference = tokenizer, config, reference
         self.embedding_dim = config.embedding_dim
@@ -196,7 +195,7 @@ class LanguageDecoder(TrainableDecoder):
             _add_lora(model, config, seed)
 
     def _check(self) -> None:
-        known, most = vocabulary_of(self.model), self._driven.max_places
+        known, most = table_shape(self.model)[0], self._driven.max_places
         if self.tokenizer.vocab_size != known:
             raise CheckpointError(
                 f"the language model has {known} tokens, the tokenizer was made for "
@@ -222,25 +221,38 @@ class LanguageDecoder(TrainableDecoder):
         seed: int = 0,
         **settings: Any,
     ) -> Self:
-        """A decoder with a fresh mapper, to be trained; errors as `choose_language_model`, and OptionError.
+        """A decoder with a fresh mapper, to be trained.
 
         Args:
-            language_model, tokenizer: see `choose_language_model`.
+            language_model: a trained one by its id or folder; or, by a configuration, a random one.
+            tokenizer: of a random one; None is that of a trained one.
             keep: store the language model "inside" the checkpoint, or only a "reference" to where it came from.
             end: captions end with the language model's "own" end of text, or also at a full "stop" as published.
-            settings: the other values of the configuration.
+            settings: the other values of the configuration, and what the decoder's kind takes besides (`OWN`).
+
+        Raises:
+            OptionError, HubError, CheckpointError: see `fetch_language_model` and `build_language_model`; settings that
+                make no sense.
         """
         referred = language_model if keep == "reference" else None
         if not isinstance(referred, str | None):
             raise OptionError("a random language model has no place to refer to; use keep='inside'")
-        model, tokenizer = choose_language_model(language_model, tokenizer, seed=seed)
+        if isinstance(language_model, str):
+            model, usual = fetch_language_model(language_model)
+            tokenizer = tokenizer or usual
+        elif tokenizer is None:
+            wrong = "a language model made from a configuration needs a tokenizer"
+            raise OptionError(f"{wrong}; give one")
+        else:
+            model = build_language_model(language_model, seed=seed)
         if end == "stop":
             stops = tokenizer.full_stops()
             if not stops:
                 raise OptionError('the tokenizer has no token for "."; use its own end of text')
             tokenizer = tokenizer.ending_with(tuple(dict.fromkeys(stops + tokenizer.end_ids)))
+        own = {name: settings.pop(name) for name in cls.OWN if name in settings}
         config = cls.CONFIG(embedding_dim, **settings)
-        return cls(model, tokenizer, config, reference=referred, seed=seed)
+        return cls(model, tokenizer, config, reference=referred, seed=seed, **own)
 
     @property
     def module(self) -> nn.Module:
@@ -301,7 +313,7 @@ class LanguageDecoder(TrainableDecoder):
             more = cls._load_more(folder, settings)
             place = settings.pop("language_model")
             model = _model_at(place)
-            ends = {"end_ids": settings.pop("end_ids"), "vocab_size": vocabulary_of(model)}
+            ends = {"end_ids": settings.pop("end_ids"), "vocab_size": table_shape(model)[0]}
             tokenizer = LanguageTokenizer.load(folder / TOKENIZER_FILE, **ends)
             reference = place.get("reference")
             decoder = cls(model, tokenizer, cls.CONFIG(**settings), reference=reference, **more)

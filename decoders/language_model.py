@@ -40,17 +40,8 @@ class GPT2(GPT2Network):
         config: the values of `transformers`' configuration ("n_layer", "n_embd" ...), kept for `config.json`.
     """
 
-    _DEFAULTS = {
-        "vocab_size": 50257,
-        "n_positions": 1024,
-        "n_embd": 768,
-        "n_layer": 12,
-        "n_head": 12,
-        "resid_pdrop": 0.1,
-        "embd_pdrop": 0.1,
-        "attn_pdrop": 0.1,
-        "layer_norm_epsilon": 1e-5,
-    }
+    _SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
+    _OTHER = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1, "layer_norm_epsilon": 1e-5}
     # What this network does; a model that is told otherwise is left to `transformers`.
     _FIXED = {
         "activation_function": "gelu_new",
@@ -66,32 +57,21 @@ class GPT2(GPT2Network):
         usual = all(config.get(name, value) == value for name, value in cls._FIXED.items())
         inner = config.get("n_inner") in (None, 4 * config.get("n_embd", 768))
         # Names that other models have for these settings, and transformers takes for them.
-        other = {
-            "hidden_size",
-            "max_position_embeddings",
-            "num_attention_heads",
-            "num_hidden_layers",
-        }
+        other = {"hidden_size", "max_position_embeddings"}
+        other |= {"num_attention_heads", "num_hidden_layers"}
         named = config.get("model_type") == "gpt2" and not other & config.keys()
         return named and usual and inner
 
     def __init__(self, config: Mapping[str, Any], *, seed: int = 0) -> None:
         super().__init__()
-        self.config = {**self._DEFAULTS, **config, "model_type": "gpt2"}
-        value = self.config
-        check_whole(**{name: value[name] for name in list(self._DEFAULTS)[:5]})
+        self.config = value = {**self._SHAPE, **self._OTHER, **config, "model_type": "gpt2"}
+        check_whole(**{name: value[name] for name in self._SHAPE})
         if value["n_embd"] % value["n_head"]:
             wrong = f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}"
             raise OptionError(wrong)
-        self.transformer = Transformer(
-            value["vocab_size"],
-            value["n_positions"],
-            value["n_embd"],
-            value["n_layer"],
-            value["n_head"],
-            Dropout(value["resid_pdrop"], value["embd_pdrop"], value["attn_pdrop"]),
-            value["layer_norm_epsilon"],
-        )
+        dropout = Dropout(*(value[name] for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")))
+        shape = (value[name] for name in self._SHAPE)
+        self.transformer = Transformer(*shape, dropout, value["layer_norm_epsilon"])
         self._initialise(seed)
 
     @property
@@ -148,7 +128,7 @@ def fetch_language_model(source: str) -> tuple[nn.Module, LanguageTokenizer]:
         own = GPT2(config)
         fit_stored(own, untied_state(model), source=source)
         model = own
-    tokenizer = LanguageTokenizer.of_transformers(tokenizer, vocab_size=vocabulary_of(model))
+    tokenizer = LanguageTokenizer.of_transformers(tokenizer, vocab_size=table_shape(model)[0])
     return model.eval(), tokenizer
 
 
@@ -177,21 +157,6 @@ def build_language_model(config: Mapping[str, Any], *, seed: int = 0) -> nn.Modu
         ) from error
     built: nn.Module = model.eval()
     return built
-
-
-def choose_language_model(
-    given: str | Mapping[str, Any], tokenizer: LanguageTokenizer | None, *, seed: int
-) -> tuple[nn.Module, LanguageTokenizer]:
-    """A language model by its id or folder, trained, or by a configuration, random: which needs a tokenizer.
-
-    HubError, CheckpointError: see `fetch_language_model` and `build_language_model`.
-    """
-    if isinstance(given, str):
-        model, own = fetch_language_model(given)
-        return model, tokenizer or own
-    if tokenizer is None:
-        raise OptionError("a language model made from a configuration needs a tokenizer; give one")
-    return build_language_model(given, seed=seed), tokenizer
 
 
 def describe_language_model(model: nn.Module) -> dict[str, Any]:
@@ -273,16 +238,11 @@ def turned(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def width_of(model: nn.Module) -> int:
-    """Width of the model's input vectors."""
+def table_shape(model: nn.Module) -> tuple[int, int]:
+    """Number of tokens that the model knows, and width of its input vectors."""
     words: Any = model
-    return int(words.get_input_embeddings().weight.shape[1])
-
-
-def vocabulary_of(model: nn.Module) -> int:
-    """Number of tokens that the model knows."""
-    words: Any = model
-    return int(words.get_input_embeddings().weight.shape[0])
+    tokens, width = words.get_input_embeddings().weight.shape
+    return int(tokens), int(width)
 
 
 @dataclass
@@ -328,7 +288,7 @@ class TransformersModel:
     @property
     def head(self) -> GivenLogits:
         """The last layer may be more than a product, so it stays inside the model."""
-        return GivenLogits(vocabulary_of(self.model))
+        return GivenLogits(table_shape(self.model)[0])
 
     @property
     def max_places(self) -> int:
@@ -349,7 +309,7 @@ class TransformersModel:
         size = self.model.get_input_embeddings().weight.element_size()
         # Twice, because a cache that grows is copied.
         cache = 2 * 2 * int(config.num_hidden_layers) * keys * places * size
-        return int(cache + vocabulary_of(self.model) * (size + 8))
+        return int(cache + table_shape(self.model)[0] * (size + 8))
 
     def read(
         self, inputs: Tensor, padding: Tensor | None, max_tokens: int
@@ -403,7 +363,7 @@ class TransformersModel:
     def _sound(self) -> bool:
         """Whether a padded row reads as it does alone, and a step with the cache as one without."""
         words = self.model.get_input_embeddings()
-        ids = torch.arange(3, device=words.weight.device) % vocabulary_of(self.model)
+        ids = torch.arange(3, device=words.weight.device) % table_shape(self.model)[0]
         vectors = words(ids)
         together, cache = self.read(*pad_left([vectors[1:2], vectors[:2]]), 2)
         alone = self.read(vectors[None, 1:2], None, 1)[0]

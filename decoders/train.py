@@ -383,10 +383,8 @@ class _Corpus:
     def _clean(self, indices: NDArray[np.int64]) -> Tensor:
         if callable(self._embed):
             rows = self._embed([self.texts[i] for i in indices])
-        elif isinstance(self._embed, Tensor):
-            rows = self._embed[torch.from_numpy(indices).to(self._embed.device)]
         else:
-            rows = torch.from_numpy(np.asarray(self._embed[indices], dtype=np.float32))
+            rows = torch.as_tensor(self._embed[indices])
         return self._checked(rows, len(indices), "embed")
 
     def _checked(self, rows: Tensor, count: int, source: str) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -73,15 +73,9 @@ class ViecapConfig:
 
     def make_mapper(self, width: int, seed: int) -> nn.Module:
         """A fresh mapping network for a language model of this width."""
-        return MappingNetwork(
-            self.embedding_dim,
-            width,
-            prompt_tokens=self.prompt_tokens,
-            project_tokens=self.project_tokens,
-            layers=self.mapping_layers,
-            heads=self.mapping_heads,
-            seed=seed,
-        )
+        lengths = {"prompt_tokens": self.prompt_tokens, "project_tokens": self.project_tokens}
+        depth = {"layers": self.mapping_layers, "heads": self.mapping_heads, "seed": seed}
+        return MappingNetwork(self.embedding_dim, width, **lengths, **depth)
 
     @property
     def prefix_tokens(self) -> int:
@@ -263,10 +257,13 @@ class ViecapDecoder(LanguageDecoder):
 
     Published training: `TrainOptions(epochs=15, batch=80, learning_rate=2e-5, warmup_steps=5000, decay="linear",
     noise_sigma=0.126, label_smoothing=0.0)`, all weights of both networks.
+
+    `prompter` puts unit embeddings into words; it may be set later.
     """
 
     TYPE, MODEL, MAPPER = "viecap", "gpt", "mapping_network"
     CONFIG = ViecapConfig
+    OWN = ("prompter",)
 
     def __init__(
         self,
@@ -278,21 +275,6 @@ class ViecapDecoder(LanguageDecoder):
     ) -> None:
         self.prompter = prompter
         super().__init__(model, tokenizer, config, **more)
-
-    @classmethod
-    def create(
-        cls,
-        embedding_dim: int,
-        language_model: str | Mapping[str, Any],
-        tokenizer: LanguageTokenizer | None = None,
-        *,
-        prompter: HardPrompter | None = None,
-        **settings: Any,
-    ) -> Self:
-        """As `LanguageDecoder.create`; `prompter` puts unit embeddings into words, and can be set later."""
-        made = super().create(embedding_dim, language_model, tokenizer, **settings)
-        made.prompter = prompter or made.prompter
-        return made
 
     @property
     def module(self) -> nn.Module:

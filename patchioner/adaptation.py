@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
+from decoders import DECODERS, PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
 from decoders.base import check_whole
 from decoders.language_decoder import LanguageDecoder
 from decoders.language_model import fingerprint
@@ -105,18 +105,17 @@ class NewDecoder:
             sizes = ("layers", "width", "heads", "vocab_size", "positions")
             shape = {name: getattr(self, name) for name in sizes}
             return PrefixGPT2Decoder.create(texts, embedding_dim=dim, seed=seed, **shape)
+        how: dict[str, Any] = {"seed": seed}
         if self.type == "prefix_lm":
-            how: dict[str, Any] = {"seed": seed, "tune": self.tune, "keep": self.keep}
-            return LanguageDecoder.create(dim, self.language_model, **how)
-        if self.type == "meacap":
-            from decoders.retrieval import MeacapDecoder
+            how |= {"tune": self.tune, "keep": self.keep}
+        elif self.type == "viecap":
+            from decoders.viecap import COCO_ENTITIES, EntityPrompter, embed_entities
 
-            return MeacapDecoder.create(dim, self.language_model, seed=seed)
-        from decoders.viecap import COCO_ENTITIES, EntityPrompter, ViecapDecoder, embed_entities
-
-        names = self.entities or COCO_ENTITIES
-        prompter = EntityPrompter(names, embed_entities(names, tower.encode))
-        return ViecapDecoder.create(dim, self.language_model, seed=seed, prompter=prompter)
+            names = self.entities or COCO_ENTITIES
+            how["prompter"] = EntityPrompter(names, embed_entities(names, tower.encode))
+        kind: Any = DECODERS.get(self.type)
+        decoder: LanguageDecoder = kind.create(dim, self.language_model, **how)
+        return decoder
 
 
 def usual_training(fresh: NewDecoder | None = None, **changes: Any) -> TrainOptions:

@@ -142,22 +142,16 @@ class Patchioner:
         return make(*given, device=device or self.device, dtype=dtype or self.dtype)  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        how: dict[str, Any] = {
-            "device": self.device,
-            "dtype": self.dtype,
-            "reduce_jpegs": self._reduce_jpegs,
-        }
+        how: Any = {"device": self.device, "dtype": self.dtype, "reduce_jpegs": self._reduce_jpegs}
         return partial(type(self), **how), (self.parts,)
 
     def __repr__(self) -> str:
-        parts = self.parts
-        bank = (
-            "no memory bank" if parts.bank is None else f"memory bank of {len(parts.bank):,} rows"
-        )
+        parts, kind = self.parts, type(self).__name__
+        bank = f"memory bank of {len(parts.bank):,} rows" if parts.bank else "no memory bank"
+        dtype = str(self.dtype).removeprefix("torch.")
         return (
-            f"{type(self).__name__}({self.settings.name!r}: {type(parts.backbone).__name__}, {bank}, "
-            f"{type(parts.decoder).__name__}, width {parts.backbone.dim}; on {self.device} in "
-            f"{str(self.dtype).removeprefix('torch.')})"
+            f"{kind}({self.settings.name!r}: {type(parts.backbone).__name__}, {bank}, "
+            f"{type(parts.decoder).__name__}, width {parts.backbone.dim}; on {self.device} in {dtype})"
         )
 
     @property
@@ -303,9 +297,10 @@ class Patchioner:
         kept = self.settings.guides or self.settings.candidates
         likeliest = plain or decode.strategy == "sample" or not kept
 
+        crop = self.settings.crop if crop is None else crop
+        how: Any = {"gendered": gendered, "crops": crop == "add", "least": min_confidence or 0.0}
+
         def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:
-            crops = (self.settings.crop if crop is None else crop) == "add"
-            how: Any = {"gendered": gendered, "crops": crops, "least": min_confidence or 0.0}
             return captions(batch, options, self._placed, plain=likeliest, **how)
 
         whole = not likeliest or KEY in self.settings.calibration
@@ -364,11 +359,10 @@ class Patchioner:
             raise OptionError(f"temperature {temperature} must be a positive number")
         if threshold is not None and not 0 <= threshold <= 1:
             raise OptionError(f"threshold {threshold} must lie in 0..1")
-        texts = texts if isinstance(texts, str) else _texts(texts)
-        if len(texts) < 2 and not isinstance(texts, str):
+        texts = _texts(texts)
+        if len(texts) < 2:
             raise TextError(f"{texts!r} is no choice: give two texts or more")
         names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
-
         calibration = self.settings.calibration.get("label")
 
         def answer(batch: Sequence[Embedded]) -> list[list[Label]]:
@@ -411,7 +405,7 @@ class Patchioner:
         """
         if self._placed.text_tower is None:
             raise OptionError(f"{self.settings.name!r} has no text tower, so it cannot embed text")
-        return self._placed.text_tower.encode(texts if isinstance(texts, str) else _texts(texts))
+        return self._placed.text_tower.encode(_texts(texts))
 
     def save_pretrained(
         self,
@@ -584,6 +578,6 @@ def _choose(
 
 
 def _texts(texts: object) -> list[str]:
-    if not isinstance(texts, Iterable):
-        raise TextError(f"{texts!r:.80} is no list of texts: give two or more")
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise TextError(f"{texts!r:.80} is no list of texts: wrap it in a list, or give several")
     return list(texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from decoders import DecodeOptions, PrefixGPT2Decoder, load_decoder
+from decoders import DecodeOptions, PrefixGPT2Decoder, TrainOptions, load_decoder
+from decoders.retrieval import RetrievalDecoder
+from decoders.viecap import EntityPrompter
 from patchioner.base.errors import DecoderError, OptionError, PatchionerError
 from tests.decoders.conftest import ROWS, make_decoder, on_language_model
 from tests.support.tiny import change_config
-
-
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("strategy", ["bean"]), ("max_tokens", [0, 2.5, True]), ("min_tokens", [-1, 31]), ("beam_width", [0]),
-        ("seed", [-1, 2**128]), ("length_penalty", [-0.5, math.nan]), ("temperature", [0.0, math.inf]),
-        ("top_p", [0.0, 1.5]), ("batch_memory_mb", [0]), ("banned_words", [["cat"], ("cat", " "), "cat"]),
-    ],
-)  # fmt: skip
-def test_bad_decode_options(name: str, values: list[Any]) -> None:
-    for value in values:
-        with pytest.raises(OptionError, match=name):
-            DecodeOptions(**{name: value})
 
 
 def test_bad_embeddings_and_too_many_tokens(wild: PrefixGPT2Decoder) -> None:
@@ -53,30 +42,49 @@ def make(kind: str, **settings: Any) -> Any:
     return on_language_model(kind, **settings)
 
 
+def entities(**settings: Any) -> EntityPrompter:
+    return EntityPrompter(["cat", "bus"], torch.eye(2), **settings)
+
+
+GPT2, LM, VIECAP = (partial(make, kind) for kind in ("prefix_gpt2", "prefix_lm", "viecap"))
+DEEP, RETRIEVAL = partial(LM, mapper="transformer"), partial(RetrievalDecoder, 4)
+
+
 @pytest.mark.parametrize(
-    ("kind", "settings", "word"),
+    ("make", "name", "values"),
     [
-        ("prefix_gpt2", {"heads": 5}, "heads"),
-        ("prefix_gpt2", {"layers": 0}, "layers"),
-        ("prefix_gpt2", {"dropout": 1.0}, "dropout"),
-        ("prefix_gpt2", {"width": 2.5}, "width"),
-        ("prefix_lm", {"mapper": "mpl"}, "mapper"),
-        ("prefix_lm", {"tune": "some"}, "tune"),
-        ("prefix_lm", {"prompt_tokens": 0}, "prompt_tokens"),
-        ("prefix_lm", {"prompt_tokens": 300}, "positions"),
-        ("prefix_lm", {"mapper": "transformer", "mapping_heads": 5}, "heads"),
-        ("prefix_lm", {"mapper": "transformer", "mapping_layers": 0}, "layers"),
-        ("prefix_lm", {"keep": "reference"}, "no place to refer to"),
-        ("prefix_lm", {"tune": "lora", "lora_targets": ("none_such",)}, "lora_targets"),
-        ("prefix_lm", {"tokenizer": None}, "needs a tokenizer"),
-        ("viecap", {"hard_tokens": 0}, "hard_tokens"),
-        ("viecap", {"entity_masking": 2.0}, "entity_masking"),
-        ("viecap", {"hard_tokens": 200}, "positions"),
+        (DecodeOptions, "strategy", ["bean"]), (DecodeOptions, "max_tokens", [0, 2.5, True]),
+        (DecodeOptions, "min_tokens", [-1, 31]), (DecodeOptions, "beam_width", [0]),
+        (DecodeOptions, "seed", [-1, 2**128]), (DecodeOptions, "length_penalty", [-0.5, math.nan]),
+        (DecodeOptions, "temperature", [0.0, math.inf]), (DecodeOptions, "top_p", [0.0, 1.5]),
+        (DecodeOptions, "batch_memory_mb", [0]),
+        (DecodeOptions, "banned_words", [["cat"], ("cat", " "), "cat"]),
+        (TrainOptions, "batch", [0, 2.5]), (TrainOptions, "learning_rate", [0.0, math.nan]),
+        (TrainOptions, "noise_sigma", [-0.1]), (TrainOptions, "label_smoothing", [1.0]),
+        (TrainOptions, "seed", [2**64]), (TrainOptions, "validation_share", [1.0]),
+        (TrainOptions, "steps", [0, 2.5]), (TrainOptions, "decay", ["none"]),
+        (TrainOptions, "epochs", [True]), (TrainOptions, "autocast", ["no"]),
+        (entities, "temperature", [0.0]), (entities, "top_k", [0]), (entities, "threshold", [1.5]),
+        (RETRIEVAL, "candidates", [0]), (RETRIEVAL, "temperature", [0.0, math.nan]),
+        (GPT2, "heads", [5]), (GPT2, "layers", [0]), (GPT2, "dropout", [1.0]), (GPT2, "width", [2.5]),
+        (LM, "mapper", ["mpl"]), (LM, "tune", ["some"]), (LM, "prompt_tokens", [0]),
+        (DEEP, "mapping_heads", [5]), (DEEP, "mapping_layers", [0]),
+        (partial(LM, tune="lora"), "lora_targets", [("none_such",)]), (LM, "tokenizer", [None]),
+        (VIECAP, "hard_tokens", [0]), (VIECAP, "entity_masking", [2.0]),
     ],
-)
-def test_impossible_shapes(kind: str, settings: dict[str, Any], word: str) -> None:
-    with pytest.raises(OptionError, match=word):
-        make(kind, **settings)
+)  # fmt: skip
+def test_impossible_values(make: Any, name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(OptionError, match=name.removeprefix("mapping_")):
+            make(**{name: value})
+
+
+def test_impossible_prompts() -> None:
+    for make, tokens in ((LM, {"prompt_tokens": 300}), (VIECAP, {"hard_tokens": 200})):
+        with pytest.raises(OptionError, match="positions"):
+            make(**tokens)
+    with pytest.raises(OptionError, match="no place to refer to"):
+        LM(keep="reference")
 
 
 def concepts(**values: Any) -> dict[str, Any]:
@@ -89,7 +97,6 @@ def concepts(**values: Any) -> dict[str, Any]:
     [
         ("prefix_gpt2", {"type": "prefix_gtp2"}, "prefix_gpt2"),
         ("prefix_gpt2", {"type": None}, "type"),
-        ("prefix_gpt2", {"heads": 5}, "heads"),
         ("prefix_gpt2", {"colour": 1}, "colour"),
         ("prefix_gpt2", {"layers": 3}, "transformer.h.2"),
         ("prefix_gpt2", {}, "different decoders"),
@@ -103,7 +110,6 @@ def concepts(**values: Any) -> dict[str, Any]:
         ("viecap", {"entities": {"warmth": 1}}, "warmth"),
         ("viecap", {"end_ids": None, "language_model": None}, "language"),
         ("meacap", concepts(options={"caption": 5}), "caption"),
-        ("meacap", concepts(options={"captions": 0}), "captions"),
         ("meacap", concepts(options={"min_attribute": 1.5}), "min_attribute"),
         ("meacap", concepts(options={"merge_above": 2.0}), "merge_above"),
         ("meacap", concepts(parser={"type": "rule"}), "rules, t5"),

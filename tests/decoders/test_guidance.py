@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import replace
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -80,18 +79,15 @@ def test_tokens_and_scores_are_those_of_plain_code() -> None:
 )
 def test_rows_do_not_depend_on_one_another(options: DecodeOptions) -> None:
     decoder, embeddings, guide = guided()
-    together = decoder.generate(embeddings, options, guide=guide)
-    for row, one in enumerate(together):
-        own = replace(guide, around=guide.around[[row]], evidence=guide.evidence[[row]])
-        (alone,) = decoder.generate(embeddings[[row]], options, guide=own)
-        assert alone.token_ids == one.token_ids
+
+    def written(rows: list[int], evidence: list[int]) -> list[tuple[int, ...]]:
+        own = replace(guide, around=guide.around[rows], evidence=guide.evidence[evidence])
+        return token_ids(decoder.generate(embeddings[rows], options, guide=own))
+
+    together = written([*range(6)], [*range(6)])
+    assert together == [written([row], [row])[0] for row in range(6)]
     # Equal embeddings with other evidence are other rows.
-    rows = replace(guide, around=guide.around[[0, 0]], evidence=guide.evidence[[0, 1]])
-    first, second = decoder.generate(embeddings[[0, 0]], options, guide=rows)
-    other = replace(rows, around=rows.around[1:], evidence=rows.evidence[1:])
-    (alone,) = decoder.generate(embeddings[:1], options, guide=other)
-    assert first.token_ids == together[0].token_ids
-    assert second.token_ids == alone.token_ids
+    assert written([0, 0], [0, 1]) == [together[0], written([0], [1])[0]]
 
 
 def test_a_guide_that_says_nothing_changes_nothing() -> None:
@@ -137,12 +133,10 @@ def test_words_are_found_in_texts_and_tokens() -> None:
 
 def test_guides_of_other_rows_or_widths_are_refused() -> None:
     decoder, embeddings, guide = guided()
-    changes: list[dict[str, Any]] = [
-        {"around": guide.around[:2]},
-        {"around": guide.around[:, :8]},
-        {"evidence": guide.evidence[:, :2]},
-        {"evidence": guide.evidence * math.nan},
-    ]
-    for change in changes:
-        with pytest.raises(DecoderError):
-            decoder.generate(embeddings, OPTIONS, guide=replace(guide, **change))
+    around, evidence = guide.around, guide.evidence
+    for name, values in (
+        ("around", (around[:2], around[:, :8])), ("evidence", (evidence[:, :2], evidence * math.nan)),
+    ):  # fmt: skip
+        for value in values:
+            with pytest.raises(DecoderError):
+                decoder.generate(embeddings, OPTIONS, guide=replace(guide, **{name: value}))

@@ -56,7 +56,7 @@ class Driven:
         spread(model, 8.0)
         self.twin = transformers_twin(model)
         self.model = self.twin if foreign else model
-        self.map = randn(DIM, 5 * language.width_of(model), seed=1)
+        self.map = randn(DIM, 5 * language.table_shape(model)[1], seed=1)
         self.tokenizer = language_tokenizer()
         own = self.model if isinstance(self.model, GPT2) else language.TransformersModel(self.model)
         self.driver = PromptedModel(own, self.prefixes, prefix_tokens=5)

@@ -14,15 +14,12 @@ from torch import Tensor
 
 from decoders import load_decoder
 from decoders.viecap import EntityFinder, EntityPrompter, entity_prompt, mask_entities
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
+from patchioner.base.errors import CheckpointError, DecoderError, TextError
 from tests.decoders.conftest import DIM, SHORT, THINGS, VECTORS, embed_words, on_language_model
-from tests.support import randn
 
 # Near one thing, two things, or nothing: prompts of different lengths.
 ROWS = embed_words(["cat", "dog kite", "red bus car boat", "nothing here", "kite", "boat cat dog"])
 ROWS[3] = -VECTORS.sum(dim=0)
-
-
 make = partial(on_language_model, "viecap")
 
 
@@ -101,21 +98,13 @@ def test_training_prompts_name_the_captions_entities_masked_while_training() -> 
 NAMES = ["cat", "dog", "hot dog", "bus"]
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "error"),
-    [
-        ("names", [[], ["cat", "cat", "a", "b"], ["cat", " ", "a", "b"], "abcd"], TextError),
-        ("names", [["cat"]], DecoderError),
-        ("embeddings", [torch.zeros(4, 8), torch.full((4, 8), torch.nan)], DecoderError),
-        ("temperature", [0.0], OptionError),
-        ("top_k", [0], OptionError),
-        ("threshold", [1.5], OptionError),
-    ],
-)
-def test_bad_vocabularies_and_settings(name: str, values: list[Any], error: Any) -> None:
-    for value in values:
-        with pytest.raises(error):
-            EntityPrompter(**{"names": NAMES, "embeddings": randn(4, 8), name: value})
+@pytest.mark.parametrize("names", [[], ["cat"] * 4, [*NAMES[:3], " "], "abcd"])
+def test_bad_vocabularies(names: Any) -> None:
+    with pytest.raises(TextError):
+        EntityPrompter(names, torch.eye(4))
+    for rows in (torch.eye(3), torch.zeros(4, 8), torch.full((4, 8), torch.nan)):
+        with pytest.raises(DecoderError):
+            EntityPrompter(NAMES, rows)
 
 
 @pytest.mark.parametrize(

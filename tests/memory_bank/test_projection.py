@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from memory_bank import MemoryBank, projection
 from memory_bank.projection import quantise
 from patchioner.base.errors import MemoryBankError, OptionError
 from tests.memory_bank.conftest import DTYPES, random_rows
+from tests.support import randn
 
 ROWS, DIM = 57, 7
 QUERIES = random_rows(6, DIM, 1)
@@ -88,13 +90,9 @@ def test_nearest_equals_a_full_sort(dtype: Any, k: int) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows_a_block", [64, 4096])
-def test_rows_left_out_are_lost_to_rounding_anyway(
-    dtype: Any, rows_a_block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_left_out_are_lost_to_rounding_anyway(dtype: Any, rows_a_block: int) -> None:
     """Rows around a few directions, and queries near two of them: most rows are far from each query."""
-    monkeypatch.setattr(projection, "_block_rows", lambda device, dim: rows_a_block)
-    generator = torch.Generator().manual_seed(0)
-    centres, noise = torch.randn(6, 32, generator=generator), random_rows(3000, 32)
+    centres, noise = randn(6, 32), random_rows(3000, 32)
     rows = normalize(centres[torch.arange(3000) % 6] + 0.1 * noise) * (0.1 + torch.rand(3000, 1))
     queries = centres[:2].repeat(4, 1) + 0.1 * random_rows(8, 32, 1)
     bank = MemoryBank(rows, counts=[1 + row % 3 for row in range(3000)], dtype=dtype)
@@ -105,11 +103,12 @@ def test_rows_left_out_are_lost_to_rounding_anyway(
         kept.append(len(result[1]))
         return result
 
-    monkeypatch.setattr(projection, "_that_matter", watched)
-    sparse = bank.project(queries, normalize=False)
+    with patch.object(projection, "_block_rows", return_value=rows_a_block):
+        with patch.object(projection, "_that_matter", watched):
+            sparse = bank.project(queries, normalize=False)
+        with patch.object(projection, "_that_matter", lambda *arguments: arguments[:3]):
+            dense = bank.project(queries, normalize=False)
     assert sum(kept) < 0.6 * 3000
-    monkeypatch.setattr(projection, "_that_matter", lambda *arguments: arguments[:3])
-    dense = bank.project(queries, normalize=False)
     torch.testing.assert_close(sparse, dense, rtol=2e-6, atol=2e-6)
 
 

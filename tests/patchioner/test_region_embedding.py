@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,7 +16,6 @@ from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.folder import KindSettings, ModelSettings
 from patchioner.embedding import add_crops, embed_crops, embed_pooled
 from patchioner.regions import Polygon, Region, Trace, pool_regions
-from tests.support import MonkeyPatch
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
 PHOTO = noise_photo()  # 96 x 64
@@ -60,10 +60,8 @@ def build(**changes: Any) -> Patchioner:
 
 
 @pytest.mark.parametrize("context", [0.0, 0.7])
-def test_a_crop_is_encoded_as_a_photo(
-    features: PatchFeatures, context: float, monkeypatch: MonkeyPatch
-) -> None:
-    monkeypatch.setattr("patchioner.embedding._CROPS_AT_ONCE", 3)
+@patch("patchioner.embedding._CROPS_AT_ONCE", 3)
+def test_a_crop_is_encoded_as_a_photo(features: PatchFeatures, context: float) -> None:
     backbone, settings = tiny_backbone(), ModelSettings(context=context)
     found = embed_crops(backbone, features, [*BOXES, WholeImage()], settings)
     corners = (0, 0, 33, 20), (30, 10, 90, 60), (0, 40, 20, 64), (0, 0, 96, 64)
