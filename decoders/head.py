@@ -118,11 +118,17 @@ class GivenLogits:
         return states[:, first:last].float()
 
 
-def pieces(head: OutputHead, rows: int) -> Iterator[tuple[int, int]]:
-    """First and last (exclusive) token of each stretch of the vocabulary: (0, 2048), (2048, 4096) ..."""
-    size = head.vocab_size if head.whole or rows <= _FEW_ROWS else PIECE
+def _scored(
+    head: OutputHead, states: Tensor, bans: StepBans, totals: list[Tensor]
+) -> Iterator[tuple[int, Tensor]]:
+    """First token and logits, bans applied, of each stretch of the vocabulary, 0 to 2047 and so on; fills `totals`."""
+    few = head.whole or len(states) <= _FEW_ROWS
+    size = head.vocab_size if few else PIECE
     for first in range(0, head.vocab_size, size):
-        yield first, min(first + size, head.vocab_size)
+        logits = head.logits(states, first, min(first + size, head.vocab_size))
+        totals.append(log_total(head, logits))  # before the bans: of the network's own distribution
+        bans.apply(logits, first)
+        yield first, logits
 
 
 def best_tokens(head: OutputHead, states: Tensor, bans: StepBans) -> tuple[Tensor, Tensor]:
@@ -130,11 +136,8 @@ def best_tokens(head: OutputHead, states: Tensor, bans: StepBans) -> tuple[Tenso
 
     And its log-probability (n,) float32 under the network's own distribution, from before the bans.
     """
-    tops, places, totals = [], [], []
-    for first, last in pieces(head, len(states)):
-        logits = head.logits(states, first, last)
-        totals.append(log_total(head, logits))
-        bans.apply(logits, first)
+    tops, places, totals = list[Tensor](), list[Tensor](), list[Tensor]()
+    for first, logits in _scored(head, states, bans, totals):
         top, place = logits.max(dim=1)
         tops.append(top)
         places.append(place + first)
@@ -150,12 +153,9 @@ def top_tokens(
 
     The log-probabilities are the network's own, with banned tokens at minus infinity.
     """
-    tops, places, totals = [], [], []
-    for first, last in pieces(head, len(states)):
-        logits = head.logits(states, first, last)
-        totals.append(log_total(head, logits))
-        bans.apply(logits, first)
-        top, place = logits.topk(min(count, last - first), dim=1)
+    tops, places, totals = list[Tensor](), list[Tensor](), list[Tensor]()
+    for first, logits in _scored(head, states, bans, totals):
+        top, place = logits.topk(min(count, logits.shape[1]), dim=1)
         tops.append(top)
         places.append(place + first)
     tokens = torch.cat(places, dim=1)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from decoders import language_model as language
 from decoders.base import (
     CONFIG_FILE,
     TOKENIZER_FILE,
@@ -27,20 +28,7 @@ from decoders.base import (
     reading,
 )
 from decoders.head import OutputHead
-from decoders.language_model import (
-    BASE_LAYER,
-    EXTRA,
-    GPT2,
-    TransformersModel,
-    build_language_model,
-    describe_language_model,
-    fetch_language_model,
-    fingerprint,
-    fit_stored,
-    pad_left,
-    stored_state,
-    table_shape,
-)
+from decoders.language_model import EXTRA, GPT2, TransformersModel
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
@@ -78,7 +66,7 @@ class PromptedModel:
 
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, Any]:
         """Read the prefixes of (n, dim) embeddings; the states before the first token."""
-        inputs, padding = pad_left(self.prefixes(embeddings))
+        inputs, padding = language.pad_left(self.prefixes(embeddings))
         if inputs.shape[1] > self.model.max_places + 1 - max_tokens:
             raise DecoderError(
                 f"a prompt of {inputs.shape[1]} vectors leaves no room for {max_tokens} tokens; "
@@ -94,7 +82,7 @@ class PromptedModel:
         self, prefixes: Sequence[Tensor], tokens: Tensor, lengths: Tensor, label_smoothing: float
     ) -> Tensor:
         """As `TrainableDecoder.loss`, behind n prefixes (p_i, width)."""
-        inputs, padding = pad_left(prefixes)
+        inputs, padding = language.pad_left(prefixes)
         vectors = self.model.get_input_embeddings()(tokens[:, :-1]).to(inputs.dtype)
         # Padding after a caption is hidden by causality from all that counts.
         real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
@@ -184,18 +172,18 @@ class LanguageDecoder(TrainableDecoder):
                 "a language model trained in full is stored in the checkpoint; leave reference out, or "
                 "use tune='lora'"
             )
-        mapper = config.make_mapper(table_shape(model)[1], seed)
+        mapper = config.make_mapper(language.table_shape(model)[1], seed)
         self.network = nn.ModuleDict({self.MAPPER: mapper, self.MODEL: model}).eval()
         self.tokenizer, self.config, self.reference = tokenizer, config, reference
         self.embedding_dim = config.embedding_dim
-        self._fingerprint = None if reference is None else fingerprint(model)
+        self._fingerprint = None if reference is None else language.fingerprint(model)
         self._check()
         model.requires_grad_(config.tune == "full")
         if config.tune == "lora":
             _add_lora(model, config, seed)
 
     def _check(self) -> None:
-        known, most = table_shape(self.model)[0], self._driven.max_places
+        known, most = language.table_shape(self.model)[0], self._driven.max_places
         if self.tokenizer.vocab_size != known:
             raise CheckpointError(
                 f"the language model has {known} tokens, the tokenizer was made for "
@@ -238,13 +226,13 @@ class LanguageDecoder(TrainableDecoder):
         if not isinstance(referred, str | None):
             raise OptionError("a random language model has no place to refer to; use keep='inside'")
         if isinstance(language_model, str):
-            model, usual = fetch_language_model(language_model)
+            model, usual = language.fetch_language_model(language_model)
             tokenizer = tokenizer or usual
         elif tokenizer is None:
             wrong = "a language model made from a configuration needs a tokenizer"
             raise OptionError(f"{wrong}; give one")
         else:
-            model = build_language_model(language_model, seed=seed)
+            model = language.build_language_model(language_model, seed=seed)
         if end == "stop":
             stops = tokenizer.full_stops()
             if not stops:
@@ -294,12 +282,12 @@ class LanguageDecoder(TrainableDecoder):
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors, tokenizer.json and what the decoder keeps beside them."""
         folder = Path(folder)
-        more, whole = self._save_more(folder), stored_state(self.network)
+        more, whole = self._save_more(folder), language.stored_state(self.network)
         state = {self._in_file(name): tensor for name, tensor in whole.items()}
         state = {name: tensor for name, tensor in state.items() if not self._is_elsewhere(name)}
         save_weights(state, folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
-        place = describe_language_model(self.model)
+        place = language.describe_language_model(self.model)
         if self.reference is not None:
             place = {"reference": self.reference, "fingerprint": self._fingerprint}
         values = {**asdict(self.config), "end_ids": list(self.tokenizer.end_ids), **more}
@@ -313,7 +301,10 @@ class LanguageDecoder(TrainableDecoder):
             more = cls._load_more(folder, settings)
             place = settings.pop("language_model")
             model = _model_at(place)
-            ends = {"end_ids": settings.pop("end_ids"), "vocab_size": table_shape(model)[0]}
+            ends = {
+                "end_ids": settings.pop("end_ids"),
+                "vocab_size": language.table_shape(model)[0],
+            }
             tokenizer = LanguageTokenizer.load(folder / TOKENIZER_FILE, **ends)
             reference = place.get("reference")
             decoder = cls(model, tokenizer, cls.CONFIG(**settings), reference=reference, **more)
@@ -325,17 +316,17 @@ class LanguageDecoder(TrainableDecoder):
         if any(map(self._is_elsewhere, state)):
             wrong = f"{source} holds a language model that config.json refers to elsewhere"
             raise CheckpointError(f"{wrong}; fetch the checkpoint again")
-        own = stored_state(self.network)
+        own = language.stored_state(self.network)
         names = {self._in_file(name): name for name in own}
         held = {names[one]: own[names[one]] for one in names if self._is_elsewhere(one)}
         held |= {names.get(name, name): tensor for name, tensor in state.items()}
-        fit_stored(self.network, held, source=source)
+        language.fit_stored(self.network, held, source=source)
 
     def _in_file(self, name: str) -> str:
         """The name that a weight of the network has in files: LoRA matrices stand apart and move no layer."""
         if _LORA in name:
             return name.replace(self.MODEL, "lora", 1)
-        return name.replace(BASE_LAYER, "")
+        return name.replace(language.BASE_LAYER, "")
 
     def _is_elsewhere(self, name: str) -> bool:
         """Whether a weight, by its name in files, is one of a language model that is only referred to."""
@@ -379,11 +370,11 @@ def _model_at(place: Any) -> nn.Module:
     """The language model of a checkpoint, without LoRA: built anew, or fetched from where it is referred to."""
     if not isinstance(place, dict) or "reference" not in place:
         # Of `prefix_lm`, earlier releases wrote the configuration one level deeper.
-        return build_language_model(
+        return language.build_language_model(
             place.get("config", place) if isinstance(place, dict) else place
         )
-    model, _ = fetch_language_model(place["reference"])
-    if fingerprint(model) != place.get("fingerprint"):
+    model, _ = language.fetch_language_model(place["reference"])
+    if language.fingerprint(model) != place.get("fingerprint"):
         raise CheckpointError(
             f"{place['reference']!r} is not the language model that this decoder was trained with; fetch "
             "the same version again"

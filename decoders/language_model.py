@@ -70,8 +70,9 @@ class GPT2(GPT2Network):
             wrong = f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}"
             raise OptionError(wrong)
         dropout = Dropout(*(value[name] for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")))
-        shape = (value[name] for name in self._SHAPE)
-        self.transformer = Transformer(*shape, dropout, value["layer_norm_epsilon"])
+        tokens, positions, width, layers, heads = (value[name] for name in self._SHAPE)
+        eps = value["layer_norm_epsilon"]
+        self.transformer = Transformer(tokens, positions, width, layers, heads, dropout, eps)
         self._initialise(seed)
 
     @property

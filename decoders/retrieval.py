@@ -270,8 +270,6 @@ class ConceptPrompter:
         """The prompt of each of (n, dim) embeddings: one search for all, each distinct text parsed once."""
         if memory is None or memory.texts is None:
             raise DecoderError("concepts are those of a memory's texts; give a memory with texts")
-        if not len(embeddings):
-            return []
         rows = nearest_rows(memory, embeddings, min(self.limits["captions"], len(memory)))
         texts = [tuple(memory.texts[place] for place, _ in row) for row in rows]
         graphs = self._parsed(dict.fromkeys(text for row in texts for text in row))

@@ -128,13 +128,8 @@ class CaptionTokenizer(TextTokenizer):
         tokenizer.normalizer = NormalizerSequence([NFC(), Lowercase()])
         tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=True)
         tokenizer.decoder = text_decoders.ByteLevel()
-        trainer = BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=2,
-            show_progress=False,
-            special_tokens=[PAD, START, END],
-            initial_alphabet=ByteLevel.alphabet(),
-        )
+        how: Any = {"special_tokens": [PAD, START, END], "initial_alphabet": ByteLevel.alphabet()}
+        trainer = BpeTrainer(vocab_size=vocab_size, min_frequency=2, show_progress=False, **how)
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
 

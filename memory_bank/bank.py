@@ -21,17 +21,7 @@ from memory_bank.index import (
     read_index,
     write_index,
 )
-from memory_bank.projection import (
-    DTYPES,
-    Matrix,
-    Precision,
-    check_finite,
-    checked_norms,
-    checked_texts,
-    stored_rows,
-    torch_dtype,
-    unit_queries,
-)
+from memory_bank.projection import Matrix, Precision
 from patchioner.base.errors import MemoryBankError, OptionError
 from patchioner.base.files import replace_folder
 
@@ -90,10 +80,10 @@ class MemoryBank:
         dtype: Precision = "float32",
     ) -> None:
         arrays, kept = projection.split_embeddings(
-            embeddings, counts, torch_dtype(dtype), drop_zero_rows
+            embeddings, counts, projection.torch_dtype(dtype), drop_zero_rows
         )
         if texts is not None:
-            checked_texts(texts, len(embeddings))
+            projection.checked_texts(texts, len(embeddings))
             texts = tuple(texts[row] for row in kept.tolist())
         self._hold(arrays, texts)
 
@@ -107,7 +97,9 @@ class MemoryBank:
         self.keys, self.norms, self.counts = arrays["keys"], arrays["norms"], arrays["counts"]
         self.scales = arrays.get("scales")
         self.device, self.dim = self.keys.device, self.keys.shape[1]
-        self.dtype = next(name for name, kind in DTYPES.items() if kind == self.keys.dtype)
+        self.dtype = next(
+            name for name, kind in projection.DTYPES.items() if kind == self.keys.dtype
+        )
 
     @classmethod
     def _of(
@@ -197,16 +189,18 @@ class MemoryBank:
     ) -> MemoryBank:
         """This bank on another device or in another precision."""
         arrays = {name: array.to(device=device) for name, array in self._arrays.items()}
-        if dtype is not None and torch_dtype(dtype) != self.keys.dtype:
+        if dtype is not None and projection.torch_dtype(dtype) != self.keys.dtype:
             moved, shape = MemoryBank._of(arrays), self.keys.shape
-            keys, scales = stored_rows(moved.units, shape, torch_dtype(dtype), moved.device)
+            keys, scales = projection.stored_rows(
+                moved.units, shape, projection.torch_dtype(dtype), moved.device
+            )
             arrays = {"keys": keys, "norms": moved.norms, "counts": moved.counts} | scales
         return MemoryBank._of(arrays, self.texts, self.index)
 
     def with_texts(self, texts: Sequence[str] | None) -> MemoryBank:
         """This bank with other texts, or with None."""
         made = copy.copy(self)
-        made.texts = None if texts is None else tuple(checked_texts(texts, len(self)))
+        made.texts = None if texts is None else tuple(projection.checked_texts(texts, len(self)))
         return made
 
     def with_index(self, index: IndexOptions | BankIndex | None) -> MemoryBank:
@@ -275,9 +269,9 @@ class MemoryBank:
         if not 1 <= k <= len(self):
             raise OptionError(f"k={k}: this bank can give 1 to {len(self)} rows")
         with torch.no_grad():
-            units = unit_queries(queries, self.dim).to(self.device)
+            units = projection.unit_queries(queries, self.dim).to(self.device)
             index, similarity = projection.nearest(units, self, k)
-        check_finite(similarity)
+        projection.check_finite(similarity)
         texts, home = self.texts, _home(queries)
         found = None
         if texts is not None:
@@ -305,7 +299,7 @@ class MemoryBank:
             raise OptionError(f"temperature={temperature}: it must be a positive number")
         if top_k is not None and top_k < 1:
             raise OptionError(f"top_k={top_k}: at least one row has to take part")
-        units = unit_queries(queries, self.dim).to(self.device)
+        units = projection.unit_queries(queries, self.dim).to(self.device)
         with torch.no_grad():
             if top_k is None or top_k >= len(self):
                 return projection.project(units, self, temperature)
@@ -342,8 +336,8 @@ def _home(queries: Matrix) -> torch.device:
 
 def _finished(means: Tensor, normalize: bool) -> Tensor:
     """Checked projections (n, dim) float32, of unit length if so wished."""
-    check_finite(means)
+    projection.check_finite(means)
     if not normalize:
         return means
-    lengths = checked_norms(means, "projected (the bank's rows cancel out)")
+    lengths = projection.checked_norms(means, "projected (the bank's rows cancel out)")
     return (means / lengths[:, None]).float()

@@ -385,14 +385,7 @@ def _are_objects(values: list[Any]) -> bool:
 
 
 _READERS: dict[str, Callable[[_File], Values]] = {
-    ".txt": _text,
-    ".text": _text,
-    ".token": _text,
-    "": _text,
-    ".csv": _table,
-    ".tsv": _table,
-    ".parquet": _parquet,
-    ".json": _json,
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
+    **dict.fromkeys((".txt", ".text", ".token", ""), _text),
+    **{".csv": _table, ".tsv": _table, ".parquet": _parquet},
+    **{".json": _json, ".jsonl": _json_lines, ".ndjson": _json_lines},
 }

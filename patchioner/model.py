@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
+from patchioner import pipeline
 from patchioner.backbones import Encodable, PatchFeatures
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError
 from patchioner.base.weights import Storage, usable_device, usable_dtype
@@ -34,18 +35,7 @@ from patchioner.embedding import add_crops, embed_crops, embed_pooled, shares
 from patchioner.geometry import ImageGeometry
 from patchioner.guidance import KEY, captions, check_least
 from patchioner.images import ImageSource, load_image, load_reduced, why_blank
-from patchioner.pipeline import (
-    Answers,
-    Batching,
-    Embedded,
-    OnError,
-    Steps,
-    attempt,
-    chunks,
-    delivered,
-    map_ahead,
-    run,
-)
+from patchioner.pipeline import Answers, Batching, Embedded, OnError, Steps
 from patchioner.regions import Region, Weighting, WholeImage, feature_weights
 from patchioner.regions.shapes import items_of
 from patchioner.results import Caption, Explanation, Label
@@ -182,10 +172,10 @@ class Patchioner:
         if not isinstance(images, list):
             return self._encode([self._read(images, keep)], keep)[0]
         cut = Batching.on(self.device.type)
-        photos = map_ahead(
+        photos = pipeline.map_ahead(
             lambda source: self._read(source, keep), images, workers=cut.readers, ahead=cut.ahead
         )
-        groups = chunks(photos, lambda group: len(group) == cut.photos)
+        groups = pipeline.chunks(photos, lambda group: len(group) == cut.photos)
         return [features for group in groups for features in self._encode(group, keep)]
 
     def embed_regions(
@@ -471,8 +461,8 @@ class Patchioner:
             return replace(rows, shares=taken, whole=photo, blank=seen[0].blank)
 
         steps = Steps(read, encode, embed, answer)
-        outcomes = run(items, steps, batching or Batching.on(self.device.type))
-        return Answers(delivered(outcomes, on_error), items)
+        outcomes = pipeline.run(items, steps, batching or Batching.on(self.device.type))
+        return Answers(pipeline.delivered(outcomes, on_error), items)
 
     def _read(self, source: ImageSource, keep_image: bool) -> _Read:
         """A photo as the backbone takes it, by any thread; whole where the features are to hold it."""
@@ -509,7 +499,7 @@ class Patchioner:
         if not regions:  # a photo in which nothing was found
             none = features.tokens.new_empty((0, features.dim)).float()
             return Embedded([], none, {})
-        rows = attempt(
+        rows = pipeline.attempt(
             lambda some: self.embed_regions(features, some, weighting, crop=crop).unbind(), regions
         )
         errors = {place: row for place, row in enumerate(rows) if isinstance(row, PatchionerError)}

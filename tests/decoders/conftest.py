@@ -38,6 +38,11 @@ def embed_words(texts: list[str]) -> Tensor:
     return torch.stack([sum(row, torch.zeros(DIM)) for row in words])
 
 
+def weights(decoder: Any) -> Tensor:
+    """All that is trained, in one row."""
+    return torch.cat([p.detach().flatten() for p in decoder.module.parameters()])
+
+
 def token_ids(captions: Any) -> list[tuple[int, ...]]:
     return [one.token_ids for one in captions]
 

@@ -8,20 +8,23 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from decoders import load_decoder, train_decoder
 from decoders.language_decoder import LanguageDecoder, PromptMLP
 from patchioner.base.errors import CheckpointError, OptionError
-from tests.decoders.conftest import DIM, PAIRS, SHORT, embed_words, on_language_model, quick
+from tests.decoders.conftest import (
+    DIM,
+    PAIRS,
+    SHORT,
+    embed_words,
+    on_language_model,
+    quick,
+    weights,
+)
 from tests.support.language import language_folder
 
 OPTIONS = quick(steps=8, warmup_steps=2, validate_every=3, checkpoint_every=2, validation_share=0.1)
 LORA = {"tune": "lora", "lora_rank": 2}
-
-
-def weights(decoder: LanguageDecoder) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in decoder.module.parameters()])
 
 
 @pytest.mark.parametrize(

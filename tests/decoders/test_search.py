@@ -194,7 +194,8 @@ def steady(decoder: GPT2, rows: Tensor, options: DecodeOptions = STEADY) -> list
 
 @pytest.mark.parametrize("count", [1, 3, 24])
 def test_it_equals_the_ordinary_search(wild: GPT2, count: int) -> None:
-    for more in ({}, {"no_repeat_ngram": 2, "min_tokens": 6}, {"max_tokens": 1}):
+    changes: list[dict[str, Any]] = [{}, {"no_repeat_ngram": 2, "min_tokens": 6}, {"max_tokens": 1}]
+    for more in changes:
         steady(wild, ROWS[:count], replace(STEADY, **more))
 
 
@@ -235,23 +236,19 @@ def whole() -> Tensor:
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_best_equals_the_whole_product(given: bool) -> None:
+@pytest.mark.parametrize("count", [1, 6, PIECE + 5, VOCAB + 9])
+def test_best_and_top_tokens_equal_the_whole_product(given: bool, count: int) -> None:
     head = GivenLogits(VOCAB) if given else LinearHead(MATRIX)
     fed = functional.linear(STATES, MATRIX) if given else STATES
-    tokens, log_probs = heads.best_tokens(head, fed, bans())
-    expected = whole().max(dim=1)
-    assert torch.equal(tokens, expected.indices)
-    torch.testing.assert_close(log_probs, expected.values)
-
-
-@pytest.mark.parametrize("count", [1, 6, PIECE + 5, VOCAB + 9])
-def test_top_equals_the_whole_product(count: int) -> None:
-    log_probs, tokens = heads.top_tokens(LinearHead(MATRIX), STATES, bans(), count)
+    best, value = heads.best_tokens(head, fed.clone(), bans())
+    log_probs, tokens = heads.top_tokens(head, fed, bans(), count)
     expected = whole().topk(min(count, VOCAB), dim=1)
     torch.testing.assert_close(log_probs, expected.values)
     if count <= 6:
         assert torch.equal(tokens, expected.indices)
     assert all(len(set(row)) == min(count, VOCAB) for row in tokens.tolist())
+    assert torch.equal(best, expected.indices[:, 0])
+    torch.testing.assert_close(value, expected.values[:, 0])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 9])

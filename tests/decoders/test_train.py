@@ -16,7 +16,7 @@ from torch import Tensor
 from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
 from decoders.train import _Corpus, epoch_batches
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
-from tests.decoders.conftest import CORPUS, embed_words, make_decoder
+from tests.decoders.conftest import CORPUS, embed_words, make_decoder, weights
 
 OPTIONS = TrainOptions(
     steps=14, batch=8, warmup_steps=3, validate_every=5, checkpoint_every=4, validation_share=0.1
@@ -25,10 +25,6 @@ OPTIONS = TrainOptions(
 
 def clone() -> PrefixGPT2Decoder:
     return make_decoder(layers=1, width=16, vocab_size=280)
-
-
-def weights(decoder: PrefixGPT2Decoder) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in decoder.network.parameters()])
 
 
 def test_killed_and_resumed_ends_where_an_uninterrupted_run_does(tmp_path: Path) -> None:

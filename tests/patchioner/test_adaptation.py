@@ -7,6 +7,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -16,18 +17,11 @@ from torch.nn import functional as F
 from decoders import DecodeOptions, TrainReport
 from memory_bank import MemoryBank
 from patchioner import Patchioner, adaptation
-from patchioner.adaptation import (
-    GapNoise,
-    NewDecoder,
-    adapt,
-    clean,
-    gather,
-    normalise,
-    usual_training,
-)
+from patchioner.adaptation import GapNoise, NewDecoder, adapt, clean, gather, usual_training
 from patchioner.base.errors import OptionError, PatchionerError, TextError
 from patchioner.checkpoints.folder import Parts, read_checkpoint
-from tests.support import Log, MonkeyPatch, randn
+from tests.decoders.conftest import weights
+from tests.support import Log, randn
 from tests.support.language import language_folder
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
@@ -49,11 +43,6 @@ class Killed(Exception):
     """Stands for a killed process."""
 
 
-def weights(parts: Parts) -> Tensor:
-    decoder: Any = parts.decoder
-    return torch.cat([p.detach().flatten() for p in decoder.module.parameters()])
-
-
 @pytest.fixture(scope="module")
 def source() -> Parts:
     return tiny_parts()
@@ -66,17 +55,17 @@ def adapted(source: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_result_stands_alone_and_its_source_is_as_it_was(source: Parts, adapted: Path) -> None:
     (caption,) = Patchioner.from_pretrained(adapted, device="cpu").caption(noise_photo())
-    assert caption.text == caption.text.lower() and caption.score < 0
+    assert caption.text and caption.text == caption.text.lower() and caption.score < 0
     parts, fresh = read_checkpoint(adapted), tiny_parts()
-    due = {"name": "catalogue", "projection": "memory", "decode": parts.settings.decode}
+    due: Any = {"name": "catalogue", "projection": "memory", "decode": parts.settings.decode}
     assert parts.settings == replace(source.settings, **due)
     assert parts.bank and source.bank and fresh.bank and parts.bank.texts
     assert sorted(parts.bank.texts) == sorted(WRITTEN)
     one, other = (p.backbone.encode([noise_photo()])[0].tokens for p in (source, parts))
     assert F.cosine_similarity(one, other, dim=-1).min() > 0.999
     assert source.bank.fingerprint() == fresh.bank.fingerprint()
-    assert torch.equal(weights(source), weights(fresh))
-    assert not torch.equal(weights(parts), weights(source))
+    assert torch.equal(weights(source.decoder), weights(fresh.decoder))
+    assert not torch.equal(weights(parts.decoder), weights(source.decoder))
     names = {"adaptation.json", "backbone", "config.json", "decoder", "memory_bank", "text_tower"}
     assert {path.name for path in adapted.iterdir()} == names
     record = json.loads((adapted / "adaptation.json").read_text(encoding="utf-8"))
@@ -93,9 +82,7 @@ def test_it_learns_to_write_the_corpus(source: Parts, tmp_path: Path) -> None:
     assert right > len(WRITTEN) // 2
 
 
-def test_what_validates_is_in_no_bank(
-    source: Parts, tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_what_validates_is_in_no_bank(source: Parts, tmp_path: Path) -> None:
     """Neither in that which is kept, where it is foreign, nor in that which training passes."""
     reports, held_out = list[TrainReport](), ["a yellow kite", "a yellow dog"]
     how: dict[str, Any] = {"bank_rows": 10, "validation": held_out, "on_report": reports.append}
@@ -104,10 +91,9 @@ def test_what_validates_is_in_no_bank(
     assert len(bank) == 10 and not set(held_out) & set(bank.texts or held_out)
     assert int(bank.counts.sum()) == len(CORPUS) + 5
     assert {text for text, _ in reports[-1].samples} == set(held_out)
-    seen: list[Any] = []
-    monkeypatch.setattr(adaptation, "GapNoise", lambda bank, **_: seen.append(bank))
-    adapt(source, CORPUS, tmp_path / "share", replace(QUICK, validation_share=0.25))
-    assert len(seen[0]) == len(CORPUS) * 3 // 4
+    with patch.object(adaptation, "GapNoise", return_value=None) as noise:
+        adapt(source, CORPUS, tmp_path / "share", replace(QUICK, validation_share=0.25))
+    assert len(noise.call_args.args[0]) == len(CORPUS) * 3 // 4
 
 
 @pytest.mark.parametrize("kind", ["own", "lora"])
@@ -130,7 +116,7 @@ def test_killed_and_resumed_it_ends_the_same(source: Parts, tmp_path: Path, kind
     adapt(source, CORPUS, out, **how, resume=True, on_report=lambda r: steps.append(r.step))
     one, other = read_checkpoint(out), read_checkpoint(whole)
     assert steps[0] > 1 and one.settings == other.settings
-    assert torch.equal(weights(one), weights(other))
+    assert torch.equal(weights(one.decoder), weights(other.decoder))
     assert one.bank and other.bank and one.bank.fingerprint() == other.bank.fingerprint()
 
 
@@ -183,7 +169,7 @@ def test_to_captions_and_on_again(source: Parts, tmp_path: Path, values: dict[st
     first = read_checkpoint(out)
     assert json.loads((out / "decoder" / "config.json").read_text())["type"] == values["type"]
     again = read_checkpoint(adapt(first, TEXTS, tmp_path / "two", replace(QUICK, noise_sigma=0.05)))
-    assert not torch.equal(weights(again), weights(read_checkpoint(out)))
+    assert not torch.equal(weights(again.decoder), weights(read_checkpoint(out).decoder))
     assert again.settings.projection == "none"
     language_folder(folder, seed=9)
     with pytest.raises(OptionError, match="language_model"):  # another model, another run
@@ -229,10 +215,6 @@ def test_a_share_of_rows_is_projected_all_stay_unit_and_the_seed_decides() -> No
     torch.testing.assert_close(out[~kept], bank.project(rows)[~kept])
 
 
-def numbered(count: int, word: str = "mug") -> list[str]:
-    return [f"{word} {number}" for number in range(count)]
-
-
 def test_cleaning_lowers_merges_and_drops(caplog: Log) -> None:
     with caplog.at_level(logging.INFO, "patchioner.adaptation"):
         corpus = clean(["A Mug .", "  ", "a  mug", "", "a bowl", "a mug."], "corpus")
@@ -245,16 +227,16 @@ def test_a_share_or_a_file_but_for_repeats_is_held_out(caplog: Log) -> None:
     def fits(texts: Any) -> list[bool]:
         return [len(text.split()) <= 3 for text in texts]
 
-    corpus = clean(numbered(100), "corpus")
+    corpus = clean([f"mug {number}" for number in range(100)], "corpus")
     found = [gather(corpus, None, fits=fits, share=0.1, seed=seed) for seed in (0, 0, 1)]
     assert found[0] == found[1] and found[0].held_out != found[2].held_out
     assert len(set(found[0].held_out)) == 10 and not found[0].foreign
     assert sorted([*found[0].held_out, *found[0].training]) == list(range(100))
-    validation = clean(["mug 3", *numbered(5, "bowl"), "one two three four"], "validation")
+    validation = clean(["mug 3", "bowl 1", "bowl 2", "one two three four"], "validation")
     with caplog.at_level(logging.WARNING, "patchioner.adaptation"):
         file = gather(corpus, validation, fits=fits, share=0.5, seed=0)
     assert file.training == list(range(100)) and file.foreign
-    assert sorted(file.texts[row] for row in file.held_out) == numbered(5, "bowl")
+    assert sorted(file.texts[row] for row in file.held_out) == ["bowl 1", "bowl 2"]
     assert "left out 1 sentences of the corpus itself" in caplog.text
     assert "validation: left out 1 sentences longer" in caplog.text
     with pytest.raises(TextError, match="no validation sentence"):
@@ -269,4 +251,4 @@ def test_a_share_or_a_file_but_for_repeats_is_held_out(caplog: Log) -> None:
     ],
 )  # fmt: skip
 def test_normalising(text: str, expected: str) -> None:
-    assert normalise(text) == expected
+    assert adaptation.normalise(text) == expected

@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from patchioner.cli.main import main
 from patchioner.embedding import project
 from patchioner.guidance import FEATURES, KEY
 from patchioner.nouns import NounTable
-from tests.support import Capture, MonkeyPatch
+from tests.support import Capture
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 GUIDANCE = Guidance(contrast=0.9, nouns=0.7, beam_width=1)
@@ -94,9 +94,9 @@ def test_only_kinds_with_guidance_are_guided(model: Patchioner) -> None:
     found, usual = (model.caption(noise_photo(), regions, plain=on) for on in (False, True))
     assert [one.text for one in found[12:]] == [one.text for one in usual[12:]]
     assert [one.text for one in found[:12]] != [one.text for one in usual[:12]]
-    drawn = {"options": DecodeOptions("sample")}
-    plain = model.caption(noise_photo(), BOXES, **drawn, plain=True)
-    assert model.caption(noise_photo(), BOXES, **drawn) == plain
+    options = DecodeOptions("sample")
+    plain = model.caption(noise_photo(), BOXES, options=options, plain=True)
+    assert model.caption(noise_photo(), BOXES, options=options) == plain
 
 
 @pytest.mark.parametrize("crop", [False, "add"])
@@ -140,15 +140,14 @@ def test_the_best_of_some_candidates_is_that_of_plain_code(crop: Any) -> None:
     assert asked == [one.text for one in likeliest]
 
 
-def test_people_have_a_sex_where_that_is_asked_for(monkeypatch: MonkeyPatch) -> None:
+def test_people_have_a_sex_where_that_is_asked_for() -> None:
     neutral = {"box": KindSettings(guidance=replace(GUIDANCE, neutral=True, several=2.0))}
     asking = Patchioner(parts(kinds=neutral), device="cpu")
     kind = type(asking.parts.decoder)
-    watched = Mock(side_effect=kind.generate)
-    monkeypatch.setattr(kind, "generate", lambda *given: watched(*given))
-    for gendered in (False, True):
-        asking.caption(noise_photo(), BOXES[:1], gendered=gendered)
-    guides = [call.args[-1] for call in watched.call_args_list]
+    with patch.object(kind, "generate", autospec=True, side_effect=kind.generate) as generate:
+        for gendered in (False, True):
+            asking.caption(noise_photo(), BOXES[:1], gendered=gendered)
+    guides = [call.args[-1] for call in generate.call_args_list]
     assert [(guide.neutral, guide.several) for guide in guides] == [(True, 2.0), (False, 2.0)]
 
 
@@ -204,12 +203,11 @@ def test_settings_out_of_range(make: Any, change: dict[str, Any]) -> None:
 def test_a_checkpoint_keeps_it_all(model: Patchioner, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, storage="fp32")
     again = Patchioner.from_pretrained(tmp_path, device="cpu")
-    assert again.settings == model.settings
     read, nouns = again.parts.nouns, model.parts.nouns
     assert read is not None and nouns is not None
-    assert read.names == nouns.names and torch.equal(read.asked, nouns.asked)
+    assert (again.settings, read.names) == (model.settings, nouns.names)
+    assert torch.equal(read.asked, nouns.asked) and torch.equal(read.odds, nouns.odds)
     assert torch.allclose(read.embeddings, nouns.embeddings, atol=1e-3)
-    assert torch.equal(read.odds, nouns.odds)
     (tmp_path / "nouns" / "names.json").write_text('["cat"]')
     with pytest.raises(CheckpointError, match="nouns"):
         Patchioner.from_pretrained(tmp_path, device="cpu")

