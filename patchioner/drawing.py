@@ -9,7 +9,7 @@ import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,9 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from patchioner.geometry import ImageGeometry
 from patchioner.regions import Region
+from patchioner.results import Caption, Label
 
+Captioned: TypeAlias = Caption | Label
 Colour: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 FloatArray = npt.NDArray[np.float64]
@@ -42,18 +44,6 @@ _FIRST: tuple[Colour, ...] = (
     (230, 57, 70), (33, 158, 235), (255, 196, 0), (46, 184, 92), (170, 82, 220), (255, 128, 30),
     (0, 200, 200), (255, 105, 180), (150, 200, 40), (90, 100, 240), (165, 100, 50), (120, 220, 190),
 )  # fmt: skip
-
-
-class Captioned(Protocol):
-    """Anything that says what a region shows, such as `patchioner.Caption`."""
-
-    @property
-    def region(self) -> Region:
-        """The region."""
-
-    @property
-    def text(self) -> str | None:
-        """What it shows; None where no text does."""
 
 
 @dataclass(frozen=True)
@@ -385,7 +375,8 @@ def draw_list(entries: Sequence[Entry], width: int, columns: int, font: Font) ->
     """The list as a picture of `width` pixels and the height that it needs, in at most `columns` columns."""
     columns = max(1, min(columns, len(entries)))
     column_width = (width - (columns - 1) * MARGIN) // columns
-    badge, step = _badge(entries, font), line_height(font)
+    widest = max((entry.badge for entry in entries), key=len, default="")
+    badge, step = badge_size(widest, font), line_height(font)
     room = column_width - badge[0] - MARGIN // 2
     blocks = []
     for entry in entries:
@@ -416,10 +407,6 @@ def line_height(font: Font) -> int:
     """Pixels from one line of text to the next."""
     top, bottom = font.getbbox("Ápgjy")[1::2]
     return round((bottom - top) * 1.25)
-
-
-def _badge(entries: Sequence[Entry], font: Font) -> tuple[int, int]:
-    return badge_size(max((entry.badge for entry in entries), key=len, default=""), font)
 
 
 def badge_size(text: str, font: Font) -> tuple[int, int]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,7 +14,7 @@ from patchioner.checkpoints.folder import read_checkpoint
 from tests.support import Capture, Log
 from tests.support.tiny import TEXTS
 
-ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 @pytest.fixture
@@ -87,11 +86,10 @@ def test_what_is_wrong_is_one_line(
     assert len(errors) == 1 and message in errors[0]
 
 
-def test_the_example_corpus_is_what_its_script_writes() -> None:
-    command = [sys.executable, str(ROOT / "examples" / "make_catalogue.py")]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
-    lines = (ROOT / "examples" / "catalogue.txt").read_text(encoding="utf-8").splitlines()
-    assert done.stdout.splitlines() == lines
+def test_the_example_corpus_is_what_its_script_writes(capsys: Capture) -> None:
+    runpy.run_path(str(EXAMPLES / "make_catalogue.py"), run_name="__main__")
+    lines = (EXAMPLES / "catalogue.txt").read_text(encoding="utf-8").splitlines()
+    assert capsys.readouterr().out.splitlines() == lines
     assert len(set(lines)) == 2000
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import XY, Region, Size
+from patchioner.regions.base import Region, Size
 from patchioner.regions.items import (
     Bools,
     BoxFormat,
@@ -124,20 +124,7 @@ def label_studio(task: Entry, make: Make) -> Photo:
 
 
 def from_label_studio(result: Entry, image_size: Size) -> Region:
-    """The region of one result of an annotation or prediction of Label Studio, which counts in per cent.
-
-    Args:
-        result: with ``type`` and ``value``, such as a rectangle's x, y, width and height.
-        image_size: (width, height) of the image.
-
-    Raises:
-        RegionError: another kind, or a value that is damaged or was drawn on another size.
-
-    Example:
-        >>> value = {"x": 10, "y": 10, "width": 50, "height": 20}
-        >>> from_label_studio({"type": "rectanglelabels", "value": value}, (640, 480))
-        Box(x1=64.0, y1=48.0, x2=384.0, y2=144.0)
-    """
+    """The region of one result of Label Studio, with a ``type`` and a ``value`` in per cent of the image."""
     value, kind = result.get("value"), str(result.get("type"))
     if not isinstance(value, Mapping):
         raise RegionError(f"Label Studio's {kind!r:.40} has no value; draw it again")
@@ -301,10 +288,8 @@ def _cvat_region(shape: ElementTree.Element, image_size: Size) -> Region:
             raise RegionError(f"the mask's runs do not sum to {width} x {height}: export it again")
         part[:] = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
         return Mask(found)
-    pairs: list[XY] = []
-    for pair in shape.get("points", "").split(";") if shape.get("points") else ():
-        x, _, y = pair.partition(",")
-        pairs.append((_number(x, "a point"), _number(y, "a point")))
+    points = shape.get("points", "").split(";") if shape.get("points") else []
+    pairs = [[_number(one, "a point") for one in pair.split(",")] for pair in points]
     if shape.tag == "polygon":
         return Polygon(pairs)
     if shape.tag == "polyline":
@@ -370,12 +355,9 @@ def photo_of(
     label: str | Callable[[Entry], object] = "label",
     read: Make | None = None,
 ) -> Photo:
-    """The photo of a record.
+    """The photo of a record: `parts`, `name`, `size`, `label` are keys of them, nested ones with dots.
 
-    Args:
-        make: as of a part of COCO's kind.
-        parts, name, size, label: keys of them, nested ones with dots; of each part its label's, or what finds it.
-        read: of a part that is not of COCO's kind.
+    A part is made a region by `read`, or by `make` where it is of COCO's kind.
     """
     entries = entries_of(record, parts) if record.get(parts) is not None else []
     called, number = at(record, name), record.get("image_id", record.get("id"))

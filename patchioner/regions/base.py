@@ -163,10 +163,7 @@ class Region(ABC):
         return bounds
 
     def patch_weights(
-        self,
-        geometry: ImageGeometry,
-        weighting: Weighting | None = None,
-        attention: object = None,
+        self, geometry: ImageGeometry, weighting: Weighting | None = None, attention: object = None
     ) -> npt.NDArray[np.float32]:
         """Weights over the patch grid, (h, w) float32; see `region_weights`."""
         weights: npt.NDArray[np.float32] = region_weights([self], geometry, weighting, attention)[0]

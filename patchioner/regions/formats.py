@@ -15,12 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.annotators import (
-    FORMS,
-    drawn,
-    xml_photos,
-    yolo,
-)
+from patchioner.regions.annotators import FORMS, drawn, xml_photos, yolo
 from patchioner.regions.base import Region, Size, as_numpy
 from patchioner.regions.items import (
     LARGE,
@@ -148,13 +143,7 @@ def _is_yes_or_no(given: object) -> bool:
 
 
 def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) -> list[Photo]:
-    """What a file holds, by photo; its content decides what it is, not its name.
-
-    Args:
-        path: of the file, and beside the masks that it names.
-        content: the JSON in it, where that has been read already.
-        box_format: of boxes whose format does not say how they are written.
-    """
+    """What a file holds, by photo; its content (JSON that was read already) decides what it is, not its name."""
     make = partial(from_coco, box_format=box_format)
     if content is None:
         with path.open("rb") as stream:

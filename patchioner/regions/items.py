@@ -67,9 +67,7 @@ class Item:
     def named(self, image_size: Size, *, shares: bool = False, orientation: int = 1) -> NamedRegion:
         """The region on an image of (width, height); RegionError with the entry's place.
 
-        Args:
-            shares: its numbers are 0..1 of the image.
-            orientation: EXIF's, of the stored pixels that it was made on; 1 where those are upright.
+        `shares`: its numbers are 0..1 of the image; `orientation`: EXIF's, of the stored pixels that it was made on.
         """
         stored = image_size[::-1] if orientation >= 5 else image_size
         try:
@@ -205,14 +203,9 @@ def turned(region: Region, size: Size, orientation: int) -> Region:
 
 
 def large_coco(path: Path, photos: Callable[[Entry], list[Photo]]) -> list[Photo] | None:
-    """The photos of a COCO file, whose entries are read when they are asked for; None where it is another file.
+    """The photos of a COCO file, which must stay as it is: entries are read when they are asked for; or None.
 
-    Args:
-        path: of the file, which must stay as it is.
-        photos: content of a small COCO file -> its photos.
-
-    Raises:
-        RegionError: JSON that is cut short or broken.
+    `photos`: the content of a small COCO file -> its photos. RegionError where JSON is cut short or broken.
     """
     categories: Any = []
     images: list[dict[str, Any]] = []
@@ -223,13 +216,13 @@ def large_coco(path: Path, photos: Callable[[Entry], list[Photo]]) -> list[Photo
             return None
         for key, start, text, value in window.members():
             if key == "images":
-                image = _json(text)
+                image = json.loads(text.encode("latin-1"))
                 images.append({one: image[one] for one in _IMAGE_KEYS if one in image})
             elif key == "annotations":
                 owner = id_key(value.get("image_id"), "image_id")
                 places.setdefault(owner, array("q")).extend((start, len(text)))
             elif key == "categories as one":
-                categories = _json(text)
+                categories = json.loads(text.encode("latin-1"))
     if not images or not places:
         return None
     ids = [id_key(image.get("id"), "id of an image") for image in images]
@@ -248,12 +241,7 @@ def large_coco(path: Path, photos: Callable[[Entry], list[Photo]]) -> list[Photo
 def large_lines(
     path: Path, photos: Callable[[list[Entry]], list[Photo] | None]
 ) -> list[Photo] | None:
-    """The photos of a file of JSON lines, which are read when they are asked for; None where it is another file.
-
-    Args:
-        path: of the file, which must stay as it is.
-        photos: records of a small file -> its photos; None of records that do not stand on lines.
-    """
+    """As `large_coco`, of JSON lines; `photos` of their records is None where those do not stand on lines."""
     places: dict[tuple[str | None, str | None], array[int]] = {}  # start and length of each line
     known: dict[tuple[str | None, str | None], Photo] = {}
 
@@ -298,10 +286,6 @@ def _slices(path: Path, places: array[int]) -> list[Any]:
             stream.seek(start)
             found.append(json.loads(stream.read(size)))
     return found
-
-
-def _json(text: str) -> Any:
-    return json.loads(text.encode("latin-1"))
 
 
 class _Window:

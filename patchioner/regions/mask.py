@@ -12,15 +12,7 @@ import numpy.typing as npt
 
 from patchioner.base.errors import ImageError, RegionError
 from patchioner.base.files import leads_out
-from patchioner.regions.base import (
-    Floats,
-    Footprints,
-    Outline,
-    Shape,
-    Size,
-    as_numpy,
-    true_extent,
-)
+from patchioner.regions.base import Floats, Footprints, Outline, Shape, Size, as_numpy, true_extent
 from patchioner.regions.shapes import axis_overlap, clip_boxes, grid_boxes, items_of, require_seen
 
 if TYPE_CHECKING:

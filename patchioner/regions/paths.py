@@ -22,13 +22,7 @@ from patchioner.regions.base import (
     as_numpy,
     true_extent,
 )
-from patchioner.regions.shapes import (
-    cell_under,
-    in_view,
-    items_of,
-    numbers,
-    off_view,
-)
+from patchioner.regions.shapes import cell_under, in_view, items_of, numbers, off_view
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from patchioner import Box, Mask, Patchioner, Point, Polygon, Region, RegionSet,
 from patchioner.checkpoints.folder import Parts, find_model, read_checkpoint
 from tests.support.tiny import noise_photo
 
-Captioned = Callable[[Sequence[Region]], list[str]]
-
 
 def random_regions(count: int, size: tuple[int, int], seed: int) -> list[Region]:
     """Of all kinds, anywhere on the photo."""
@@ -33,49 +30,35 @@ def random_regions(count: int, size: tuple[int, int], seed: int) -> list[Region]
         (x1, y1), (x2, y2) = points.min(axis=0), points.max(axis=0)
         mask = np.zeros(size[::-1], dtype=bool)
         mask[int(y1) : int(y2) + 1, int(x1) : int(x2) + 1] = True
-        box = Box(x1, y1, x2 + 1, y2 + 1)
-        kinds: tuple[Region, ...] = (
-            box, Point(*points[0]), Trace(points), Polygon(points), Mask(mask), RegionSet([box, Point(*points[1])]),
-        )  # fmt: skip
+        box, dot = Box(x1, y1, x2 + 1, y2 + 1), Point(*points[0])
+        kinds = box, dot, Trace(points), Polygon(points), Mask(mask), RegionSet([box, dot])
         found.append(kinds[number % len(kinds)])
     return found
-
-
-def ways(parts: Parts, photo: Image.Image, folder: Path) -> dict[str, Captioned]:
-    """What captions regions of a photo, by what is on; "off" is first."""
-    fast, plain = Patchioner(parts, device="cpu"), Patchioner(parts, device="cpu")
-    plain._placed = parts.to("cpu", torch.float32, optimize=False)
-    network: Any = plain._placed.decoder.network  # type: ignore[attr-defined]
-    network.candidates = network.tables = None
-    assert parts.bank is not None
-    parts.bank.save(folder / "bank", dtype=parts.bank.dtype)
-    mapped = replace(parts, bank=MemoryBank.load(folder / "bank", memory_map=True))
-
-    def texts(model: Patchioner, regions: Sequence[Region]) -> list[str]:
-        return [one.text for one in model.caption(photo, regions)]
-
-    def alone(regions: Sequence[Region]) -> list[str]:
-        features = plain.encode(photo)
-        return [plain.caption(features, [one])[0].text for one in regions]
-
-    return {
-        "off": alone,
-        "one batch": lambda regions: texts(plain, regions),
-        "packed": lambda regions: texts(fast, regions),
-        "mapped bank": lambda regions: texts(Patchioner(mapped, device="cpu"), regions),
-    }
 
 
 def differing(parts: Parts, photo: Image.Image, count: int, seed: int = 0) -> dict[str, int]:
     """How many captions of random regions differ from those with everything off, by what is on."""
     regions = random_regions(count, photo.size, seed)
+    plain = Patchioner(parts, device="cpu")
+    plain._placed = parts.to("cpu", torch.float32, optimize=False)
+    network: Any = plain._placed.decoder.network  # type: ignore[attr-defined]
+    network.candidates = network.tables = None
+    features = plain.encode(photo)
+    expected = [plain.caption(features, [one])[0].text for one in regions]
     with tempfile.TemporaryDirectory() as folder:
-        known = ways(parts, photo, Path(folder))
-        plain = known.pop("off")(regions)
-        return {
-            name: sum(a != b for a, b in zip(plain, caption(regions), strict=True))
-            for name, caption in known.items()
+        assert parts.bank is not None
+        parts.bank.save(Path(folder) / "bank", dtype=parts.bank.dtype)
+        mapped = replace(parts, bank=MemoryBank.load(Path(folder) / "bank", memory_map=True))
+        models = {
+            "one batch": plain,
+            "packed": Patchioner(parts, device="cpu"),
+            "mapped bank": Patchioner(mapped, device="cpu"),
         }
+        captions = {name: model.caption(photo, regions) for name, model in models.items()}
+    return {
+        name: sum(one.text != text for one, text in zip(told, expected, strict=True))
+        for name, told in captions.items()
+    }
 
 
 def main() -> int:

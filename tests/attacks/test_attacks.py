@@ -6,9 +6,11 @@ An attack is a file that the test writes, and a reader; the campaigns are comman
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import os
 import pickle
+import random
 import signal
 import struct
 import subprocess
@@ -18,6 +20,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -42,30 +45,13 @@ from tests.support import Capture, MonkeyPatch
 from tests.support.failing import CALLS
 from tests.support.tiny import Trap, noise_photo, tiny_parts
 
-Read = Callable[[Path], object]
 SIZE = (320, 240)
+GEOMETRY = fit_image(SIZE, mode="stretch", size=56, patch_size=14)
 
 
 def regions(path: Path) -> object:
     """Of one photo, each with its weights."""
-    found = [one.region for one in read_regions(path, SIZE)]
-    return region_weights(found, fit_image(SIZE, mode="stretch", size=56, patch_size=14))
-
-
-def changed(name: str, **values: Any) -> Callable[[Path], object]:
-    """A sound checkpoint with other values in one config; made beside the attack's file."""
-
-    def write(path: Path) -> None:
-        config = json.loads((fuzz.tiny() / name).read_text()) | values
-        path.write_text(json.dumps({"name": name, "config": config}))
-
-    return write
-
-
-def model(path: Path) -> None:
-    """The checkpoint that `changed` describes."""
-    held = json.loads(path.read_text())
-    fuzz.config(json.dumps(held["config"]).encode(), path.parent, held["name"])
+    return region_weights([one.region for one in read_regions(path, SIZE)], GEOMETRY)
 
 
 def npz_bomb(path: Path) -> None:
@@ -76,89 +62,72 @@ def npz_bomb(path: Path) -> None:
         archive.writestr("masks.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head)
 
 
-def tokenizer(path: Path) -> None:
-    """One that Rust panics at, in place of the tower's."""
-    held = json.loads((fuzz.tiny() / "text_tower/tokenizer.json").read_text())
-    held["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
-    path.write_text(json.dumps({"name": "text_tower/tokenizer.json", "config": held}))
-
-
-def crossing(path: Path) -> None:
-    """A polygon of 20,000 points in disorder."""
-    ring = [[(i * 7919) % 320, (i * 104729) % 240] for i in range(20_000)]
-    path.write_text(json.dumps({"regions": [{"polygon": ring}]}))
-
-
-def data(content: str | bytes) -> Callable[[Path], object]:
-    """A file of that."""
-    held = content.encode() if isinstance(content, str) else content
-    return lambda path: path.write_bytes(held)
-
-
 def piped(path: Path) -> None:
     """A mask that never ends."""
     os.mkfifo(path.parent / "pipe")
     path.write_text('[{"mask": "pipe"}]')
 
 
-RLE = '{"mask": {"size": [16384, 16384], "counts": [0, 268435456]}}'
-ATTACKS: dict[str, tuple[str, Callable[[Path], object], Read]] = {
-    "pickle as regions": ("r.npy", data(pickle.dumps(Trap(Path("executed")))), regions),
-    "pickle as weights": ("w.safetensors", data(pickle.dumps(Trap(Path("executed")))), load_weights),
+CROSSING = [[(i * 7919) % 320, (i * 104729) % 240] for i in range(20_000)]
+PICKLE = pickle.dumps(Trap(Path("executed")))
+READERS = {".json": regions, ".xml": regions, ".yaml": read_yaml}
+ATTACKS: dict[str, tuple[str, bytes | str | Callable[[Path], object], Callable[[Path], object]]] = {
+    "pickle as regions": ("r.npy", PICKLE, regions),
+    "pickle as weights": ("w.safetensors", PICKLE, load_weights),
     "pickle in an array": ("r.npy", lambda p: np.save(p, np.array([Trap(Path("executed"))])), regions),
-    "pickle as a picture": ("p.png", data(pickle.dumps(Trap(Path("executed")))), load_image),
-    "yaml that runs": ("c.yaml", data("!!python/object/apply:os.system ['touch executed']"), read_yaml),
-    "yaml that grows": (
-        "c.yaml",
-        data("\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['1'])}]" for i in range(40)) + "\n- x"),
-        read_yaml,
-    ),
-    "date that is none": ("c.yaml", data("a: 2024-13-45"), read_yaml),
-    "deep json": ("r.json", data("[" * 100_000), regions),
-    "deep trace": ("t.json", data("[" * 100_000), read_trace),
+    "pickle as a picture": ("p.png", PICKLE, load_image),
+    "deep json": ("r.json", "[" * 100_000, regions),
+    "deep trace": ("t.json", "[" * 100_000, read_trace),
     "npz bomb": ("r.npz", npz_bomb, regions),
-    "rle bomb": ("r.json", data(f'{{"regions": [{",".join([RLE] * 60)}]}}'), regions),
-    "rle bomb in a set": ("r.json", data(f'[{{"set": [{",".join([RLE] * 60)}]}}]'), regions),
     "gzip bomb": ("c.txt.gz", lambda p: p.write_bytes(gzip.compress(b"a" * 2**27)), read_captions),
-    "polygon in disorder": ("r.json", crossing, regions),
+    "polygon in disorder": ("r.json", json.dumps([{"polygon": CROSSING}]), regions),
     "pipe as a mask": ("r.json", piped, regions),
     "pipe as a file": ("r.json", os.mkfifo, regions),
-    "mask out of the folder": ("r.json", data('[{"mask": "../../etc/passwd"}]'), regions),
-    "mask at an absolute path": ("r.json", data('[{"mask": "/etc/passwd"}]'), regions),
-    "mask at a Windows path": ("r.json", data('[{"mask": "c:\\\\x.png"}]'), regions),
-    "mask named by NUL": ("r.json", data('[{"mask": "\\u0000"}]'), regions),
-    "mask named by half a character": ("r.json", data('[{"mask": "\\ud800"}]'), regions),
-    "digits by the thousand": ("r.json", data(f'[{{"box": [1, 2, 3, {"9" * 5000}]}}]'), regions),
-    "xml that grows": ("r.xml", data("<!DOCTYPE a [<!ENTITY b 'c'>]><annotations/>"), regions),
-    "coordinates near infinity": ("r.json", data('[{"polygon": [[-1e308, 5], [1e308, 7], [50, 1e308]]}]'), regions),
-    "layers by the million": ("m.json", changed("decoder/config.json", layers=10**7), model),
-    "words by the billion": ("m.json", changed("decoder/config.json", vocab_size=10**9), model),
-    "wide tower": ("m.json", changed("text_tower/config.json", inner=2**31), model),
-    "input by the million": (
-        "m.json",
-        changed("backbone/config.json", preprocessing={"mode": "stretch", "size": 16 * 10**7, "patch_size": 16}),
-        model,
-    ),
-    "weights out of the folder": ("m.json", changed("backbone/config.json", weights="../../x"), model),
-    "type that cannot be hashed": ("m.json", changed("backbone/config.json", type=["a"]), model),
-    "tokenizer that panics": ("m.json", tokenizer, model),
-    "bank of other rows": (
-        "b.json",
-        lambda p: p.write_bytes((fuzz.tiny() / "memory_bank/bank.json").read_bytes().replace(b"30", b"10000000000")),
-        lambda p: fuzz.bank(p.read_bytes(), p.parent, "bank.json"),
-    ),
 }  # fmt: skip
+for _case in sorted((Path(__file__).parent / "cases").iterdir()):
+    ATTACKS[_case.name] = (f"r{_case.suffix}", _case.read_bytes(), READERS[_case.suffix])
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_attack(name: str, tmp_path: Path, monkeypatch: MonkeyPatch, capfd: Capture) -> None:
     monkeypatch.chdir(tmp_path)
-    file, write, read = ATTACKS[name]
-    write(tmp_path / file)
+    file, content, read = ATTACKS[name]
+    if callable(content):
+        content(tmp_path / file)
+    else:
+        (tmp_path / file).write_bytes(content.encode() if isinstance(content, str) else content)
     # What hangs, hangs for good; a busy machine is slow.
     with pytest.raises(PatchionerError), fuzz.alarm(120):
         read(tmp_path / file)
     assert not (tmp_path / "executed").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+LARGE_INPUT = {"mode": "stretch", "size": 16 * 10**7, "patch_size": 16}
+PANIC = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}  # of the tokenizer's Rust
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("decoder/config.json", {"layers": 10**7}),
+        ("decoder/config.json", {"vocab_size": 10**9}),
+        ("text_tower/config.json", {"inner": 2**31}),
+        ("text_tower/tokenizer.json", {"normalizer": PANIC}),
+        ("backbone/config.json", {"preprocessing": LARGE_INPUT}),
+        ("backbone/config.json", {"weights": "../../x"}),
+        ("backbone/config.json", {"type": ["a"]}),
+        ("memory_bank/bank.json", {"rows": 10**10}),
+    ],
+    ids=str,
+)
+def test_an_attack_by_a_part_of_a_checkpoint(
+    file: str, values: Any, tmp_path: Path, capfd: Capture
+) -> None:
+    held = json.loads((fuzz.tiny() / file).read_text())
+    (tmp_path / "part").write_text(json.dumps(held | values))
+    with pytest.raises(PatchionerError), fuzz.alarm(120):
+        fuzz.part(tmp_path / "part", file)
     assert capfd.readouterr() == ("", "")
 
 
@@ -183,15 +152,12 @@ def test_pillow_s_warnings_stay_with_us(tmp_path: Path, monkeypatch: MonkeyPatch
 def test_a_hand_s_few_crossings_are_taken_apart() -> None:
     turn = np.linspace(0, 2 * np.pi, 6000, endpoint=False)
     ring = np.stack([160 + 100 * np.cos(turn), 120 + 100 * np.sin(2 * turn)], axis=1)
-    geometry = fit_image(SIZE, mode="stretch", size=56, patch_size=14)
-    assert Polygon(ring).patch_weights(geometry).sum() == pytest.approx(1)
-
-
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert Polygon(ring).patch_weights(GEOMETRY).sum() == pytest.approx(1)
 
 
 def started(*command: str, **how: Any) -> subprocess.CompletedProcess[str]:
-    given: dict[str, Any] = {"capture_output": True, "text": True, "env": ENVIRONMENT, **how}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    given: dict[str, Any] = {"capture_output": True, "text": True, "env": environment, **how}
     return subprocess.run(command, timeout=600, **given)
 
 
@@ -205,8 +171,7 @@ def command(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_without_room_for_output_it_ends_in_a_line(redirected: str, tmp_path: Path) -> None:
     noise_photo(8, 8).save(tmp_path / "p.png")
     done = command(f"caption *.png --model $TINY {redirected}", tmp_path)
-    assert "Traceback" not in done.stderr
-    assert done.returncode == 1
+    assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
 def test_a_name_that_is_not_utf_8(tmp_path: Path, capfd: Capture) -> None:
@@ -216,23 +181,26 @@ def test_a_name_that_is_not_utf_8(tmp_path: Path, capfd: Capture) -> None:
     assert "caf" in capfd.readouterr().out
 
 
+STOPPED = """
+import os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+module, sys.argv = sys.argv[1], ["-m"]
+__import__(module.split(".")[0])
+class Stop:
+    def find_spec(self, name, *_):
+        if name in ("torch", "PIL", "argparse", "patchioner.cli.main"):
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Stop())
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize("module", ["benchmarks.region_set", "patchioner"])
 def test_ctrl_c_in_the_first_moments_is_one_line(module: str) -> None:
-    code = (
-        "import os, signal, sys, runpy\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"sys.argv = ['-m']; import {module.split('.')[0]}\n"
-        "class Stop:\n"
-        "    def find_spec(self, name, *_):\n"
-        "        if name in ('torch', 'PIL', 'argparse', 'patchioner.cli.main'):\n"
-        "            os.kill(os.getpid(), signal.SIGINT)\n"
-        "sys.meta_path.insert(0, Stop())\n"
-        f"runpy.run_module('{module}', run_name='__main__', alter_sys=True)\n"
-    )
-    done = started(sys.executable, "-c", code)
+    done = started(sys.executable, "-c", STOPPED, module)
     assert done.returncode in (130, -signal.SIGINT)
-    assert done.stderr.strip().endswith("stopped")
-    assert len(done.stderr.splitlines()) == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("stopped")
 
 
 ESCAPES = "\x1b[31m\x07\x9b1m\u202e"
@@ -244,17 +212,17 @@ def test_terminals_are_safe(tmp_path: Path, monkeypatch: MonkeyPatch, capfd: Cap
     noise_photo(60, 40).save(f"p{ESCAPES}.png")
     Path(f"q{ESCAPES}.png").write_bytes(b"no picture")
     boxes = [{"box": [1, 1, end, end], "label": ESCAPES} for end in (1, 30)]
-    Path("r.json").write_text(json.dumps(boxes))
-    lines = [*({"caption": f"a {ESCAPES} {word}"} for word in ("dog", "cat")), {"caption": None}]
-    Path(f"c{ESCAPES}.json").write_text(json.dumps([*lines, {"split": ESCAPES}]))
-    tiny = ["--model", str(fuzz.tiny())]
-    photos = [f"p{ESCAPES}.png", f"q{ESCAPES}.png"]
+    lines = [{"caption": f"a {ESCAPES} {word}"} for word in ("dog", "cat")]
+    left_out = [{"caption": None}, {"split": ESCAPES}]
+    for name, content in (("r", boxes), (f"c{ESCAPES}", [*lines, *left_out])):
+        Path(f"{name}.json").write_text(json.dumps(content))
     # With what the log says.
     built = command("bank build c* --out b --text-encoder $TINY", tmp_path)
     said = [built.stdout + built.stderr]
+    photos = ["caption", f"p{ESCAPES}.png", f"q{ESCAPES}.png", "--model", str(fuzz.tiny())]
     for run, words in (
-        (main, ["caption", *photos, "--regions", "r.json", "--labels", f"{ESCAPES};b", *tiny]),
-        (main, ["caption", *photos, *tiny, f"--unknown{ESCAPES}"]),
+        (main, [*photos, "--regions", "r.json", "--labels", f"{ESCAPES};b"]),
+        (main, [*photos, f"--unknown{ESCAPES}"]),
         (main, ["bank", "info", "b"]),
         (train_text_decoder.main, ["--corpus", ESCAPES, "--out", "t"]),
     ):
@@ -265,58 +233,50 @@ def test_terminals_are_safe(tmp_path: Path, monkeypatch: MonkeyPatch, capfd: Cap
         assert not set(text) & set("\x1b\x07\x9b\u202e")
 
 
-class OutOfMemoryError(RuntimeError):
-    """As torch's of a GPU."""
+OF_A_GPU = torch.cuda.OutOfMemoryError("CUDA out of memory.\nTried")
 
 
-OF_A_GPU = OutOfMemoryError("CUDA out of memory.\nTried")
-
-
-@pytest.mark.parametrize(
-    ("verb", "error"), [("caption", OF_A_GPU), ("batch", MemoryError()), ("detail", OF_A_GPU)]
-)
-def test_out_of_memory_costs_one_photo_of_a_folder(
-    verb: str, error: Exception, tmp_path: Path, monkeypatch: MonkeyPatch, capfd: Capture
-) -> None:
-    for number, size in enumerate(((96, 64), (64, 64), (64, 96))):
-        noise_photo(*size, seed=number).save(tmp_path / f"{number}.png")
+def test_out_of_memory_costs_one_photo_of_a_folder(tmp_path: Path) -> None:
+    names = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for name, size in zip(names, ((96, 64), (64, 64), (64, 96)), strict=True):
+        noise_photo(*size).save(name)
     outputs, out = TimmViT.outputs, tmp_path / "out.jsonl"
 
     def full(self: TimmViT, pixels: torch.Tensor, grid: tuple[int, int]) -> Any:
         if grid[0] == grid[1]:
-            raise error
+            raise OF_A_GPU
         return outputs(self, pixels, grid)
 
-    monkeypatch.setattr(TimmViT, "outputs", full)
-    if verb == "detail":  # the command wants a calibrated model
-        captioner = DetailCaptioner(Patchioner(tiny_parts(), device="cpu"), scorer=None)
-        names = [str(path) for path in sorted(tmp_path.glob("*.png"))]
-        ((_, failed),) = describe_many(captioner, names, out).failed
-        said = str(failed)
-    else:
-        words = ["--json"] if verb == "caption" else ["--out", str(out)]
-        assert main([verb, str(tmp_path), "--model", str(fuzz.tiny()), *words]) in (1, 3)
-        said = "".join(capfd.readouterr())
-    rows = said if verb == "caption" else out.read_text()
-    assert sum(f"{number}.png" in row for number in (0, 2) for row in rows.splitlines()) >= 2
-    assert "out of memory" in said + rows
+    captioner = DetailCaptioner(Patchioner(tiny_parts(), device="cpu"), scorer=None)
+    with patch.object(TimmViT, "outputs", full):
+        ((name, failed),) = describe_many(captioner, names, out).failed
+    assert name == names[1] and "out of memory" in str(failed)
+    assert len(out.read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OF_A_GPU])
 def test_a_command_that_runs_out_of_memory_ends_in_a_line(error: Exception, capfd: Capture) -> None:
-    def work() -> None:
-        raise error
-
-    assert guarded(work, "p: ") == 1
+    assert guarded(Mock(side_effect=error), "p: ") == 1
     assert capfd.readouterr().err.startswith("p: error: out of memory")
     with pytest.raises(RuntimeError, match="a bug"):
-        guarded(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
+        guarded(Mock(side_effect=RuntimeError("a bug")))
 
 
-def test_broken_inputs_end_in_a_value_or_an_error_of_ours() -> None:
-    ends, wrong = fuzz.campaign(count=150, seconds=60, seed=7)
-    assert wrong == []
-    assert min(ends["value"], ends["refused"]) > 0
+def test_broken_inputs_end_in_a_value_or_an_error_of_ours(tmp_path: Path) -> None:
+    count, draw, values = int(os.environ.get("FUZZ", "150")), random.Random(7), 0
+    for file, read, seeds in itertools.islice(itertools.cycle(fuzz.readers()), count):
+        data = fuzz.broken(draw.choice(seeds), draw)
+        (tmp_path / file).write_bytes(data)
+        try:
+            with fuzz.alarm(20):
+                read(tmp_path / file)
+            values += 1
+        except PatchionerError as error:
+            # A late answer is an OSError, which readers take for the disk's.
+            assert not isinstance(error.__cause__, TimeoutError), f"{file}: {data[:300]!r}"
+        except Exception as error:
+            raise AssertionError(f"{file}: {data[:300]!r}") from error
+    assert 0 < values < count
 
 
 @pytest.mark.parametrize("kind", CALLS)
@@ -328,12 +288,12 @@ def test_a_failure_of_the_system_loses_nothing(work: str, kind: str) -> None:
 
 
 def test_a_kill_loses_nothing() -> None:
-    """By the command: a child of a process whose torch has had threads waits for them for ever."""
+    # By the command: a child of a process whose torch has had threads waits for them for ever.
     works = ["save", "bank", "detail"]
     words = ["tests.attacks.failures", *works, "--kill", "--kinds", "open", "--step", "151"]
     done = started(sys.executable, "-m", *words)
     assert done.returncode == 0, done.stderr
-    made = [int(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines()[:-1]]
+    made = [int(line.split(": ")[1].split()[0]) for line in done.stdout.splitlines()]
     assert len(made) == len(works) and min(made) > 0
 
 

@@ -5,6 +5,8 @@ import pytest
 from patchioner import Caption, WholeImage
 from patchioner.alt import LONGEST, NOTICE, alt_text
 
+UNSURE = Caption("a cat", -1.0, WholeImage(), confidence=0.2)
+
 
 @pytest.mark.parametrize(
     ("caption", "text"),
@@ -15,18 +17,14 @@ from patchioner.alt import LONGEST, NOTICE, alt_text
         ("a young boy and a young girl near him", "Two young children near them."),
         ("a man-made lake by a manhole", "A man-made lake by a manhole."),
         ("", None),
+        (UNSURE, f"{NOTICE}a cat."),
+        (Caption(None, -1.0, WholeImage(), reason="blank"), None),
     ],
 )
-def test_a_sentence_that_names_no_gender(caption: str, text: str | None) -> None:
+def test_a_sentence_that_names_no_gender(caption: Caption | str, text: str | None) -> None:
     assert alt_text(caption) == text
 
 
 def test_what_is_too_long_ends_with_a_word_that_leads_somewhere() -> None:
     found = alt_text("a " + "red " * 25 + "house by the river with a " + "boat " * 9) or ""
     assert len(found) <= LONGEST and found.endswith("river.")
-
-
-def test_a_caption_that_is_not_sure_says_who_made_it() -> None:
-    unsure = Caption("a cat", -1.0, WholeImage(), confidence=0.2)
-    assert alt_text(unsure) == f"{NOTICE}a cat."
-    assert alt_text(Caption(None, -1.0, WholeImage(), reason="blank")) is None

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-import threading
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +52,7 @@ def test_a_path_a_stream_bytes_a_pillow_image_and_an_array_are_the_same(tmp_path
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_exif_rotation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
-    # What a viewer sees for each orientation, by the definition of the tag: row 0 and column 0 are at ...
+    # By the definition of the tag.
     turned = PIXELS.transpose(1, 0, 2)
     mirrored = PIXELS[:, ::-1], PIXELS[::-1, ::-1], PIXELS[::-1]
     upright = [PIXELS, *mirrored, turned, turned[:, ::-1], turned[::-1, ::-1], turned[::-1]]
@@ -67,59 +65,40 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int, suffix: str)
         np.testing.assert_array_equal(pixels(opened), upright[orientation - 1])
     places = np.argwhere(np.ones(PIXELS.shape[:2])) + 0.5
     seen = to_upright(places[:, ::-1], PIXELS.shape[1::-1], orientation).astype(int)
-    np.testing.assert_array_equal(
-        upright[orientation - 1][seen[:, 1], seen[:, 0]], PIXELS.reshape(-1, 3)
-    )
+    found = upright[orientation - 1][seen[:, 1], seen[:, 0]]
+    np.testing.assert_array_equal(found, PIXELS.reshape(-1, 3))
 
 
 def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
-    alpha = np.array([[0, 128, 255]], np.uint8)
+    alpha, path = np.array([[0, 128, 255]], np.uint8), tmp_path / "layered.png"
     layered = np.dstack([np.full((1, 3, 3), 100, np.uint8), alpha])
-    expected = np.rint(100 * (alpha / 255.0) + 255 * (1 - alpha / 255.0))
-    path = tmp_path / "layered.png"
-    Image.fromarray(layered).save(path)
-    for source in (layered, path):
-        assert np.abs(pixels(source)[..., 0] - expected).max() <= 1
-    Image.merge("LA", [Image.fromarray(layered[..., 0]), Image.fromarray(alpha)]).save(path)
-    assert np.abs(pixels(path)[..., 0] - expected).max() <= 1
-
-
-def test_a_palette_with_and_without_a_transparent_colour(tmp_path: Path) -> None:
-    palette, path = Image.new("P", (2, 1)), tmp_path / "palette.png"
+    grey = Image.merge("LA", [Image.fromarray(layered[..., 0]), Image.fromarray(alpha)])
+    for source in (layered, Image.fromarray(layered), grey):
+        assert np.abs(pixels(source)[..., 0].astype(int) - [255, 177, 100]).max() <= 1
+    palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 200, 100, 50])
     palette.putdata([0, 1])
-    palette.save(path)
-    assert pixels(path).tolist() == [[[10, 20, 30], [200, 100, 50]]]
-    palette.save(path, transparency=1)
-    assert pixels(path).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    for how, second in (({}, [200, 100, 50]), ({"transparency": 1}, [255, 255, 255])):
+        palette.save(path, **how)
+        assert pixels(path).tolist() == [[[10, 20, 30], second]]
 
 
-DEEP = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
-
-
-@pytest.mark.parametrize(
-    ("levels", "expected"),
-    [
-        (DEEP, [0, 1, 128, 255]),
-        (np.array([[0, 0.5, 1]], np.float32), [0, 128, 255]),
-        (np.array([[0, 128, 255]], np.int32), [0, 128, 255]),
-        (np.array([[0, 65535]], np.int32), [0, 255]),
-    ],
-)
-def test_deep_pixels_are_scaled(levels: np.ndarray, expected: list[int], tmp_path: Path) -> None:
-    assert pixels(Image.fromarray(levels))[0, :, 0].tolist() == expected
-    if levels is DEEP:
-        Image.fromarray(levels).save(tmp_path / "deep.png")
-        Image.fromarray(levels).save(tmp_path / "deep.tiff")
-        for source in (levels, tmp_path / "deep.png", tmp_path / "deep.tiff"):
-            assert pixels(source)[0, :, 0].tolist() == expected
+def test_deep_pixels_are_scaled(tmp_path: Path) -> None:
+    deep = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    files = [tmp_path / "deep.png", tmp_path / "deep.tiff"]
+    for path in files:
+        Image.fromarray(deep).save(path)
+    for source in (deep, Image.fromarray(deep), *files):
+        assert pixels(source)[0, :, 0].tolist() == [0, 1, 128, 255]
+    for levels in (np.array([[0, 0.5, 1]], np.float32), np.array([[0, 128, 255]], np.int32)):
+        assert pixels(Image.fromarray(levels))[0, :, 0].tolist() == [0, 128, 255]
+    assert pixels(Image.fromarray(np.array([[0, 65535]], np.int32)))[0, :, 0].tolist() == [0, 255]
 
 
 def test_tensors_are_channels_first_and_arrays_channels_last() -> None:
     tensor = torch.from_numpy(PIXELS).permute(2, 0, 1)
-    np.testing.assert_array_equal(pixels(tensor), PIXELS)
-    np.testing.assert_array_equal(pixels((tensor / 255.0).requires_grad_()), PIXELS)
-    np.testing.assert_array_equal(pixels(PIXELS / 255.0), PIXELS)
+    for source in (tensor, (tensor / 255.0).requires_grad_(), PIXELS / 255.0):
+        np.testing.assert_array_equal(pixels(source), PIXELS)
     grey = np.repeat(PIXELS[..., :1], 3, axis=2)
     for source in (PIXELS[..., 0], PIXELS[..., :1], tensor[:1], tensor[0]):
         np.testing.assert_array_equal(pixels(source), grey)
@@ -134,11 +113,9 @@ def test_tensors_are_channels_first_and_arrays_channels_last() -> None:
         (np.full((4, 4, 3), np.nan), "NaN"),
         (torch.full((3, 4, 4), torch.inf), "infinite"),
         (np.full((4, 4, 3), 200.0), "divide by 255"),
-        (np.full((4, 4, 3), -0.5), r"0\.\.1, found -0\.5"),
         (np.zeros((4, 4, 3), np.int64), "int64"),
         (np.zeros((3, 4, 5), np.uint8), r"\(3, 4, 5\)"),
         (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
-        (np.zeros((2, 4, 4, 3), np.uint8), r"\(2, 4, 4, 3\)"),
         (torch.zeros(5, 4, 4), r"a tensor \(3, H, W\)"),
         (Image.fromarray(np.array([[0, np.nan]], np.float32)), "NaN"),
         ("x" * 5000, "no photo at"),
@@ -161,11 +138,11 @@ def test_files_are_refused_by_name(tmp_path: Path, monkeypatch: MonkeyPatch) -> 
         file.truncate(45)  # it says its size, and has no pixels that could be read
     monkeypatch.setattr("patchioner.images.MAX_PIXELS", 1000)
     for name, message in (
-        ("nowhere.jpg", r"no photo at .*nowhere\.jpg"),
+        ("nowhere.jpg", "no photo at .*nowhere"),
         ("", "no photo at"),
-        ("empty.jpg", r"empty\.jpg.*0 bytes"),
-        ("letter.jpg", r"letter\.jpg.*not a picture"),
-        ("vast.png", r"vast\.png.*make it smaller"),
+        ("empty.jpg", "empty.*0 bytes"),
+        ("letter.jpg", "letter.*not a picture"),
+        ("vast.png", "vast.*make it smaller"),
     ):
         with pytest.raises(ImageError, match=message):
             load_image(tmp_path / name)
@@ -176,14 +153,13 @@ def test_files_are_refused_by_name(tmp_path: Path, monkeypatch: MonkeyPatch) -> 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".webp", ".tiff", ".bmp"])
 def test_truncated_files_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
-    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
-    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(whole)
-    data = whole.read_bytes()
+    path = tmp_path / f"cut{suffix}"
+    static().save(path)
+    data = path.read_bytes()
     for share in (0.9, 0.5, 0.02):
-        cut.write_bytes(data[: int(len(data) * share)])
+        path.write_bytes(data[: int(len(data) * share)])
         with pytest.raises(ImageError, match="cut"):
-            load_image(cut)
+            load_image(path)
 
 
 MEASURE = """
@@ -209,7 +185,7 @@ def test_a_hundred_megapixels_work_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def jpeg(path: Path, size: tuple[int, int], orientation: int = 1) -> Path:
-    """A photo of a corner to corner gradient and some structure; no symmetry hides a wrong rotation."""
+    """A photo without a symmetry that would hide a wrong rotation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     noise_photo(*size, seed=3).save(path, quality=95, exif=exif)
@@ -221,14 +197,14 @@ def fixed(size: tuple[int, int]) -> tuple[int, int]:
     return (100, 75) if size[0] >= size[1] else (75, 100)
 
 
-@pytest.mark.parametrize(
-    ("size", "reduced"),
-    [((1600, 1200), (200, 150)), ((900, 700), (225, 175)), ((401, 303), (201, 152))],
-)
-def test_the_scale_needed(tmp_path: Path, size: tuple[int, int], reduced: tuple[int, int]) -> None:
-    photo = load_reduced(jpeg(tmp_path / "a.jpg", size), fixed)
-    assert isinstance(photo, ReducedPhoto)
-    assert (photo.image.size, photo.image.mode, photo.size) == (reduced, "RGB", size)
+def test_the_scale_needed_and_the_same_limit(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    for size, reduced in (((1600, 1200), (200, 150)), ((900, 700), (225, 175))):
+        photo = load_reduced(jpeg(tmp_path / "a.jpg", size), fixed)
+        assert isinstance(photo, ReducedPhoto)
+        assert (photo.image.size, photo.image.mode, photo.size) == (reduced, "RGB", size)
+    monkeypatch.setattr("patchioner.images.MAX_PIXELS", 900 * 700 - 1)
+    with pytest.raises(ImageError, match="900 x 700"):
+        load_reduced(tmp_path / "a.jpg", fixed)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -238,76 +214,52 @@ def test_rotations_and_odd_sizes_show_the_same(tmp_path: Path, orientation: int)
     photo, whole = load_reduced(path, fixed), load_image(path)
     assert isinstance(photo, ReducedPhoto)
     assert photo.size == whole.size == (size if orientation < 5 else size[::-1])
-    settings = Preprocessing("aspect", 64, 16)
-    (mine, geometry), (full, expected) = (preprocess(p, settings) for p in (photo, whole))
-    assert geometry == expected
-    error = float((mine - full).abs().mean())
-    assert error < 0.02
     # The box matters: without it, the same photo is off by part of a pixel.
-    without = ReducedPhoto(photo.image, photo.size, (0.0, 0.0, *photo.image.size))
-    assert error <= float((preprocess(without, settings)[0] - full).abs().mean()) + 1e-3
+    unboxed = ReducedPhoto(photo.image, photo.size, (0.0, 0.0, *photo.image.size))
+    settings = Preprocessing("aspect", 64, 16)
+    full, mine, without = (preprocess(one, settings) for one in (whole, photo, unboxed))
+    assert mine[1] == full[1]
+    error = float((mine[0] - full[0]).abs().mean())
+    assert error < 0.02 and error <= float((without[0] - full[0]).abs().mean()) + 1e-3
 
 
-def test_limits_and_damage_are_the_same(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
-    path = jpeg(tmp_path / "a.jpg", (1600, 1200))
-    cut = tmp_path / "cut.jpg"
-    cut.write_bytes(path.read_bytes()[:-2000])
-    for bad, message in ((cut, "truncated"), (tmp_path / "absent.jpg", "no photo at")):
-        with pytest.raises(ImageError, match=message):
-            load_reduced(bad, fixed)
-    monkeypatch.setattr("patchioner.images.MAX_PIXELS", 1_000_000)
-    with pytest.raises(ImageError, match="1600 x 1200"):
-        load_reduced(path, fixed)
-
-
-@pytest.mark.parametrize(
-    ("bounds", "expected"),
-    [
+def test_whole_pixels_are_cut() -> None:
+    whole = np.resize(PIXELS, (5, 6, 3))
+    for bounds, (left, top, right, bottom) in (
         ((1.5, 2.0, 3.2, 4.0), (1, 2, 4, 4)),
         ((2.2, 2.2, 2.4, 2.4), (2, 2, 3, 3)),
-        ((0.0, 0.0, 6.0, 5.0), (0, 0, 6, 5)),
         ((1.9999999999, 0.0, 4.0000000001, 5.0), (2, 0, 4, 5)),  # by way of the patch grid
         ((6.0, 5.0, 6.0, 5.0), (5, 4, 6, 5)),
-    ],
-)
-def test_whole_pixels_are_cut(bounds: Any, expected: tuple[int, int, int, int]) -> None:
-    pixels = np.arange(5 * 6 * 3, dtype=np.uint8).reshape(5, 6, 3)
-    left, top, right, bottom = expected
-    crop = cut_out(Image.fromarray(pixels), bounds)
-    np.testing.assert_array_equal(np.asarray(crop), pixels[top:bottom, left:right])
+    ):
+        crop = np.asarray(cut_out(Image.fromarray(whole), bounds))
+        np.testing.assert_array_equal(crop, whole[top:bottom, left:right])
 
 
-def test_blocks_of_threads_may_overlap() -> None:
-    before = list(warnings.filters)
-    quiet, inside, leave = Quiet(), threading.Event(), threading.Event()
-
-    def stay() -> None:
-        with quiet:
-            inside.set()
-            leave.wait()
-
-    with quiet:
-        other = threading.Thread(target=stay, daemon=True)
-        other.start()
-        assert inside.wait(60)
+def test_quiet_blocks_of_several_threads_may_overlap() -> None:
+    before, quiet = list(warnings.filters), Quiet()
+    for step in (quiet.__enter__, quiet.__enter__, quiet.__exit__):
+        step()
     # The other thread is still inside, and keeps what it asked for.
     assert warnings.filters[0][0] == "ignore"
-    leave.set()
-    other.join()
+    quiet.__exit__()
     assert list(warnings.filters) == before
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 def test_corrupt_exif_does_not_cost_the_photo(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"photo{suffix}"
     for exif in (b"Exif\0\0no header at all", b"Exif\0\0II*\0\xff\xff\xff\x00"):
-        noise_photo().save(tmp_path / f"photo{suffix}", exif=exif)
-        assert load_image(tmp_path / f"photo{suffix}").size == (96, 64)
+        noise_photo().save(path, exif=exif)
+        assert load_image(path).size == (96, 64)
 
 
-def static(quality: int | None) -> Image.Image:
-    pixels = np.random.default_rng(0).integers(0, 256, (448, 448, 3), dtype=np.uint8)
-    written = io.BytesIO()
-    Image.fromarray(pixels).save(written, "JPEG" if quality else "PNG", quality=quality or 0)
+def static(quality: int | None = None) -> Image.Image:
+    """Noise, as it is or as a JPEG gives it back."""
+    noise, written = np.random.default_rng(0).integers(0, 256, (448, 448, 3)), io.BytesIO()
+    picture = Image.fromarray(noise.astype(np.uint8))
+    if quality is None:
+        return picture
+    picture.save(written, "JPEG", quality=quality)
     return Image.open(written).convert("RGB")
 
 

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Json = dict[str, Any]
+JSON = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -25,22 +26,18 @@ class Reaction:
 
 def says(*texts: str | None, usage: tuple[int, int] | None = (100, 10), **more: Any) -> Reaction:
     """A well-formed reply with those answers."""
-    choices = [
-        {"index": i, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-        for i, text in enumerate(texts)
-    ]
+    said = [{"role": "assistant", "content": text} for text in texts]
+    choices = [{"index": i, "finish_reason": "stop", "message": one} for i, one in enumerate(said)]
     reply = {"id": "x", "object": "chat.completion", "choices": choices, **more}
     if usage is not None:
         reply["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
-    return Reaction(json.dumps(reply).encode(), headers={"Content-Type": "application/json"})
+    return Reaction(json.dumps(reply).encode(), headers=JSON)
 
 
-def fails(
-    status: int, message: str = "no", *, headers: Json | None = None, **more: Any
-) -> Reaction:
+def fails(status: int, message: str = "no", *, headers: Any = None, **more: Any) -> Reaction:
     """An error in OpenAI's form."""
     body = json.dumps({"error": {"message": message, "type": "x", **more}}).encode()
-    return Reaction(body, status, {"Content-Type": "application/json", **(headers or {})})
+    return Reaction(body, status, {**JSON, **(headers or {})})
 
 
 def echo(request: Json) -> Reaction:
@@ -105,12 +102,9 @@ class ChatServer:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                length = int(self.headers.get("Content-Length", 0))
-                request = json.loads(self.rfile.read(length))
+                request = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                self._reply(server.react(request, headers))
-
-            def _reply(self, reaction: Reaction) -> None:
+                reaction = server.react(request, headers)
                 if reaction.hang:
                     server.released.wait(30)
                 if reaction.hang or reaction.cut == "before":

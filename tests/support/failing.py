@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import errno
 import importlib
-import io
 import itertools
 import os
 import signal
@@ -39,32 +37,25 @@ class Failing(TorchFunctionMode):
     def check(self) -> None:
         """Count a call."""
         self.calls += 1
-        if self.deadly and self.calls == self.nth:
-            os.kill(os.getpid(), signal.SIGKILL)
         if self.calls == self.nth or (self.lasting and self.calls > self.nth):
+            if self.deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
             if self.kind == "allocation":
                 raise MemoryError("no more memory (made by a test)")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "made by a test")
 
-    def wrapped(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, counted."""
+    def wrapped(self, call: Callable[..., Any], *, writes: bool = False) -> Callable[..., Any]:
+        """The same call, counted; or, of `open`, what is written to its files."""
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            self.check()
-            return call(*args, **kwargs)
+            if not writes:
+                self.check()
+            found = call(*args, **kwargs)
+            if writes and set("wax+") & set(str(args[1:2] or kwargs.get("mode", ""))):
+                found.write = self.wrapped(found.write)
+            return found
 
         return counted
-
-    def opening(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """`open`, whose files count what is written to them."""
-
-        def opened(*args: Any, **kwargs: Any) -> Any:
-            file = call(*args, **kwargs)
-            if any(sign in str(args[1:2] or kwargs.get("mode", "")) for sign in "wax+"):
-                file.write = self.wrapped(file.write)
-            return file
-
-        return opened
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in _FACTORIES:
@@ -75,14 +66,14 @@ class Failing(TorchFunctionMode):
 @contextmanager
 def failing(kind: str, nth: int, **how: bool) -> Iterator[Failing]:
     """Within it, the `nth` call of a `kind` (a key of `CALLS`) fails, as `Failing` is told."""
-    one, patches = Failing(kind, nth, **how), []
-    for home, name in CALLS[kind]:
-        module = importlib.import_module(home)
-        patches.append((module, name, one.wrapped(getattr(module, name))))
+    calls = [(*one, False) for one in CALLS[kind]]
     if kind == "write":
-        patches += [(module, "open", one.opening(builtins.open)) for module in (io, builtins)]
+        calls += [("io", "open", True), ("builtins", "open", True)]
     with ExitStack() as stack:
-        for module, name, call in patches:
+        one = Failing(kind, nth, **how)
+        for home, name, writes in calls:
+            module = importlib.import_module(home)
+            call = one.wrapped(getattr(module, name), writes=writes)
             stack.enter_context(patch.object(module, name, call))
         if kind == "allocation":
             stack.enter_context(one)

@@ -34,12 +34,10 @@ def randoms(seed: int) -> Any:
     return draw
 
 
-def decap_state(
-    *, prefix: int = DIM, width: int = 16, layers: int = 2, positions: int = 40, vocabulary: int = VOCABULARY
-) -> OrderedDict[str, Tensor]:  # fmt: skip
+def decap_state(*, prefix: int = DIM, width: int = 16, layers: int = 2) -> OrderedDict[str, Tensor]:
     """A DeCap state dict as spec 2.4 lists it, in GPT-2's transposed layout; weights spread so that captions vary."""
     draw = randoms(0)
-    state = _gpt2("decoder.", draw, width, layers, positions, vocabulary)
+    state = _gpt2("decoder.", draw, width, layers, 40, VOCABULARY)
     state["clip_project.model.0.weight"] = draw(width, prefix, scale=0.5)
     state["clip_project.model.0.bias"] = draw(width, scale=0.5)
     return state

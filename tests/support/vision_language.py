@@ -16,9 +16,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 SIDE, PATCH = 28, 14
-SMALL = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4
-}  # fmt: skip
+SMALL = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
 
 
 def _tokenizer(*marks: str) -> Any:
@@ -44,7 +42,9 @@ def qwen2_vl_folder(place: Path, *, seed: int = 3) -> Path:
     tokenizer = _tokenizer("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
     marks = {"image": "image_pad", "video": "video_pad"}
     marks |= {name: name for name in ("vision_start", "vision_end")}
-    ids = {f"{name}_token_id": f"<|{mark}|>" for name, mark in marks.items()}
+    numbers = {
+        f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{mark}|>") for name, mark in marks.items()
+    }  # fmt: skip
     text = {
         **SMALL, "vocab_size": len(tokenizer), "num_key_value_heads": 2, "max_position_embeddings": 1024,
         "bos_token_id": 0, "eos_token_id": 0,
@@ -54,7 +54,6 @@ def qwen2_vl_folder(place: Path, *, seed: int = 3) -> Path:
         "depth": 1, "embed_dim": 32, "num_heads": 4, "hidden_size": 32, "mlp_ratio": 2, "patch_size": PATCH,
         "spatial_merge_size": 2, "temporal_patch_size": 2,
     }  # fmt: skip
-    numbers = {name: tokenizer.convert_tokens_to_ids(mark) for name, mark in ids.items()}
     config = transformers.Qwen2VLConfig(vision_config=vision, text_config=text, **numbers)
     _saved(transformers.Qwen2VLForConditionalGeneration, config, place, seed)
     limits = {"min_pixels": 28 * 28, "max_pixels": 28 * 28 * 8, "patch_size": PATCH}

@@ -1,27 +1,31 @@
-"""Every shape against slow twins; masks, run lengths, traces and rings; and what no shape accepts."""
+"""Every shape against slow twins; masks, run lengths, traces and rings; `cases/refused_shapes.json`."""
 
 from __future__ import annotations
 
+import json
 import math
+import operator
 import pickle
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from patchioner import Box, Patch, Point, Region, RegionSet, Weighting, WholeImage
+from patchioner import Box, Patch, Point, Region, RegionSet, Weighting, WholeImage, regions
 from patchioner.base.errors import RegionError
-from patchioner.geometry import Fit, ImageGeometry, fit_image
+from patchioner.geometry import ImageGeometry, fit_image
 from patchioner.regions import Mask, Polygon, Trace, decode_rle, encode_rle, region_weights
 from patchioner.regions.shapes import reference_box_footprints, reference_model_boxes
 
 Array = npt.NDArray[np.floating]
+REFUSED = json.loads((Path(__file__).parent / "cases" / "refused_shapes.json").read_text("utf-8"))
 MODES = ("stretch", "crop", "pad", "aspect")
 REFERENCE = Weighting(rounding="reference")
 GAUSSIAN = Weighting("gaussian")
@@ -32,22 +36,22 @@ GRID = fit_image((40, 40), mode="stretch", size=32, patch_size=8)  # 4 x 4 patch
 PLAIN = fit_image((140, 140), mode="stretch", size=140, patch_size=14)
 
 
-@st.composite
-def geometries(draw: st.DrawFn) -> ImageGeometry:
-    side = st.integers(20, 90)
-    image_size = draw(side), draw(side)
-    size = 8 * draw(st.integers(2, 7))
-    return fit_image(image_size, mode=draw(st.sampled_from(MODES)), size=size, patch_size=8)
+SIDES = st.integers(20, 90)
+GEOMETRIES = st.builds(
+    lambda size, mode, patches: fit_image(size, mode=mode, size=8 * patches, patch_size=8),
+    *(st.tuples(SIDES, SIDES), st.sampled_from(MODES), st.integers(2, 7)),
+)
 
 
 @st.composite
 def boxes_in_view(draw: st.DrawFn, geometry: ImageGeometry) -> Box:
-    x1, y1, x2, y2 = geometry.visible
-    xs = sorted(draw(st.tuples(st.floats(x1 - 5, x2 + 5), st.floats(x1 - 5, x2 + 5))))
-    ys = sorted(draw(st.tuples(st.floats(y1 - 5, y2 + 5), st.floats(y1 - 5, y2 + 5))))
-    assume(min(xs[1], x2) - max(xs[0], x1) > 1e-3)
-    assume(min(ys[1], y2) - max(ys[0], y1) > 1e-3)
-    return Box(xs[0], ys[0], xs[1], ys[1])
+    low, high = np.reshape(geometry.visible, (2, 2))
+    ends = []
+    for first, last in zip(low, high, strict=True):
+        one, two = sorted(draw(st.tuples(*[st.floats(first - 5, last + 5)] * 2)))
+        assume(min(two, last) - max(one, first) > 1e-3)
+        ends.append((one, two))
+    return Box(*np.transpose(ends).ravel())
 
 
 def cell_by_cell(geometry: ImageGeometry, xs: object, ys: object, filled: object) -> Array:
@@ -62,7 +66,7 @@ def cell_by_cell(geometry: ImageGeometry, xs: object, ys: object, filled: object
     return np.asarray(weights / weights.sum())
 
 
-@given(geometries(), st.data())
+@given(GEOMETRIES, st.data())
 def test_boxes_and_their_outlines(geometry: ImageGeometry, data: st.DataObject) -> None:
     boxes = data.draw(st.lists(boxes_in_view(geometry), min_size=1, max_size=5))
     twin = [cell_by_cell(geometry, (one.x1, one.x2), (one.y1, one.y2), [[1]]) for one in boxes]
@@ -71,7 +75,7 @@ def test_boxes_and_their_outlines(geometry: ImageGeometry, data: st.DataObject) 
     np.testing.assert_allclose(region_weights(outlines, geometry), twin, atol=2e-5)
 
 
-@given(geometries(), st.integers(0, 2**32 - 1))
+@given(GEOMETRIES, st.integers(0, 2**32 - 1))
 def test_masks_and_traces(geometry: ImageGeometry, seed: int) -> None:
     random = np.random.default_rng(seed)
     width, height = geometry.image_size
@@ -91,16 +95,13 @@ def test_masks_and_traces(geometry: ImageGeometry, seed: int) -> None:
     np.testing.assert_allclose(weights, twin / twin.sum(), atol=2e-3)
 
 
-@pytest.mark.parametrize("mode", ["pad", "aspect"])
-def test_fits_that_were_not_published_follow_their_own_map(mode: Fit) -> None:
-    geometry = fit_image((280, 140), mode=mode, size=140, patch_size=14)
-    corners = np.array([[30.0, 20.0, 130.0, 90.0]])
-    grid = geometry.to_grid(corners.reshape(2, 2)) * 14
-    model = reference_model_boxes(corners, geometry)[0]
-    np.testing.assert_allclose([*model[:2], *(model[:2] + model[2:])], grid.ravel(), rtol=1e-6)
-
-
-def test_noise_of_double_precision_is_no_patch() -> None:
+def test_reference_boxes_of_fits_that_were_not_published_and_of_noisy_numbers() -> None:
+    for mode in ("pad", "aspect"):
+        geometry = fit_image((280, 140), mode=mode, size=140, patch_size=14)
+        corners = np.array([[30.0, 20.0, 130.0, 90.0]])
+        grid = geometry.to_grid(corners.reshape(2, 2)) * 14
+        model = reference_model_boxes(corners, geometry)[0]
+        np.testing.assert_allclose([*model[:2], *(model[:2] + model[2:])], grid.ravel(), rtol=1e-6)
     assert (2.4 + 14) - 2.4 < 14
     boxes = np.array([[2.4, 0.0, 2.4 + 14, 1.0]])
     assert np.count_nonzero(reference_box_footprints(boxes, PLAIN)[0]) == 2
@@ -120,13 +121,11 @@ def test_boxes_that_stick_out_and_tiny_ones(weighting: Weighting | None) -> None
         np.testing.assert_array_equal(tiny, dot)
 
 
-@pytest.mark.parametrize(
-    ("x", "y", "row", "column"),
-    [(0, 0, 0, 0), (9.99, 10, 1, 0), (55, 31, 3, 5), (100, 100, 9, 9), (100, 0, 0, 9)],
-)
-def test_a_point_is_the_patch_under_it(x: float, y: float, row: int, column: int) -> None:
-    weights = Point(x, y).patch_weights(SQUARE)
-    assert weights[row, column] == weights.sum() == 1
+def test_a_point_is_the_patch_under_it() -> None:
+    points = [(0, 0), (9.99, 10), (55, 31), (100, 100), (100, 0)]
+    weights = region_weights([Point(*one) for one in points], SQUARE)
+    assert np.argwhere(weights == 1)[:, 1:].tolist() == [[0, 0], [1, 0], [3, 5], [9, 9], [0, 9]]
+    assert weights.sum() == 5
 
 
 def test_padding_is_no_part_of_the_image() -> None:
@@ -145,13 +144,11 @@ def test_padding_is_no_part_of_the_image() -> None:
 @pytest.mark.parametrize("weighting", [None, GAUSSIAN, REFERENCE, Weighting("attention")])
 def test_a_set_is_the_mean_of_its_members(weighting: Weighting | None) -> None:
     attention = np.random.default_rng(0).random((3, 4, 4))
-    members = [Box(0, 0, 40, 30), Box(30, 30, 35, 35), Point(5, 5)]
-    large, small, dot = region_weights(members, GRID, weighting, attention)
-    together = RegionSet(members).patch_weights(GRID, weighting, attention)
-    np.testing.assert_allclose(together, (large + small + dot) / 3, atol=1e-7)
-    nested = RegionSet([members[0], RegionSet(members[1:])])
-    found = nested.patch_weights(GRID, weighting, attention)
-    np.testing.assert_allclose(found, large / 2 + small / 4 + dot / 4, atol=1e-7)
+    members: list[Region] = [Box(0, 0, 40, 30), Box(30, 30, 35, 35), Point(5, 5)]
+    sets = [RegionSet(members), RegionSet([members[0], RegionSet(members[1:])])]
+    *one, flat, nested = region_weights([*members, *sets], GRID, weighting, attention)
+    np.testing.assert_allclose(flat, sum(one) / 3, atol=1e-7)
+    np.testing.assert_allclose(nested, one[0] / 2 + one[1] / 4 + one[2] / 4, atol=1e-7)
 
 
 def test_rows_of_xywh_become_boxes_and_padding_is_left_out() -> None:
@@ -170,6 +167,7 @@ def test_shares_of_the_image_and_dots(weighting: Weighting | None) -> None:
     shares = Trace([(0.1, 0.2), (0.5, 0.75), (1, 0)], normalized=True)
     samples = [{"x": 0.1, "y": 0.2, "t": 0}, {"x": 0.5, "y": 0.75}, {"x": 1, "y": 0, "t": 2.5}]
     assert Trace.from_points_xyt(samples) == shares
+    assert Trace(torch.tensor([[4, 8], [20, 30], [40, 0]])) == pixels
     found, wanted = (one.patch_weights(GRID, weighting) for one in (shares, pixels))
     np.testing.assert_allclose(found, wanted)
     for points in ([(15, 25)], [(15, 25), (15, 25)], [(15, 25), (99, 25)]):
@@ -189,7 +187,7 @@ def test_the_path_is_broken_where_points_are_off_the_image_and_pauses_do_not_cou
 # Polygons: areas and rings.
 
 
-def test_areas_of_polygons() -> None:
+def test_areas_of_polygons_whose_rings_come_as_lists_tuples_and_arrays() -> None:
     triangle = Polygon([(0, 0), (20, 0), (0, 20)]).patch_weights(GRID)
     np.testing.assert_allclose(triangle[:2, :2], [[0.5, 0.25], [0.25, 0]], atol=1e-7)
     tiny = Polygon([(15, 25), (15.001, 25), (15, 25.001)])
@@ -199,11 +197,13 @@ def test_areas_of_polygons() -> None:
     halves = Polygon([[(0, 0), (20, 20), (0, 40)], [(40, 0), (20, 20), (40, 40)]])
     np.testing.assert_allclose(bow_tie, halves.patch_weights(GRID), atol=1e-7)
     assert bow_tie[0, 1] == bow_tie[3, 2] == 0
-
-
-def test_rings_come_as_lists_tuples_and_arrays() -> None:
     ring = [(10, 10), (30, 10), (30, 30), (10, 30)]
-    for points in (np.array(ring), [np.array(ring)], [[list(point) for point in ring]]):
+    for points in (
+        np.array(ring),
+        torch.tensor(ring),
+        [np.array(ring)],
+        [[list(point) for point in ring]],
+    ):
         assert Polygon(points) == Polygon(ring)
     assert Polygon.from_coco([np.ravel(ring)]) == Polygon(ring)
     assert len({Polygon(ring), Polygon(iter(ring))}) == 1
@@ -219,7 +219,8 @@ def test_a_mask_is_a_copy_of_bools_integers_or_clean_floats_that_cannot_change()
     array = ARRAY.copy()
     mask = Mask(array)
     array[:] = True
-    for other in (ARRAY, ARRAY.astype(np.uint8) * 255, ARRAY.astype(float), ARRAY.tolist()):
+    kinds = ARRAY * 3, ARRAY.astype(np.uint8) * 255, ARRAY.astype(float), ARRAY.tolist()
+    for other in (*kinds, ARRAY[None], ARRAY[..., None], torch.tensor(ARRAY).bfloat16()):
         assert Mask(other) == mask != Mask(~ARRAY)
     assert len({mask, Mask(ARRAY), pickle.loads(pickle.dumps(mask))}) == 1
     assert (mask.bounds, mask.image_size) == ((10, 5, 20, 10), (40, 20))
@@ -229,23 +230,17 @@ def test_a_mask_is_a_copy_of_bools_integers_or_clean_floats_that_cannot_change()
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
 def test_pictures_of_any_mode_are_read(mode: str, tmp_path: Path) -> None:
-    picture = Image.fromarray(ARRAY.astype(np.uint8) * 255)
+    picture = Image.fromarray(ARRAY.astype(np.uint8) * 255).convert("L" if mode == "I;16" else mode)
     if mode == "I;16":
         picture = Image.fromarray(ARRAY.astype(np.uint16) * 4000)
-    elif mode == "P":
-        picture = Image.fromarray(ARRAY.astype(np.uint8), mode="L").convert("P")
-    else:
-        picture = picture.convert(mode)
     picture.save(tmp_path / "mask.png")
     assert Mask.from_file(tmp_path / "mask.png") == Mask(ARRAY)
 
 
 def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
-    Image.fromarray(ARRAY.astype(np.uint8)).save(tmp_path / "good.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:40])
     (tmp_path / "empty.png").write_bytes(b"")
     Image.new("L", (4, 4)).save(tmp_path / "black.png")
-    for name in ("cut.png", "empty.png", "black.png", "missing.png"):
+    for name in ("empty.png", "black.png", "missing.png"):
         with pytest.raises(RegionError, match=name):
             Mask.from_file(tmp_path / name)
 
@@ -258,96 +253,19 @@ def test_run_lengths_come_back_and_agree_with_the_coco_tools(array: npt.NDArray[
         np.testing.assert_array_equal(decode_rle(given_runs), array)
 
 
-# What no shape accepts.
-
-NAN, CORNERS = float("nan"), [(10, 10), (30, 10), (30, 30)]
+# What no shape accepts, and what lies out of view.
 
 
-REFUSED: list[tuple[Callable[..., object], object, str]] = [
-    *((lambda bad: Box(1, bad, 3, 4), bad, "y1 of the box") for bad in (NAN, math.inf, "12", None)),
-    (lambda row: Box(*row), (5, 5, 5, 9), r"Box\(x1=.*empty or inverted.*from_xywh"),
-    (Box.from_coco, {"id": 1}, "no 'bbox'"),
-    (Box.from_coco, {"bbox": [1, 2, 3]}, "3 numbers"),
-    (lambda row: Box.from_xywh(*row), (0, 0, NAN, 1), "width of the box"),
-    *((lambda bad: Point(bad, 3), bad, "x of the point") for bad in (NAN, "3", None, [1], 10**400)),
-    *((lambda bad: Patch(bad, 0), bad, "row of the patch") for bad in (-1, 1.5, "1")),
-    (RegionSet, [], "empty"),
-    (RegionSet, Point(5, 5), "list of regions"),
-    (RegionSet, [Point(5, 5), (1, 2, 3, 4)], "member 1"),
-    (RegionSet.from_xywh, [[-1, -1, -1, -1]], "empty; give at least one"),
-    (RegionSet.from_xywh, [[0, 0, 1]], "box 0 of the RegionSet has 3 numbers"),
-    (RegionSet.from_xywh, "0 0 1 1", "give a list"),
-    (Trace, [], "at least one"),
-    (Trace, [(1, math.inf)], "point 0 of the trace is inf"),
-    (Trace, [(1, 2, 3)], "3 numbers"),
-    *((Trace.from_points_xyt, bad, "trace") for bad in ([{"x": 1}], [(1, 2)], [], 5)),
-    (Polygon, [], "at least 3 different points, got 0"),
-    (Polygon, [(1, 1), (2, 2), (1, 1)], r"got 2: \[\(1, 1\), \(2, 2\), \(1, 1\)\]"),
-    (Polygon, [CORNERS, [(1, 1)]], "got 1"),
-    (Polygon, [(1, 1), (2, NAN), (3, 0)], "point 1 of the polygon is nan"),
-    (Polygon, [(1, 1), "ab", (3, 0)], "point 1"),
-    (Polygon, 7, "give a list"),
-    (Polygon.from_coco, [], "no ring"),
-    (Polygon.from_coco, [[1, 2, 3]], "3 numbers"),
-    (Polygon.from_coco, [[[1, 2, 3], [4, 5, 6], [9, 8, 7], [1, 5, 2]]], "x, y pairs"),
-    (Polygon.from_coco, [5], "give a list"),
-    (Mask, np.zeros((20, 40), dtype=bool), "40x20 mask is empty"),
-    (Mask, np.ones((2, 20, 40), dtype=bool), r"\(2, 20, 40\)"),
-    (Mask, np.ones((0, 5), dtype=bool), r"\(0, 5\)"),
-    (Mask, np.full((2, 2), 0.5), "threshold"),
-    (Mask, np.full((2, 2), np.nan), "threshold"),
-    (Mask, np.array([["a"]]), "yes or no"),
-    (Mask, [[1, 0], [1]], "ragged"),
-    (Mask, [[1, 0], [0, 2]], "label map"),
-    (Mask.from_rle, {"counts": [16]}, "no RLE"),
-    (Mask.from_rle, [1, 2], "no RLE"),
-]
-BROKEN_RUNS: list[tuple[object, object, str]] = [
-    ([4, 4], [3, 3], "sum to 6"),
-    ([4, 4], [-8, 24], "non-negative"),
-    ([4, 4], [1.5, 14.5], "non-negative"),
-    ([4, 4], [2**62, 2**62, 2**62, 2**62, 16], "sum to"),
-    ([4, 4], [], "non-negative|sum to 0"),
-    ([4, 4], "0000", "sum to 0"),
-    ([4, 4], "~~~", "alphabet"),
-    ([4, 4], "oooooooooooooooooo", "alphabet"),
-    ([4, 4], "éé", "alphabet|sum"),
-    ([4, 4], "o", "middle of a number"),
-    ([4], [16], "two positive integers"),
-    ([4.0, 4], [16], "two positive integers"),
-    ("44", [16], "give a list"),
-    ([10**9, 10**9], [10**18], "over"),
-    ([4, 4], [16], "empty"),
-]
-REFUSED += [
-    (Mask.from_rle, {"size": size, "counts": counts}, text) for size, counts, text in BROKEN_RUNS
-]
-
-
-@pytest.mark.parametrize(("make", "value", "text"), REFUSED)
-def test_what_is_no_region(make: Callable[..., object], value: object, text: str) -> None:
-    with pytest.raises(RegionError, match=text):
-        make(value)
-
-
-@pytest.mark.parametrize(
-    ("region", "text"),
-    [
-        (Box(140, 0, 150, 10), r"Box\(.*100x100 image"),
-        (Box(-9, 0, 0, 10), r"Box\(.*100x100 image"),
-        (Point(-1, 5), r"Point\(.*100x100 image.*original"),
-        (Point(5, 1e30), r"Point\(.*100x100 image"),
-        (Patch(10, 0), r"Patch\(row=10, col=0\).*10 rows and 10 columns"),
-        (Trace([(-1, 5), (150, 5)]), r"no point inside the 100x100 image.*normalized=True"),
-        (Trace([(1.5, 0.5)], normalized=True), "0 to 1"),
-        (Polygon([(-9, 0), (-1, 0), (-5, 9)]), r"Polygon\(\(-9, 0\).*image"),
-        (Polygon([(1, 1), (5, 5), (9, 9)]), "no area; use Trace"),
-        (Mask(ARRAY), "mask is 40x20 but the image is 100x100"),
-    ],
-)
 @pytest.mark.parametrize("weighting", [None, REFERENCE])
-def test_out_of_view(region: Region, text: str, weighting: Weighting | None) -> None:
-    with pytest.raises(RegionError, match=text):
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case["error"])
+def test_what_is_refused(case: dict[str, Any], weighting: Weighting | None) -> None:
+    if "make" in case:
+        make = operator.attrgetter(case["make"])(regions)
+        with pytest.raises(RegionError, match=case["error"]):
+            make(*case["args"])
+        return
+    region = Region.from_json(case["region"])
+    with pytest.raises(RegionError, match=case["error"]):
         region_weights([Box(0, 0, 10, 10), region], SQUARE, weighting)
 
 
