@@ -20,7 +20,7 @@ from decoders import Decoded, DecodeOptions, TrainableDecoder
 from decoders.guidance import Guide
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.calibration import Logistic
-from patchioner.checkpoints.folder import Candidates, Guidance, KindSettings, ModelSettings
+from patchioner.checkpoints.folder import Candidates, Guidance, KindSettings, ModelSettings, Style
 from patchioner.embedding import project
 from patchioner.regions import WholeImage
 from patchioner.results import Caption
@@ -76,6 +76,7 @@ def write(
     plain: bool = False,
     gendered: bool = False,
     crops: bool = False,
+    style: Style = "auto",
 ) -> list[Decoded]:
     """One caption for each region; it does not depend on the others.
 
@@ -85,9 +86,10 @@ def write(
         plain: the likeliest captions.
         gendered: people may be men and women where the checkpoint would call them persons.
         crops: whether the embeddings have crops added, but those of whole photos.
+        style: of captions; plain ones are sentences unless phrases are asked for.
     """
     near = parts.settings.crop_candidates if crops else None
-    alike: dict[tuple[Guidance | None, Candidates | None], list[int]] = {}
+    alike: dict[tuple[Guidance | None, Candidates | None, bool], list[int]] = {}
     for place, region in enumerate(asked.regions):
         kind = KindSettings() if plain else parts.settings.kinds.get(region.kind, KindSettings())
         guidance = kind.guidance
@@ -95,10 +97,11 @@ def write(
             guidance = replace(guidance, neutral=False)
         own = kind.candidates if isinstance(region, WholeImage) else near or kind.candidates
         candidates = None if plain or options else own
-        alike.setdefault((guidance, candidates), []).append(place)
+        short = (kind.style if style == "auto" else style) == "phrase"
+        alike.setdefault((guidance, candidates, short), []).append(place)
     found: dict[int, Decoded] = {}
-    for (guidance, candidates), places in alike.items():
-        written = _written(asked.rows(places), options, guidance, candidates, parts)
+    for (guidance, candidates, short), places in alike.items():
+        written = _written(asked.rows(places), options, guidance, candidates, short, parts)
         found.update(zip(places, written, strict=True))
     return [found[place] for place in range(len(asked.regions))]
 
@@ -108,6 +111,7 @@ def _written(
     options: DecodeOptions | None,
     guidance: Guidance | None,
     candidates: Candidates | None,
+    short: bool,
     parts: Parts,
 ) -> list[Decoded]:
     decode, guide = options or parts.settings.decode, None
@@ -126,11 +130,23 @@ def _written(
             several=guidance.several,
         )
     written = parts.decoder.generate(asked.projected, decode, parts.bank, guide)
-    if candidates is None or not isinstance(parts.decoder, TrainableDecoder):
+
+    def drawn(count: int, temperature: float) -> list[list[Decoded]]:
+        """Each caption, with samples of it where the decoder draws any."""
+        if not isinstance(parts.decoder, TrainableDecoder):
+            return [[one] for one in written]
+        how = replace(decode, temperature=temperature, top_p=1.0, seed=0)
+        samples = parts.decoder.draw(asked.projected, how, parts.bank, guide, count)
+        return [[one, *others] for one, others in zip(written, samples, strict=True)]
+
+    if short:
+        from patchioner.phrases import SAMPLES, TEMPERATURE, best_phrases
+
+        around = asked.photos[asked.owners]
+        return best_phrases(drawn(SAMPLES, TEMPERATURE), parts.nouns, asked.embeddings, around)
+    if candidates is None:
         return written
-    drawing = replace(decode, temperature=candidates.temperature, top_p=1.0, seed=0)
-    drawn = parts.decoder.draw(asked.projected, drawing, parts.bank, guide, candidates.samples)
-    listed = [[one, *others] for one, others in zip(written, drawn, strict=True)]
+    listed = drawn(candidates.samples, candidates.temperature)
     return _shown_best(asked, listed, candidates, parts)
 
 
@@ -226,6 +242,7 @@ def captions(
     plain: bool,
     gendered: bool,
     crops: bool,
+    style: Style,
     least: float,
 ) -> list[list[Caption]]:
     """One caption for each region of these photos, all through bank and decoder as one matrix.
@@ -233,13 +250,14 @@ def captions(
     Args:
         batch: of photos.
         options: of decoding; None is the checkpoint's.
-        plain, gendered, crops: see `write`.
+        plain, gendered, crops, style: see `write`.
         least: confidence below which a caption has no text.
     """
     if not any(one.regions for one in batch):
         return [[] for _ in batch]
     asked = gathered(batch, parts)
-    found = write(asked, options, parts, plain=plain, gendered=gendered, crops=crops)
+    how: Any = {"plain": plain, "gendered": gendered, "crops": crops, "style": style}
+    found = write(asked, options, parts, **how)
     sure: list[float | None] = [None] * len(found)
     calibrated = confidence_of(parts.settings)
     if calibrated is not None and parts.nouns is not None:

@@ -26,6 +26,8 @@ from patchioner.checkpoints.folder import (
     Crop,
     ModelSettings,
     Parts,
+    Style,
+    check_style,
     find_model,
     read_checkpoint,
     write_checkpoint,
@@ -227,6 +229,7 @@ class Patchioner:
         crop: Crop | None = None,
         plain: bool = False,
         gendered: bool = False,
+        style: Style = "auto",
         min_confidence: float | None = None,
     ) -> list[Caption]:
         """Caption regions of one photo.
@@ -235,13 +238,14 @@ class Patchioner:
             image: features of `encode`, or anything `encode` takes.
             regions: what to caption; None is the whole image. A function is given the photo's geometry, as `Patch.all`.
             weighting, options, crop: the checkpoint's defaults if None; see `embed_regions`.
-            plain, gendered, min_confidence: see `caption_many`.
+            plain, gendered, style, min_confidence: see `caption_many`.
 
         Returns:
             One `Caption` per region, in their order. Errors are those of `encode` and `embed_regions`.
         """
         how: Any = {"weighting": weighting, "crop": crop, "batching": Batching.alone()}
-        how |= {"plain": plain, "gendered": gendered, "min_confidence": min_confidence}
+        how |= {"plain": plain, "gendered": gendered, "style": style}
+        how |= {"min_confidence": min_confidence}
         return next(self.caption_many([(image, regions)], options=options, **how))
 
     def caption_many(
@@ -254,6 +258,7 @@ class Patchioner:
         crop: Crop | None = None,
         plain: bool = False,
         gendered: bool = False,
+        style: Style = "auto",
         min_confidence: float | None = None,
         batching: Batching | None = None,
     ) -> Iterator[list[Caption]]:
@@ -272,6 +277,8 @@ class Patchioner:
             plain: the likeliest captions, whether or not the checkpoint's settings keep captions to their regions (see
                 `patchioner.guidance`); samples always are.
             gendered: captions that are kept to their regions may say men and women, not persons alone.
+            style: "phrase" names what a region shows ("a cup of coffee"), a "sentence" tells of it; "auto" is the
+                checkpoint's, by the kind of region.
             min_confidence: captions below this `confidence` have no text but a reason; None lets all pass but those of
                 photos that show nothing. It needs a calibrated checkpoint (`patchioner calibrate`).
             batching: how the work is cut up; None is what suits the device. Captions do not depend on it.
@@ -284,16 +291,18 @@ class Patchioner:
         decode = options or self.settings.decode
         if not isinstance(decode, DecodeOptions):
             raise OptionError(f"options {options!r:.80}: give DecodeOptions(max_tokens=20), say")
-        kept = self.settings.guides or self.settings.candidates
+        check_style(style, *get_args(Style))
+        kept = self.settings.guides or self.settings.candidates or self.settings.phrases
         likeliest = plain or decode.strategy == "sample" or not kept
 
         crop = self.settings.crop if crop is None else crop
-        how: Any = {"gendered": gendered, "crops": crop == "add", "least": min_confidence or 0.0}
+        how: Any = {"gendered": gendered, "crops": crop == "add", "style": style}
+        how |= {"least": min_confidence or 0.0}
 
         def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:
             return captions(batch, options, self._placed, plain=likeliest, **how)
 
-        whole = not likeliest or KEY in self.settings.calibration
+        whole = not likeliest or style == "phrase" or KEY in self.settings.calibration
         return self._run(items, answer, on_error, weighting, crop, batching, whole=whole)
 
     caption_stream = caption_many

@@ -27,7 +27,7 @@ _OTHERS = "person people child children kid baby player someone adult male femal
 _GENDERED = " ".join(words for word, words in NEUTRAL.items() if not word.startswith("the"))
 PEOPLE = frozenset([*_OTHERS.split(), *_GENDERED.split()])
 """What captions call people."""
-_NO_THINGS = frozenset({
+NO_THINGS = frozenset({
     "view", "front", "side", "top", "area", "background", "picture", "image", "photo", "group", "couple",
     "bunch",
 })  # fmt: skip
@@ -156,7 +156,7 @@ def heads(text: str) -> list[str]:
     """Head nouns of the things that a caption names."""
     from decoders.scene_graph import noun_phrases
 
-    return [phrase.head for phrase in noun_phrases(text) if phrase.head not in _NO_THINGS]
+    return [phrase.head for phrase in noun_phrases(text) if phrase.head not in NO_THINGS]
 
 
 def named(text: str) -> frozenset[str]:

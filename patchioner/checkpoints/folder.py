@@ -59,6 +59,8 @@ PROJECTIONS = ("memory", "none", "raw")
 KINDS = tuple(region_kinds())
 FOREIGN_CONFIG_FILE = "config.yaml"
 MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
+Style: TypeAlias = Literal["auto", "sentence", "phrase"]
+"""Of captions; "auto" is what the checkpoint's settings say of the kind of region."""
 Crop: TypeAlias = 'bool | Literal["add"]'
 """Whether a region is cut out and encoded alone; "add" adds that to what is pooled."""
 
@@ -118,15 +120,18 @@ class KindSettings:
         context: see `ModelSettings.context`.
         guidance: how captions are kept to such a region while they are decoded; needs a table of nouns.
         candidates: among which its caption is chosen, where no options of decoding are given.
+        style: of its caption: a "sentence", or a "phrase" (`patchioner.phrases`).
     """
 
     weighting: Weighting | None = None
     context: float | None = None
     guidance: Guidance | None = None
     candidates: Candidates | None = None
+    style: Literal["sentence", "phrase"] = "sentence"
 
     def __post_init__(self) -> None:
         _check_weights(context=self.context or 0.0)
+        check_style(self.style, "sentence", "phrase")
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,11 @@ class ModelSettings:
         return any(kind.guidance for kind in self.kinds.values())
 
     @property
+    def phrases(self) -> bool:
+        """Whether captions of some kind of region are phrases."""
+        return any(kind.style == "phrase" for kind in self.kinds.values())
+
+    @property
     def candidates(self) -> list[Candidates]:
         """Among which captions of some regions are chosen."""
         held = [self.crop_candidates, *(kind.candidates for kind in self.kinds.values())]
@@ -221,6 +231,12 @@ class ModelSettings:
         if "bridge" in given and "projection" not in given:  # its name before the redesign
             given["projection"] = given.pop("bridge")
         return read_settings(cls, given, source)
+
+
+def check_style(style: str, *known: str) -> None:
+    """OptionError for a style of captions that is none of those."""
+    if style not in known:
+        raise OptionError(f"style {style!r} is unknown: use one of {known}")
 
 
 def _check_weights(**weights: float) -> None:

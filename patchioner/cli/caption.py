@@ -78,12 +78,12 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("advanced").add_argument
     add("--bank", metavar="DIR", help="memory bank in place of the model's (patchioner bank build)")
     counted = (
-        f"how patches of a region count: {', '.join(get_args(Kind))} (default: the model's); or an option of the "
+        f"how patches of a region count: {', '.join(get_args(Kind))} (default: the model's), as gaussian,variance=0.5 "
+        "with its width; or an option of the "
         "Patch-ioner authors (docs/reference_mode.md): registers, heads, double_pass, orthogonal_projection, "
         "contrastive_mask, with ,KEY=VALUE"
     )
     add("--weighting", metavar="HOW", type=spelling.argument(_how_counted), help=counted)
-    add("--variance", type=spelling.not_negative, help="width of --weighting gaussian")
     shares = "exact shares of patches, or the published integer arithmetic (default: coverage)"
     add("--rounding", choices=["coverage", "reference"], help=shares)
     alone = "cut each region out and encode it alone: slow, for models whose patches say little"
@@ -93,6 +93,8 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     spelling.add_min_confidence(add)
     likely = "the likeliest captions, not kept to what the region shows"
     add("--plain", action="store_true", help=likely)
+    says = "name what a region shows, or tell of it (default: the model's)"
+    add("--style", choices=["auto", "phrase", "sentence"], default="auto", help=says)
     add("--gendered", action="store_true", help="men and women, not persons alone")
     add("--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens")
     add("--temperature", type=spelling.positive, metavar="T", help="draw words at random")
@@ -101,11 +103,15 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _how_counted(text: str) -> Any:
     """A kind of weighting, or an option of the authors' interface."""
-    if text in get_args(Kind):
-        return text
+    name, _, more = text.partition(",")
+    if name in get_args(Kind):
+        key, _, width = more.partition("=")
+        if more and (name, key) != ("gaussian", "variance"):
+            raise OptionError(f"{text!r}: only gaussian takes more, as gaussian,variance=0.5")
+        return {"kind": name} | ({"variance": spelling.not_negative(width)} if more else {})
     from patchioner.checkpoints.published.options import Name, PublishedOption
 
-    name, known = text.partition(",")[0], (*get_args(Kind), *get_args(Name))
+    known = (*get_args(Kind), *get_args(Name))
     if name not in known:
         raise UnknownNameError.among("weighting", name, known)
     return PublishedOption.of(text)
@@ -114,19 +120,18 @@ def _how_counted(text: str) -> Any:
 def wrong_combination(options: argparse.Namespace) -> str | None:
     """What is wrong about arguments that are right one by one; None when nothing is."""
     numbers = (options.beam, options.temperature, options.max_tokens)
-    writes = options.plain or options.gendered or any(one is not None for one in numbers)
+    writes = options.plain or options.gendered or options.style != "auto"
+    writes = writes or any(one is not None for one in numbers)
     regions = options.regions or options.region_file
     if options.patches and regions:
         return "--patches captions every patch: leave the other regions out"
     name = getattr(options.weighting, "name", None)
     if name in ("registers", "heads") and (regions or options.patches):
         return f"--weighting {name} captions the whole photo: leave the regions out"
-    if options.variance is not None and options.weighting != "gaussian":
-        return "--variance belongs to --weighting gaussian: add it or leave --variance out"
     if options.beam is not None and options.temperature is not None:
         return "--beam and --temperature exclude each other: give one"
     if options.labels is not None and writes:
-        return "--labels writes no caption: leave --beam, --temperature, --max-tokens, --plain, --gendered out"
+        return "--labels writes no caption: leave --beam, --temperature, --max-tokens, --plain, --gendered, --style out"
     return spelling.without_region_file(options)
 
 
@@ -262,7 +267,7 @@ def caption_photos(options: argparse.Namespace) -> int:
     from patchioner.pipeline import Batching
 
     model = Patchioner.from_pretrained(options.model, device=options.device, bank=options.bank)
-    if not isinstance(options.weighting, str | None):
+    if not isinstance(options.weighting, dict | None):
         from patchioner.checkpoints.published.options import PublishedCaptioner
 
         model = PublishedCaptioner(model.parts, options.weighting, device=model.device)
@@ -320,14 +325,13 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     from patchioner.regions import Weighting
 
     asked: dict[str, Any] = {"crop": options.crop}
-    kind = options.weighting if isinstance(options.weighting, str) else None
-    named = {"kind": kind, "variance": options.variance, "rounding": options.rounding}
-    weighting = {name: value for name, value in named.items() if value is not None}
+    weighting = dict(options.weighting) if isinstance(options.weighting, dict) else {}
+    weighting |= {"rounding": options.rounding} if options.rounding else {}
     if weighting:
         asked["weighting"] = Weighting(**weighting)
     if options.labels is not None:
         return asked | {"threshold": options.min_confidence}
-    own = ("plain", "gendered", "min_confidence")
+    own = ("plain", "gendered", "style", "min_confidence")
     asked |= {name: getattr(options, name) for name in own}
     decoding: dict[str, Any] = {}
     if options.beam is not None:

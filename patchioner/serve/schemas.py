@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from decoders import DecodeOptions
 from patchioner.alt import alt_text
 from patchioner.base.errors import OptionError
+from patchioner.checkpoints.folder import Style
 from patchioner.model import Patchioner
 from patchioner.regions import Weighting, WholeImage
 from patchioner.results import Caption, Label
@@ -27,6 +28,7 @@ class Asked:
     options: DecodeOptions | None = None
     plain: bool = False
     gendered: bool = False
+    style: Style = "auto"
     min_confidence: float | None = None
     weighting: Weighting | None = None
 
@@ -67,6 +69,7 @@ class Decoding(Strict):
     no_repeat_ngram: int | None = None
     plain: bool = Field(default=False, description="likeliest, not kept to what the region shows")
     gendered: bool = Field(default=False, description="men and women, not persons alone")
+    style: Style = Field(default="auto", description="of captions: phrase or sentence")
     min_confidence: float | None = Field(default=None, description="captions below it have no text")
     weighting: str | None = Field(default=None, description="uniform, gaussian, attention or cls")
 
@@ -74,7 +77,9 @@ class Decoding(Strict):
         """The same for a model; errors as `decoding`."""
         given = self.model_dump(include=set(Decoding.model_fields), exclude_none=True)
         kind = given.pop("weighting", None)
-        own = {name: given.pop(name, None) for name in ("plain", "gendered", "min_confidence")}
+        own = {
+            name: given.pop(name, None) for name in ("plain", "gendered", "style", "min_confidence")
+        }
         options = decoding(model, **given) if given else None
         return Asked(options, **own, weighting=None if kind is None else Weighting(kind))
 

@@ -47,7 +47,7 @@ export class Items {
   async #change(item, region, strokes = null) {
     Object.assign(item, FRESH, { region, strokes, waiting: true });
     this.select(item);
-    const answer = await ask(this.photo, "captions", { regions: [region] }).then(
+    const answer = await ask(this.photo, "captions", { regions: [region], style: $("style").value }).then(
       ({ captions }) => captions[0],
       (error) => (complain(error), { error }),
     );
@@ -62,7 +62,8 @@ export class Items {
     const refused = [], { photo } = this;
     for (let start = 0; start < found.length; start += AT_A_TIME) {
       const part = found.slice(start, start + AT_A_TIME);
-      const { captions } = await ask(photo, "captions", { regions: part.map((one) => one.region) });
+      const regions = part.map((one) => one.region);
+      const { captions } = await ask(photo, "captions", { regions, style: $("style").value });
       if (photo !== this.photo) return;
       captions.forEach((answer, index) => {
         if (answer.error) refused.push(`Entry ${start + index + 1}: ${answer.error.message}`);

@@ -108,7 +108,8 @@ REFERENCE = Weighting("gaussian", 0.5, "reference")
 SETTINGS: dict[str, dict[str, Any]] = {
     "": {},
     "--weighting cls": {"weighting": Weighting("cls")},
-    "--weighting gaussian --variance 0.5 --rounding reference": {"weighting": REFERENCE},
+    "--weighting gaussian,variance=0.5 --rounding reference": {"weighting": REFERENCE},
+    "--style phrase": {"style": "phrase"},
     "--crop": {"crop": True},
     "--beam 3 --max-tokens 7": {"options": DecodeOptions("beam", max_tokens=7, beam_width=3)},
     "--beam 1": {"options": DecodeOptions()},

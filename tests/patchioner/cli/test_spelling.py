@@ -77,13 +77,15 @@ def test_what_is_not_of_the_form_is_named(parse: Callable[[str], object], text: 
         (["--mask", "nowhere.png"], "nowhere.png"),
         (["--region-set", "0,0,9"], "0,0,9"),
         (["--beam", "0"], "'0'"),
-        (["--variance", "1"], "--weighting gaussian"),
+        (["--weighting", "uniform,variance=1"], "gaussian,variance=0.5"),
+        (["--weighting", "gaussian,variance=-1"], "'-1'"),
         (["--temperature", "1", "--beam", "3"], "--beam"),
         (["--patches", "--point", "1,1"], "--patches"),
         (["--weighting", "gausian"], "gaussian"),
         (["--labels", "classes.txt"], "classes.txt"),
         (["--labels", "a;b", "--beam", "3"], "--beam"),
         (["--labels", "a;b", "--plain"], "--plain"),
+        (["--labels", "a;b", "--style", "phrase"], "--style"),
     ],
 )
 def test_wrong_usage(run: Run, photo: Path, capsys: Capture, words: list[str], says: str) -> None:
