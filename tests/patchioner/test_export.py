@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from patchioner import Patchioner
+from patchioner import Patchioner, export
 from patchioner.backbones import SingleViT, load_backbone
 from patchioner.backbones.clip import ProxyClip
 from patchioner.backbones.dinotxt import DinoTxtViT
@@ -21,24 +21,8 @@ from patchioner.backbones.exported import NETWORK_FILES
 from patchioner.backbones.vit import SiglipViT, resample_positions
 from patchioner.base.errors import CheckpointError, ExportError, OptionError, UnknownNameError
 from patchioner.base.files import file_sha256
-from patchioner.export import (
-    compare_backbones,
-    count_changed_captions,
-    export_backbone,
-    export_model,
-    exportable,
-    trace_backbone,
-    trial_pictures,
-)
-from tests.support import MonkeyPatch
-from tests.support.tiny import (
-    change_config,
-    noise_photo,
-    small_vit,
-    tiny_backbone,
-    tiny_clip,
-    tiny_parts,
-)
+from tests.support import MonkeyPatch, tiny
+from tests.support.tiny import noise_photo
 
 DINOV2, ROTARY = "vit_small_patch14_reg4_dinov2", "vit_base_patch16_dinov3"
 SIGLIP = "vit_base_patch16_siglip_512"
@@ -46,19 +30,19 @@ PHOTOS = [noise_photo(96, 64), noise_photo(50, 130, seed=1), noise_photo(80, 80,
 STRIP = noise_photo(320, 10, seed=3)  # a grid of one row
 FORMATS = pytest.mark.parametrize("kind", ["onnx", "openvino"])
 KINDS: dict[str, Any] = {
-    "plain": lambda: tiny_backbone(overrides={"depth": 2}),
-    "registers": lambda: small_vit(DINOV2, mode="stretch"),
-    "rotary": lambda: small_vit(ROTARY, mode="crop"),
-    "dinotxt": lambda: small_vit(DINOV2, DinoTxtViT, "pad", space="both"),
-    "siglip": lambda: small_vit(SIGLIP, SiglipViT, "stretch"),
-    "clip": lambda: tiny_clip(mode="aspect"),
+    "plain": lambda: tiny.tiny_backbone(overrides={"depth": 2}),
+    "registers": lambda: tiny.small_vit(DINOV2, mode="stretch"),
+    "rotary": lambda: tiny.small_vit(ROTARY, mode="crop"),
+    "dinotxt": lambda: tiny.small_vit(DINOV2, DinoTxtViT, "pad", space="both"),
+    "siglip": lambda: tiny.small_vit(SIGLIP, SiglipViT, "stretch"),
+    "clip": lambda: tiny.tiny_clip(mode="aspect"),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_graph_gives_the_networks_own_numbers_at_every_size(kind: str) -> None:
     backbone: SingleViT = KINDS[kind]()
-    graph, fit = trace_backbone(backbone), backbone.preprocessing
+    graph, fit = export.trace_backbone(backbone), backbone.preprocessing
     assert (graph.positions is None) == (fit.mode != "aspect")
     side = fit.size // fit.patch_size
     for grid in [(2, 3), (4, 4), (5, 2), (3, 7)] if fit.mode == "aspect" else [(side, side)]:
@@ -75,7 +59,7 @@ def test_a_graph_gives_the_networks_own_numbers_at_every_size(kind: str) -> None
 
 @pytest.fixture(scope="module")
 def model() -> Patchioner:
-    parts = replace(tiny_parts(), backbone=KINDS["plain"]())
+    parts = replace(tiny.tiny_parts(), backbone=KINDS["plain"]())
     return Patchioner(parts, device="cpu")
 
 
@@ -83,21 +67,27 @@ def model() -> Patchioner:
 def folders(model: Patchioner, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("exports")
     kinds: tuple[Any, ...] = ("onnx", "openvino")
-    return {kind: export_model(model, root / kind, format=kind).folder for kind in kinds}
+    return {kind: export.export_model(model, root / kind, format=kind).folder for kind in kinds}
 
 
 @FORMATS
 def test_an_export_says_the_same(
-    model: Patchioner, folders: dict[str, Path], kind: str, monkeypatch: MonkeyPatch
+    model: Patchioner, folders: dict[str, Path], kind: str, monkeypatch: MonkeyPatch, tmp_path: Path
 ) -> None:
     loaded = Patchioner.from_pretrained(folders[kind], device="cpu")
     backbone: Any = loaded.parts.backbone
-    found = compare_backbones(model.parts.backbone, backbone, [*PHOTOS, STRIP])
+    found = export.compare_backbones(model.parts.backbone, backbone, [*PHOTOS, STRIP])
     assert all(gap < 1e-4 for gap in (found.tokens, found.cls, found.attention))
-    assert count_changed_captions(model, loaded, PHOTOS) == (0, 18)
+    assert export.count_changed_captions(model, loaded, PHOTOS) == (0, 18)
     mine, theirs = (one.encode(PHOTOS[0]) for one in (model, loaded))
     assert mine.geometry == theirs.geometry
     torch.testing.assert_close(theirs.reference_attention, mine.reference_attention)
+    for _ in range(2):  # the second time over one of the same kind
+        loaded.save_pretrained(tmp_path / "copy", storage="int8")
+        again = Patchioner.from_pretrained(tmp_path / "copy", device="cpu")
+        assert torch.equal(again.encode(PHOTOS[0]).tokens, theirs.tokens)
+    twin = copy.deepcopy(loaded.parts).backbone
+    assert torch.equal(twin.encode(PHOTOS[:1])[0].tokens, theirs.tokens)
     # Threads share it, and torch's number of threads counts.
     alone = [loaded.encode(photo).tokens for photo in PHOTOS]
     with ThreadPoolExecutor(len(PHOTOS)) as pool:
@@ -107,18 +97,6 @@ def test_an_export_says_the_same(
     monkeypatch.setattr(torch, "get_num_threads", lambda: asked)
     loaded.encode(PHOTOS[0])
     assert list(backbone._open) == [asked]
-
-
-@FORMATS
-def test_an_export_saved_and_copied(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
-    loaded = Patchioner.from_pretrained(folders[kind], device="cpu")
-    tokens = loaded.encode(PHOTOS[0]).tokens
-    for _ in range(2):  # the second time over one of the same kind
-        loaded.save_pretrained(tmp_path / "copy", storage="int8")
-        again = Patchioner.from_pretrained(tmp_path / "copy", device="cpu")
-        assert torch.equal(again.encode(PHOTOS[0]).tokens, tokens)
-    twin = copy.deepcopy(loaded.parts).backbone
-    assert torch.equal(twin.encode(PHOTOS[:1])[0].tokens, tokens)
 
 
 @FORMATS
@@ -135,35 +113,31 @@ def test_a_damaged_network_is_refused(folders: dict[str, Path], kind: Any, tmp_p
     network = folder / NETWORK_FILES[kind]
     network.write_text("not a network, though its checksum is right")
     files = json.loads((folder / "config.json").read_text())["files"]
-    change_config(folder, files={**files, network.name: file_sha256(network)})
+    tiny.change_config(folder, files={**files, network.name: file_sha256(network)})
     with pytest.raises(ExportError, match=f"cannot run .*{network.name}"):
         load_backbone(folder).encode([PHOTOS[0]])
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
+def test_a_config_that_is_wrong(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(folders["onnx"] / "backbone", tmp_path / "copy")
+    good: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    for changes, message in (
         ({"precision": "fp8"}, "fp8"),
         ({"files": {}}, "network.onnx"),
-        ({"files": {"network.onnx": "0", "../../config.json": "0"}}, "network.onnx|no such file"),
+        ({"files": {**good["files"], "../../config.json": "0"}}, "config.json: no such file"),
         ({"outputs": 3}, "wrong setting"),
         ({"dim": "wide"}, "wide"),
-    ],
-)
-def test_a_config_that_is_wrong(
-    folders: dict[str, Path], tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
-    folder = shutil.copytree(folders["onnx"] / "backbone", tmp_path / "copy")
-    change_config(folder, **changes)
-    with pytest.raises(CheckpointError, match=message):
-        load_backbone(folder)
+    ):
+        tiny.change_config(folder, **{**good, **changes})
+        with pytest.raises(CheckpointError, match=message):
+            load_backbone(folder)
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16"])
 def test_lower_precisions_stay_close(precision: Any, tmp_path: Path) -> None:
     settings: Any = {"format": "openvino", "precision": precision, "fit": "stretch"}
-    exported, source = export_backbone(KINDS["plain"](), tmp_path, **settings)
-    found = compare_backbones(source, exported, trial_pictures())
+    exported, source = export.export_backbone(KINDS["plain"](), tmp_path, **settings)
+    found = export.compare_backbones(source, exported, export.trial_pictures())
     assert 0.995 < found.mean_cosine < 1.0
     if precision == "int8":
         assert found.tokens > 1e-4, "weights are not quantised at all"
@@ -178,14 +152,14 @@ def test_what_cannot_be_done(model: Patchioner, folders: dict[str, Path], tmp_pa
         (model, {"size": 50}, OptionError, "multiple of the patch size"),
     ):
         with pytest.raises(error, match=message):
-            export_model(source, tmp_path / "out", **options)
+            export.export_model(source, tmp_path / "out", **options)
     with pytest.raises(OptionError, match="exists already"):
-        export_model(model, folders["onnx"])
+        export.export_model(model, folders["onnx"])
     assert not any(tmp_path.iterdir())
     with pytest.raises(ExportError, match=rf"{ROTARY} .*--fit stretch"):
-        trace_backbone(small_vit(ROTARY))
+        export.trace_backbone(tiny.small_vit(ROTARY))
     with pytest.raises(ExportError, match="ProxyClip"):
-        exportable(ProxyClip(tiny_clip(), tiny_backbone(mode="stretch")))
+        export.exportable(ProxyClip(tiny.tiny_clip(), tiny.tiny_backbone(mode="stretch")))
 
 
 def test_an_export_that_computes_something_else_is_refused(
@@ -196,5 +170,5 @@ def test_an_export_that_computes_something_else_is_refused(
     answer = exported, model.parts.backbone
     monkeypatch.setattr("patchioner.export.export_backbone", lambda *_, **__: answer)
     with pytest.raises(ExportError, match="does not compute this network right"):
-        export_model(model, tmp_path / "out")
+        export.export_model(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()

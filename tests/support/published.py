@@ -34,22 +34,22 @@ def randoms(seed: int) -> Any:
     return draw
 
 
-def decap_state(*, prefix: int = DIM, width: int = 16, layers: int = 2) -> OrderedDict[str, Tensor]:
+def decap_state(*, prefix: int = DIM, width: int = 16) -> OrderedDict[str, Tensor]:
     """A DeCap state dict as spec 2.4 lists it, in GPT-2's transposed layout; weights spread so that captions vary."""
     draw = randoms(0)
-    state = _gpt2("decoder.", draw, width, layers, 40, VOCABULARY)
+    state = _gpt2("decoder.", draw, width, 40, VOCABULARY)
     state["clip_project.model.0.weight"] = draw(width, prefix, scale=0.5)
     state["clip_project.model.0.bias"] = draw(width, scale=0.5)
     return state
 
 
 def _gpt2(
-    name: str, draw: Any, width: int, layers: int, positions: int, vocabulary: int
+    name: str, draw: Any, width: int, positions: int, vocabulary: int
 ) -> OrderedDict[str, Tensor]:
     body, state = f"{name}transformer.", OrderedDict[str, Tensor]()
     state[body + "wte.weight"] = draw(vocabulary, width, scale=0.5)
     state[body + "wpe.weight"] = draw(positions, width, scale=0.5)
-    for layer in range(layers):
+    for layer in range(2):
         state |= _gpt2_layer(f"{body}h.{layer}.", width, draw)
     state |= _affine(body + "ln_f", width, draw)
     state[name + "lm_head.weight"] = state[body + "wte.weight"]
@@ -73,25 +73,24 @@ def _gpt2_layer(name: str, width: int, draw: Any) -> dict[str, Tensor]:
     return state
 
 
-def old_style(state: Mapping[str, Tensor], *, half: bool = False) -> OrderedDict[str, Tensor]:
+def old_style(state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
     """The same as distributed training and old libraries left it: `module.` prefixes, buffers of causal masks."""
-    found = {name: tensor.half() if half else tensor for name, tensor in state.items()}
-    for layer in range(sum(name.endswith(".ln_1.weight") for name in state)):
+    found = dict(state)
+    for layer in range(2):
         attention = f"decoder.transformer.h.{layer}.attn."
         found[attention + "bias"] = torch.ones(1, 1, 40, 40, dtype=torch.bool).tril()
         found[attention + "masked_bias"] = torch.tensor(-1e4)
     return OrderedDict((f"module.{name}", tensor) for name, tensor in found.items())
 
 
-def write_bank(path: Path, embeddings: Tensor, texts: Sequence[str], *, size: int = 0) -> None:
+def write_bank(path: Path, embeddings: Tensor, texts: Sequence[str], size: int, **how: Any) -> None:
     """An HDF5 bank as spec 2.3 has it: `size` rows, of which the unfilled rest is zero and has empty texts."""
-    rows = np.zeros((size or len(embeddings), embeddings.shape[1]), dtype=np.float32)
+    rows = np.zeros((size, embeddings.shape[1]), dtype=np.float32)
     rows[: len(embeddings)] = embeddings.numpy()
     with h5py.File(path, "w") as file:
-        file.create_dataset("coco-embeddings", data=rows)
+        file.create_dataset("coco-embeddings", data=rows, **how)
         utf8 = h5py.string_dtype(encoding="utf-8")
-        text = file.create_dataset("coco-text", (len(rows),), dtype=utf8)
-        text[: len(texts)] = list(texts)
+        file.create_dataset("coco-text", (size,), dtype=utf8)[: len(texts)] = list(texts)
 
 
 def write_config(folder: Path, name: str = "config.yaml", /, **values: Any) -> Path:
@@ -151,18 +150,16 @@ def viecap_state(*, vocabulary: int, width: int = 32, prompts: int = 3) -> dict[
             state[name + part] = draw(*shape, scale=shape[1] ** -0.5)
             if "to_" not in part:
                 state[name + part.replace("weight", "bias")] = draw(shape[0], scale=0.2)
-    return state | _gpt2("gpt.", draw, width, 2, POSITIONS, vocabulary)
+    return state | _gpt2("gpt.", draw, width, POSITIONS, vocabulary)
 
 
-def talk2dino_state(
-    dim: int, text: int = 512, *, old: bool = False, seed: int = 3
-) -> OrderedDict[str, Tensor]:
-    """A Talk2DINO projection (spec 2.5) in either style of names."""
-    draw, second = randoms(seed), "linear_layer2" if old else "hidden_layers.0"
-    state = {"linear_layer.weight": draw(dim, text, scale=0.06)}
-    state["linear_layer.bias"] = draw(dim, scale=0.06)
-    state[f"{second}.weight"] = draw(dim, dim, scale=0.04)
-    return OrderedDict(state | {f"{second}.bias": draw(dim, scale=0.04)})
+def talk2dino_state(dim: int, text: int = 512, width: int | None = None) -> dict[str, Tensor]:
+    """A Talk2DINO projection (spec 2.5), `width` between its layers, else `dim`, by the newer names."""
+    draw, inner = randoms(3), width or dim
+    state = {"linear_layer.weight": draw(inner, text, scale=0.06)}
+    state |= {"linear_layer.bias": draw(inner, scale=0.06)}
+    state |= {"hidden_layers.0.weight": draw(dim, inner, scale=0.04)}
+    return {**state, "hidden_layers.0.bias": draw(dim, scale=0.04)}
 
 
 def official_dinov2(vit: Any) -> OrderedDict[str, Tensor]:

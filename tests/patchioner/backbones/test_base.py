@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from patchioner.backbones import load_backbone, preprocess
 from patchioner.backbones.clip import ProxyClip
@@ -38,17 +38,17 @@ PHOTOS = [
 def test_photos_share_passes_and_come_out_as_they_do_alone(kind: str) -> None:
     model = MAKERS[kind]()
     alone = [model.encode([photo])[0] for photo in PHOTOS]
+    model.outputs = Mock(side_effect=model.outputs)
+    # On a CPU each has its own pass, prepared or not.
+    prepared = [model.prepare(photo) if n % 2 else photo for n, photo in enumerate(PHOTOS)]
+    assert [one.size for one in prepared] == [photo.size for photo in PHOTOS]
+    for one, other in zip(alone, model.encode(prepared), strict=True):
+        assert torch.equal(one.tokens, other.tokens) and one.geometry == other.geometry
     model.patches_per_pass_cpu = 1000
-    passes: list[int] = []
-    outputs = model.outputs
-
-    def counted(pixels: Tensor, grid: tuple[int, int]) -> Any:
-        passes.append(len(pixels))
-        return outputs(pixels, grid)
-
-    model.outputs = counted
     together = model.encode(PHOTOS)
-    assert sorted(passes) == [1, 1, 3]
+    assert model.encode([]) == []
+    passes = [len(call.args[0]) for call in model.outputs.call_args_list]
+    assert passes[:5] == [1] * 5 and sorted(passes[5:]) == [1, 1, 3]
     for one, other in zip(alone, together, strict=True):
         assert one.geometry == other.geometry
         for name in ("tokens", "cls", "attention", "reference_attention"):
@@ -59,16 +59,6 @@ def test_photos_share_passes_and_come_out_as_they_do_alone(kind: str) -> None:
                 assert theirs.dtype == torch.float32
     shared = together[0].tokens
     assert shared.untyped_storage().nbytes() == shared.nbytes
-
-
-def test_on_a_cpu_each_photo_prepared_or_not_has_its_own_pass() -> None:
-    model = tiny_backbone()
-    prepared = [model.prepare(photo) if n % 2 else photo for n, photo in enumerate(PHOTOS)]
-    assert [one.size for one in prepared] == [photo.size for photo in PHOTOS]
-    for photo, features in zip(PHOTOS, model.encode(prepared), strict=True):
-        (alone,) = model.encode([photo])
-        assert torch.equal(features.tokens, alone.tokens) and features.geometry == alone.geometry
-    assert model.encode([]) == []
 
 
 MEAN, STD = (0.5, 0.25, 0.125), (0.5, 0.3, 0.2)
@@ -129,9 +119,7 @@ def test_a_spot_lands_where_the_geometry_says(mode: Fit) -> None:
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_backbone_comes_back_and_copies_for_inference_leave_it_as_it_is(
-    kind: str, tmp_path: Path
-) -> None:
+def test_a_backbone_comes_back_and_its_copies_leave_it(kind: str, tmp_path: Path) -> None:
     original = MAKERS[kind]()
     before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
     exact = original.encode([noise_photo()])[0]

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from patchioner.backbones import preprocess
-from patchioner.backbones.dinotxt import DinoTxtHead, DinoTxtViT
+from patchioner.backbones.dinotxt import DinoTxtViT
 from patchioner.base.errors import CheckpointError
 from tests.support import attend
 from tests.support.tiny import noise_photo, small_vit
@@ -19,44 +18,28 @@ from tests.support.tiny import noise_photo, small_vit
 NAMES = ("vit_large_patch14_reg4_dinov2", "vit_large_patch16_dinov3")
 
 
-def small(name: str = NAMES[0], seed: int = 0, **settings: Any) -> Any:
-    return small_vit(name, DinoTxtViT, seed=seed, **settings)
-
-
 assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)
 
 
-def slow_head(head: DinoTxtHead, tokens: Tensor, heads: int) -> tuple[Tensor, Tensor]:
-    """The head in single steps on (N, width): aligned tokens, and the last block's attention (heads, N, N)."""
-    state: dict[str, Tensor] = head.state_dict()
-    width = tokens.shape[1:]
-
-    def linear(x: Tensor, name: str) -> Tensor:
-        return F.linear(x, state[f"{name}.weight"], state[f"{name}.bias"])
-
-    def norm(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, width, state[f"{name}.weight"], state[f"{name}.bias"], 1e-5)
-
-    for block in range(len(head.blocks)):
-        at = f"blocks.{block}"
-        query, key, value = linear(norm(tokens, f"{at}.norm1"), f"{at}.attn.qkv").chunk(3, 1)
-        mixed, maps = attend(query, key, value, heads)
-        tokens = tokens + state[f"{at}.ls1.gamma"] * linear(mixed, f"{at}.attn.proj")
-        inner = F.gelu(linear(norm(tokens, f"{at}.norm2"), f"{at}.mlp.fc1"))
-        tokens = tokens + state[f"{at}.ls2.gamma"] * linear(inner, f"{at}.mlp.fc2")
-    return norm(tokens, "ln_final"), maps
+def plain_head(head: Any, tokens: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """timm's blocks on (1, N, width): aligned tokens (N, width), and the last block's attention (heads, N, N)."""
+    assert (head.ln_final.eps, len(head.blocks)) == (1e-5, 2)
+    for block in head.blocks:
+        before, tokens = tokens, block(tokens)
+    query, key, value = block.attn.qkv(block.norm1(before))[0].chunk(3, 1)
+    return head.ln_final(tokens)[0], attend(query, key, value, heads)[1]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("registers", [True, False])
 def test_the_head_equals_its_plain_twin(name: str, registers: bool) -> None:
-    model, photo = small(name, registers=registers), noise_photo(130, 60)
+    model, photo = small_vit(name, DinoTxtViT, registers=registers), noise_photo(130, 60)
     pixels, geometry = preprocess(photo, model.preprocessing)
     with torch.no_grad():
-        tokens = model.vit.forward_features(pixels[None])[0]
+        tokens = model.vit.forward_features(pixels[None])
         if not registers:
-            tokens = torch.cat([tokens[:1], tokens[5:]])
-        aligned, maps = slow_head(model.head, tokens, 3)
+            tokens = torch.cat([tokens[:, :1], tokens[:, 5:]], dim=1)
+        aligned, maps = plain_head(model.head, tokens, 3)
     features, prefix = model.encode([photo])[0], 5 if registers else 1
     assert features.geometry.grid == geometry.grid
     assert_close(features.tokens.flatten(0, 1), aligned[prefix:])
@@ -65,7 +48,7 @@ def test_the_head_equals_its_plain_twin(name: str, registers: bool) -> None:
 
 
 def test_the_two_halves_of_the_space() -> None:
-    patch, both = (small(space=space) for space in ("patch", "both"))
+    patch, both = (small_vit(NAMES[0], DinoTxtViT, space=space) for space in ("patch", "both"))
     one, two = (model.encode([noise_photo()])[0] for model in (patch, both))
     assert (patch.dim, both.dim) == (48, 96)
     assert torch.equal(two.tokens[..., 48:], one.tokens)
@@ -77,7 +60,7 @@ def test_the_two_halves_of_the_space() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "visual_model.head."])
 def test_published_weights_are_read_whole_or_not_at_all(prefix: str) -> None:
-    original, target = small(seed=1), small(seed=2)
+    original, target = (small_vit(NAMES[0], DinoTxtViT, seed=seed) for seed in (1, 2))
     head = {f"{prefix}{name}": t for name, t in original.head.state_dict().items()}
     if prefix:  # DINOv3 has head and text tower in one file
         head["text_model.head.linear_projection.weight"] = torch.zeros(2, 2)

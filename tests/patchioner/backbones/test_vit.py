@@ -201,9 +201,7 @@ def test_a_network_of_one_block_gives_no_attention_rather_than_a_wrong_one() -> 
     assert (features.attention, features.reference_attention) == (None, None)
 
 
-def test_a_timm_that_computes_attention_in_another_way_is_found_out(
-    monkeypatch: MonkeyPatch, caplog: Log
-) -> None:
+def test_a_timm_of_other_arithmetic_is_found_out(monkeypatch: MonkeyPatch, caplog: Log) -> None:
     module: Any = vit
 
     def doubled(forward: Any) -> Any:

@@ -13,15 +13,7 @@ import pytest
 
 from patchioner.base import files
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.base.files import (
-    RunFolder,
-    atomic_path,
-    folder_lock,
-    read_json,
-    recover_folder,
-    replace_folder,
-    write_json,
-)
+from patchioner.base.files import RunFolder, read_json, recover_folder, replace_folder, write_json
 from tests.support import MonkeyPatch, failing
 
 ENV = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
@@ -30,7 +22,7 @@ ENV = {**os.environ, "PYTHONPATH": str(Path(files.__file__).parents[2])}
 def test_a_writer_that_is_interrupted_or_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     write_json(path, {"a": 1})
-    with pytest.raises(KeyboardInterrupt), atomic_path(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), files.atomic_path(path) as temporary:
         temporary.write_bytes(b"half")
         assert read_json(path) == {"a": 1}
         raise KeyboardInterrupt
@@ -76,9 +68,7 @@ def write_new(target: Path) -> None:
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["in one step", "in two"])
-def test_a_folder_is_replaced_and_what_is_anothers_stays(
-    tmp_path: Path, exchange: bool, monkeypatch: MonkeyPatch
-) -> None:
+def test_a_folder_is_replaced(tmp_path: Path, exchange: bool, monkeypatch: MonkeyPatch) -> None:
     if not exchange:
         monkeypatch.setattr(files, "_exchange", lambda *_: False)
     target = tmp_path / "deep" / "model"
@@ -109,7 +99,7 @@ def test_two_writers_wait_for_one_another(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("exchange", [True, False], ids=["in one step", "in two"])
-def test_a_kill_at_any_point_leaves_the_old_folder_or_the_new_one(
+def test_a_kill_leaves_the_old_or_the_new(
     tmp_path: Path, exchange: bool, monkeypatch: MonkeyPatch
 ) -> None:
     if not exchange:
@@ -138,11 +128,11 @@ def test_a_folder_is_held_by_one_process(tmp_path: Path) -> None:
     def other() -> bytes:
         return subprocess.run(command, stderr=subprocess.PIPE, cwd=tmp_path, env=ENV).stderr
 
-    with folder_lock(tmp_path):
+    with files.folder_lock(tmp_path):
         assert b"another process is writing into" in other()
     assert other() == b""
     (tmp_path / "file").write_text("")
-    with pytest.raises(OptionError, match="file"), folder_lock(tmp_path / "file" / "inside"):
+    with pytest.raises(OptionError, match="file"), files.folder_lock(tmp_path / "file" / "inside"):
         pass
 
 

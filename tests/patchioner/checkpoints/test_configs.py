@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import string
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models
 from torch.nn import functional as F
 
 from memory_bank import MemoryBank
@@ -35,7 +33,7 @@ from patchioner.text import TEXT_TOWERS, Talk2DinoTower, load_tower
 from tests.patchioner.text import test_clip as towers
 from tests.support import MonkeyPatch, tiny
 from tests.support.published import talk2dino_state
-from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_tower
+from tests.support.tiny import TEXTS, noise_photo, tiny_backbone, tiny_tokenizer, tiny_tower
 
 build_backbone: Any = partial(make_part, BACKBONES, source="config")
 build_text_tower: Any = partial(make_part, TEXT_TOWERS, source="config")
@@ -83,38 +81,45 @@ def test_a_config_at_true_shapes(path: Path, tmp_path: Path) -> None:
     if config.text_tower is not None:
         settings = without_weights(config.text_tower)
         if "tokenizer" in settings:
-            settings["tokenizer"] = str(letters(tmp_path))
+            settings["tokenizer"] = str(tmp_path / "tokenizer.json")
+            tiny_tokenizer().save(settings["tokenizer"])
         with torch.device("meta"):
             assert build_text_tower(settings, FOLDER).dim == width
-
-
-def letters(folder: Path) -> Path:
-    """A tokenizer of the letters from a to z."""
-    words = {character: index for index, character in enumerate(string.ascii_lowercase)}
-    Tokenizer(models.WordLevel(words, unk_token="a")).save(str(folder / "tokenizer.json"))
-    return folder / "tokenizer.json"
 
 
 PREPROCESSING = {"mode": "aspect", "size": 64, "patch_size": 16}
 TIMM = {"type": "timm", "name": "test_vit", "weights": "random", "preprocessing": PREPROCESSING}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Parts in our own format and a config that names them."""
-    tower = tiny_tower()
-    tiny_backbone().save(tmp_path / "eye")
-    tower.save(tmp_path / "reader")
-    tiny.tiny_decoder().save(tmp_path / "writer")
-    MemoryBank(F.normalize(tower.encode(TEXTS), dim=1), texts=TEXTS).save(tmp_path / "memory")
-    write(tmp_path)
-    return tmp_path
+MAKERS: dict[str, Any] = {
+    "timm": tiny_backbone,
+    "dinotxt": lambda: tiny.small_vit("vit_small_patch14_reg4_dinov2", DinoTxtViT),
+    "open_clip": tiny.tiny_clip,
+    "proxy_clip": lambda: ProxyClip(tiny.tiny_clip(), tiny_backbone(mode="stretch")),
+    "bert": tiny_tower,
+    "talk2dino": lambda: Talk2DinoTower(tiny_tower(), 12, width=14),
+    "open_clip_text": towers.tiny,
+    "siglip_text": towers.tiny_tower,
+    "dinotxt_text": towers.dinotxt_tower,
+    "decoder": tiny.tiny_decoder,
+    "memory_bank": lambda: MemoryBank(F.normalize(tiny_tower().encode(TEXTS), dim=1), TEXTS),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parts of each kind in our own format, for configs that name them."""
+    root = tmp_path_factory.mktemp("parts")
+    for name, make in MAKERS.items():
+        make().save(root / name)
+    folders.write_checkpoint(tiny.tiny_parts(), root / "checkpoint")
+    return root
 
 
 def write(folder: Path, **changes: Any) -> Path:
     config = {
-        "name": "tiny", "about": "a test", "backbone": "eye", "text_tower": "reader", "memory_bank": "memory",
-        "decoder": "writer", "settings": {"context": 0.5, "weighting": {"kind": "attention"}}, **changes,
+        "name": "tiny", "about": "a test", "backbone": "timm", "text_tower": "bert", "memory_bank": "memory_bank",
+        "decoder": "decoder", "settings": {"context": 0.5, "weighting": {"kind": "attention"}}, **changes,
     }  # fmt: skip
     path = folder / "model.yaml"
     path.write_text(yaml.safe_dump({k: v for k, v in config.items() if v != "absent"}))
@@ -122,7 +127,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 def test_a_model_of_folders(folder: Path) -> None:
-    parts = read_checkpoint(folder / "model.yaml")
+    parts = read_checkpoint(write(folder))
     assert parts.settings.name == "tiny"
     assert (parts.settings.context, parts.settings.weighting.kind) == (0.5, "attention")
     assert parts.bank is not None and len(parts.bank) == len(TEXTS)
@@ -141,17 +146,15 @@ def test_weights_from_a_file_or_a_folder(folder: Path) -> None:
     parts = build_model(write(folder, backbone={**TIMM, "weights": "vit.pth"}))
     first, second = (b.encode([noise_photo()])[0] for b in (original, parts.backbone))
     assert torch.equal(first.tokens, second.tokens)
-    settings = {**TIMM, "weights": "eye", "head": {"type": "standardise"}}
+    settings = {**TIMM, "weights": "timm", "head": {"type": "standardise"}}
     larger = {**settings, "preprocessing": {**PREPROCESSING, "size": 96}}
     assert build_model(write(folder, backbone=larger)).backbone.geometry((9, 9)).grid == (6, 6)
 
 
 def test_which_yaml_is_one_of_ours(folder: Path) -> None:
-    assert names_parts(folder / "model.yaml")
+    assert names_parts(write(folder))
     assert not names_parts(FOLDER / "patchioner-mini.yaml")  # a recipe
-    assert {path.stem for path in CONFIGS} == set(EXPECTED["configs"]), (
-        "every config of a model is checked"
-    )
+    assert {path.stem for path in CONFIGS} == set(EXPECTED["configs"])  # every one is checked
     other = folder / "other.yaml"
     for text in ("prefix_size: 768\nsupport_memory_size: 0\n", "a: ["):
         other.write_text(text)
@@ -160,54 +163,6 @@ def test_which_yaml_is_one_of_ours(folder: Path) -> None:
         other.write_text(text)
         with pytest.raises(CheckpointError, match=rf"other\.yaml.*{message}"):
             build_model(other)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"memory_bnk": "memory"}, "unknown key 'memory_bnk'.*'memory_bank'"),
-        ({"name": "absent"}, "missing name"),
-        ({"backbone": "absent"}, "missing backbone"),
-        ({"decoder": "absent"}, "decoder is None"),
-        ({"decoder": {"type": "retrieve"}}, "retrieval"),
-        ({"decoder": 3}, "decoder is 3"),
-        ({"backbone": "eyes"}, "backbone 'eyes': there is no"),
-        ({"backbone": ["timm"]}, "give a folder or a mapping"),
-        ({"backbone": {**TIMM, "weights": None}}, "needs 'weights'"),
-        ({"memory_bank": "memories"}, "memory_bank 'memories': there is no"),
-        ({"text_tower": {"type": "bert"}}, "vocabulary"),
-        ({"text_tower": {"type": "openclip"}}, "'openclip'.*'open_clip'"),
-        ({"settings": {"contxt": 1}}, "'contxt'.*context"),
-        ({"settings": {"name": "x"}}, "stands outside of"),
-        ({"settings": [1]}, "settings is .1.; it must be Mapping"),
-    ],
-)
-def test_what_is_wrong_is_named(folder: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(CheckpointError, match=message) as caught:
-        assert build_model(write(folder, **changes)).text_tower is None
-    assert "model.yaml" in str(caught.value)
-
-
-MAKERS: dict[str, Any] = {
-    "timm": tiny_backbone,
-    "dinotxt": lambda: tiny.small_vit("vit_small_patch14_reg4_dinov2", DinoTxtViT),
-    "open_clip": tiny.tiny_clip,
-    "proxy_clip": lambda: ProxyClip(tiny.tiny_clip(), tiny_backbone(mode="stretch")),
-    "bert": tiny_tower,
-    "talk2dino": lambda: Talk2DinoTower(tiny_tower(), 12, width=14),
-    "open_clip_text": towers.tiny,
-    "siglip_text": towers.tiny_tower,
-    "dinotxt_text": towers.dinotxt_tower,
-}
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of each kind of part."""
-    root = tmp_path_factory.mktemp("parts")
-    for name, make in MAKERS.items():
-        make().save(root / name)
-    return root
 
 
 def merged(config: Any, changes: Any) -> Any:
@@ -222,15 +177,22 @@ def merged(config: Any, changes: Any) -> Any:
     ("part", "changes", "message"),
     [(part, *case) for part, cases in WRONG.items() for case in cases],
 )
-def test_a_wrong_config_of_a_part_is_refused(
-    saved: Path, tmp_path: Path, part: str, changes: Any, message: str
+def test_a_wrong_config_is_refused(
+    folder: Path, tmp_path: Path, part: str, changes: Any, message: str
 ) -> None:
-    folder = shutil.copytree(saved / part, tmp_path / part)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(merged(config, changes)))
-    is_text = part in ("bert", "talk2dino") or part.endswith("_text")
-    with pytest.raises(CheckpointError, match=message):
-        load_tower(folder) if is_text else load_backbone(folder)
+    if part == "model":
+        with pytest.raises(CheckpointError, match=message) as caught:
+            assert build_model(write(folder, **changes)).text_tower is None
+        assert "model.yaml" in str(caught.value)
+        return
+    copy = shutil.copytree(folder / part, tmp_path / part)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(merged(config, changes)))
+    texts = ("bert", "talk2dino", "open_clip_text", "siglip_text", "dinotxt_text")
+    readers = {"checkpoint": read_checkpoint, **dict.fromkeys(texts, load_tower)}
+    with pytest.raises(CheckpointError, match=message) as caught:
+        readers.get(part, load_backbone)(copy)
+    assert str(copy) in str(caught.value)
 
 
 def test_dinotxt_takes_two_files(tmp_path: Path) -> None:
@@ -259,11 +221,11 @@ def test_talk2dino_takes_a_tower_and_a_file(tmp_path: Path) -> None:
     assert build_text_tower({**settings, "weights": "random", "dim": 7}, tmp_path).dim == 7
 
 
-def test_siglips_text_is_fetched_from_a_repository(
-    tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
-    shape = {"vocabulary": 26, "dim": 8, "width": 8, "layers": 1, "heads": 1, "max_tokens": 4}
-    settings = {"type": "siglip", "tokenizer": letters(tmp_path).name, "weights": "random", **shape}
+def test_siglips_text_is_fetched(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    tiny_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    shape = {"dim": 8, "width": 8, "layers": 1, "heads": 1, "max_tokens": 4}
+    shape |= {"vocabulary": tiny_tokenizer().get_vocab_size()}
+    settings = {"type": "siglip", "tokenizer": "tokenizer.json", "weights": "random", **shape}
     original: Any = build_text_tower(settings, tmp_path)
     state = {f"text.{name}": t for name, t in original.network.state_dict().items()}
     save_file(state, tmp_path / "open_clip_model.safetensors")

@@ -17,9 +17,7 @@ from tests.support import MonkeyPatch
 from tests.support.published import as_hub_snapshot, write_capdec
 
 
-def test_a_folder_comes_first_then_the_shipped_name(
-    tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_a_folder_comes_first(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     shipped = tmp_path / "package" / SHIPPED
     shipped.mkdir(parents=True)
     (shipped / "config.json").write_text("{}")
@@ -34,27 +32,21 @@ def test_a_folder_comes_first_then_the_shipped_name(
     assert find_model("mlp.k.yaml") == Path("mlp.k.yaml")
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        *((name, f"model '{name}'.*'patchioner-mini'") for name in ("patchioner-minni", "")),
-        *((name, f"no checkpoint folder at '{name}'") for name in ("./none", "~/none", "~no/x")),
-        *((name, f"no model file at '{name}'") for name in ("none.yaml", "configs/none.yml")),
-        ("model.pt", "'model.pt' is a file that is no checkpoint"),
-    ],
-)
-def test_a_name_that_leads_nowhere(
-    tmp_path: Path, monkeypatch: MonkeyPatch, name: str, message: str
-) -> None:
+def test_a_name_that_leads_nowhere(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.pt").touch()
-    with pytest.raises(UnknownNameError, match=message):
-        find_model(name)
+    for names, message in (
+        (("patchioner-minni", ""), "model '{}'.*'patchioner-mini'"),
+        (("./none", "~/none", "~no/x"), "no checkpoint folder at '{}'"),
+        (("none.yaml", "configs/none.yml"), "no model file at '{}'"),
+        (("model.pt",), "'{}' is a file that is no checkpoint"),
+    ):
+        for name in names:
+            with pytest.raises(UnknownNameError, match=message.format(name)):
+                find_model(name)
 
 
-def test_a_hub_that_fails_with_a_connection_and_without(
-    monkeypatch: MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_hub_that_fails(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     for setting, value, reason in (
         ("ENDPOINT", "http://127.0.0.1:9", "refused"),
@@ -75,40 +67,32 @@ def test_a_hub_that_fails_with_a_connection_and_without(
         hub.upload(tmp_path, "owner/mine")
 
 
-def test_pushing_uploads_the_whole_checkpoint(model: Patchioner, monkeypatch: MonkeyPatch) -> None:
-    files: dict[str, int] = {}
+def test_pushing_uploads_the_whole_checkpoint(
+    model: Patchioner, checkpoint: Path, monkeypatch: MonkeyPatch
+) -> None:
+    seen: dict[str, set[str]] = {}
 
     def keep(*, repo_id: str, folder_path: Path) -> None:
-        assert repo_id == "owner/mine"
-        paths = [path for path in folder_path.rglob("*") if path.is_file()]
-        files.update({str(p.relative_to(folder_path)): p.stat().st_size for p in paths})
+        paths = (path for path in folder_path.rglob("*") if path.is_file() and path.stat().st_size)
+        seen[repo_id] = {str(path.relative_to(folder_path)) for path in paths}
 
     api = Mock(upload_folder=keep)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: api)
     model.push_to_hub("owner/mine")
     api.create_repo.assert_called_once_with("owner/mine", exist_ok=True)
-    network = ("config.json", "tokenizer.json", "weights.safetensors")
-    expected = {
-        "backbone": ("config.json", "weights.safetensors"), "decoder": network, "text_tower": network,
-        "memory_bank": ("bank.json", "bank.safetensors", "texts.jsonl"),
-    }  # fmt: skip
-    names = {f"{part}/{name}" for part, files in expected.items() for name in files}
-    assert set(files) == {"config.json", *names} and all(files.values())
+    keep(repo_id="whole", folder_path=checkpoint)
+    assert seen["owner/mine"] == seen["whole"] > {"config.json", "memory_bank/bank.json"}
 
 
-def test_the_shipped_model_comes_first_and_takes_the_memory_that_is_said() -> None:
-    first = known_models()[0]
+def test_models_are_known(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    first, *published = known_models()
     assert (first.name, first.here, first.source) == ("patchioner-mini", True, "this package")
     assert first.disk is not None and 10e6 < first.disk < 200e6
     assert first.licence == "Apache-2.0"
     assert "vit_small" in first.about and "projection: memory" in first.about
     sizes = part_sizes(Patchioner.from_pretrained(first.name).parts)
     assert first.memory == pytest.approx(sum(size for _, size in sizes.values()), rel=0.02)
-
-
-def test_published_models_are_known(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    published = known_models()[1:]
     for model, kind in zip(published, ("decap", "capdec", "viecap", "meacap"), strict=True):
         assert model.name == f"Ruggero1912/Patch-ioner_talk2dino_{kind}_COCO_Captions"
         assert (model.disk, model.here, model.licence) == (None, False, "none stated")

@@ -113,12 +113,3 @@ def self_attention(qkv: Tensor, name: str) -> Tensor:
     query, key, _ = qkv.reshape(len(qkv), 3, heads, -1).permute(1, 2, 0, 3)
     logits = 0.125 * query[:, :1] @ key[:, leading:].mT
     return torch.softmax(logits.mean(dim=0)[0], dim=0)
-
-
-def projection(queries: Tensor, memory: Tensor, normalize: bool) -> Tensor:
-    """Rows of norm 0 leave the memory; the values keep their norms."""
-    memory = memory[memory.norm(dim=-1) > 0]
-    queries = queries / queries.norm(dim=-1, keepdim=True)
-    similarity = queries @ (memory / memory.norm(dim=-1, keepdim=True)).T
-    out = torch.softmax(similarity / 0.01, dim=-1) @ memory
-    return out / out.norm(dim=-1, keepdim=True) if normalize else out

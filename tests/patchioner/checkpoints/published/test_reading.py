@@ -41,14 +41,12 @@ def read(folder: Path) -> Parts:
     return read_published(folder, backbone=tiny_backbone(mode="stretch", size=64))
 
 
-def pooled_and_projected(model: Patchioner) -> tuple[Tensor, Tensor]:
+def decoded(model: Patchioner) -> tuple[Tensor, Tensor, list[list[int]]]:
+    """What is pooled, what goes into the decoder, and what comes out."""
     pooled = model.embed_regions(model.encode(noise_photo()), REGIONS)
-    return pooled, project(pooled, model.settings, model.parts.bank)
-
-
-def ids(model: Patchioner, embeddings: Tensor) -> list[list[int]]:
-    found = model.parts.decoder.generate(embeddings, model.settings.decode, model.parts.bank)
-    return [list(one.token_ids) for one in found]
+    given = project(pooled, model.settings, model.parts.bank)
+    found = model.parts.decoder.generate(given, model.settings.decode, model.parts.bank)
+    return pooled, given, [list(one.token_ids) for one in found]
 
 
 def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path) -> None:
@@ -56,12 +54,12 @@ def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path) -> None:
     for normalize in (True, False):
         parts = read(published.write_decap(tmp_path, state, normalize=normalize))
         model = Patchioner(parts, device="cpu")
-        pooled, found = pooled_and_projected(model)
+        pooled, found, ids = decoded(model)
         similarities = F.normalize(pooled, dim=1) @ F.normalize(rows, dim=1).T
         projected = (similarities / 0.01).softmax(1) @ rows
         projected = F.normalize(projected, dim=1) if normalize else projected
         torch.testing.assert_close(found, projected, rtol=1e-4, atol=1e-5)
-    assert ids(model, found) == [until_end(naive_greedy(state, row)) for row in projected]
+    assert ids == [until_end(naive_greedy(state, row)) for row in projected]
     assert model.settings.decode == DecodeOptions(max_tokens=30)
     assert model.settings.weighting == Weighting("uniform", rounding="reference")
     retrieving = published.write_decap(tmp_path, calculate_argmax_text=True, decap_weights=None)
@@ -76,10 +74,10 @@ def test_decap_with_memory_equals_the_plain_twin(tmp_path: Path) -> None:
 def test_capdec_gets_raw_embeddings(tmp_path: Path, caplog: Log) -> None:
     state = published.decap_state()
     model = Patchioner(read(published.write_capdec(tmp_path, state)), device="cpu")
-    pooled, found = pooled_and_projected(model)
+    pooled, _, ids = decoded(model)
     assert (model.settings.projection, model.parts.bank) == ("raw", None)
     assert pooled.norm(dim=1).std() > 0  # so the length tells
-    assert ids(model, found) == [until_end(naive_greedy(state, row)) for row in pooled]
+    assert ids == [until_end(naive_greedy(state, row)) for row in pooled]
     assert caplog.records == [] and model.parts.text_tower is None
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "Talk2DINO" in caplog.text and "beside" in caplog.text
@@ -93,7 +91,10 @@ def test_what_is_missing_wrong_or_not_supported(
     tmp_path: Path, monkeypatch: MonkeyPatch, missing: str | None, config: Any, said: str
 ) -> None:
     offline(monkeypatch, tmp_path)
-    published.write_decap(tmp_path, **config)
+    if isinstance(viecap := config.get("viecap"), dict):
+        published.write_viecap(tmp_path, changes=viecap)
+    else:
+        published.write_decap(tmp_path, **config)
     if missing is not None:
         (tmp_path / missing).unlink()
     with pytest.raises((CheckpointError, MemoryBankError), match=said):
@@ -178,7 +179,7 @@ def clip(monkeypatch: MonkeyPatch) -> TextTower:
     return tower
 
 
-def test_a_projection_beside_the_config_or_by_name(
+def test_a_projection_beside_or_by_name(
     tmp_path: Path, clip: TextTower, monkeypatch: MonkeyPatch
 ) -> None:
     state = talk2dino_state(64, 48)
