@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from patchioner.cli.main import main
+from tests.support.tiny import noise_photo
 
 
 @pytest.fixture
@@ -21,7 +20,5 @@ def run(checkpoint: Path) -> Callable[..., int]:
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     """A photo of 80 x 60 pixels."""
-    path = tmp_path / "photo.png"
-    pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
+    noise_photo(80, 60).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"

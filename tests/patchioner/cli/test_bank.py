@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from memory_bank import CompactionMethod, IndexOptions, MemoryBank, compact
 from memory_bank.build import embed_texts
-from patchioner import Patchioner
+from patchioner import Patchioner, WholeImage
 from patchioner.cli.main import main
 from tests.support import Capture, MonkeyPatch
 from tests.support.tiny import DIM, TEXTS, noise_photo, tiny_parts
@@ -45,13 +45,10 @@ def test_a_bank_is_built_and_used(build: Build, checkpoint: Path, capsys: Captur
     assert said in capsys.readouterr().out
     bank = MemoryBank.load("bank")
     assert list(bank.texts or ()) == list(TEXTS) and bank.counts.tolist() == [2, *[1] * 29]
-    model = Patchioner.from_pretrained(checkpoint, device="cpu")
+    model = Patchioner.from_pretrained(checkpoint, device="cpu", bank="bank")
     expected = F.normalize(model.embed_text(TEXTS), dim=1)
     torch.testing.assert_close(bank.embeddings(), expected, atol=1e-3, rtol=0)
-    # The checkpoint's own bank has the same rows: the same captions through the new one.
-    swapped = Patchioner.from_pretrained(checkpoint, device="cpu", bank="bank")
-    features = model.encode(noise_photo())
-    assert swapped.explain(features, model.caption(features)[0].region).texts
+    assert model.explain(noise_photo(), WholeImage()).texts
 
 
 def test_files_by_workers(build: Build, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
@@ -71,7 +68,9 @@ def test_files_by_workers(build: Build, capsys: Capture, monkeypatch: MonkeyPatc
         assert path.read_bytes() == Path("ray", path.name).read_bytes()
 
 
-def test_a_yaml_file_lends_its_text_tower_alone(build: Build, checkpoint: Path) -> None:
+def test_a_yaml_file_lends_its_text_tower_alone(
+    build: Build, checkpoint: Path, capsys: Capture
+) -> None:
     """The backbone's weights need not even be there."""
     Path("encoder.yaml").write_text(
         "name: encoder\nbackbone: {type: timm, name: vit_tiny_patch16_224, weights: absent.pth}\n"
@@ -79,6 +78,9 @@ def test_a_yaml_file_lends_its_text_tower_alone(build: Build, checkpoint: Path) 
     )
     assert build(by="encoder.yaml", out="one") == build(out="other") == 0
     assert MemoryBank.load("one").fingerprint() == MemoryBank.load("other").fingerprint()
+    Patchioner(replace(tiny_parts(), tower=None), device="cpu").save_pretrained("mute")
+    assert build(by="mute") == 1
+    assert "no text tower" in capsys.readouterr().err and not Path("bank").exists()
 
 
 def test_options_reach_the_build_that_a_second_one_resumes(build: Build, capsys: Capture) -> None:
@@ -92,13 +94,6 @@ def test_options_reach_the_build_that_a_second_one_resumes(build: Build, capsys:
     assert build(*words, "--resume") == 0
 
 
-def test_a_model_without_a_text_tower_is_refused(build: Build, capsys: Capture) -> None:
-    Patchioner(replace(tiny_parts(), tower=None), device="cpu").save_pretrained("mute")
-    assert build(by="mute") == 1
-    assert "no text tower" in capsys.readouterr().err
-    assert not Path("bank").exists()
-
-
 def test_what_is_in_a_bank_and_a_damaged_one_exits_1(checkpoint: Path, capsys: Capture) -> None:
     assert main(["bank", "info", str(checkpoint)]) == 0
     out = capsys.readouterr().out
@@ -106,12 +101,8 @@ def test_what_is_in_a_bank_and_a_damaged_one_exits_1(checkpoint: Path, capsys: C
     assert MemoryBank.load(checkpoint / "memory_bank").fingerprint() in out
     assert f"row 0       {TEXTS[0]}" in out and f"row 29      {TEXTS[-1]}" in out
     MemoryBank(torch.eye(2), ["one", "two"]).save("two")
-    assert main(["bank", "info", "two"]) == 0
-    assert capsys.readouterr().out.count("row ") == 2
     (path,) = Path("two").glob("*.safetensors")
-    data = bytearray(path.read_bytes())
-    data[-3] ^= 0xFF
-    path.write_bytes(data)
+    path.write_bytes(path.read_bytes()[:-3] + b"???")
     for name in ("two", "nowhere"):
         assert main(["bank", "info", name]) == 1
     assert capsys.readouterr().err.count("patchioner: error:") == 2
@@ -129,32 +120,28 @@ def test_compacting(checkpoint: Path, capsys: Capture, method: CompactionMethod)
 
 
 def test_eight_bits_and_equal_rows_merged(build: Build) -> None:
-    words = ["--storage", "int8", "--merge-duplicates"]
     # Upper case goes in the tower, so these captions are other texts with equal embeddings.
     with Path("captions.csv").open("a") as file:
         file.write(f"\n99,{TEXTS[3].upper()}.")
-    assert build(*words) == 0
-    bank = MemoryBank.load("bank")
-    assert bank.dtype == "int8" and len(bank) == len(bank.merge_duplicates())
-    assert int(bank.counts.sum()) == len(TEXTS) + 2
-    # Again, and it stays as it is.
-    assert build(*words, "--resume") == 0
-    assert MemoryBank.load("bank").fingerprint() == bank.fingerprint()
+    for more in ([], ["--resume"]):
+        assert build("--storage", "int8", "--merge-duplicates", *more) == 0
+        bank = MemoryBank.load("bank")
+        assert bank.dtype == "int8" and len(bank) == len(bank.merge_duplicates())
+        assert int(bank.counts.sum()) == len(TEXTS) + 2
 
 
 def test_an_index_beside_a_bank(checkpoint: Path, capsys: Capture) -> None:
     pytest.importorskip("faiss")
     MemoryBank.load(checkpoint / "memory_bank").save("bank")
     assert main(["bank", "index", "bank", "--kind", "ivf", "--lists", "6", "--probes", "2"]) == 0
-    assert "ivf, 6 lists, 2 probed, 0.0 MiB" in capsys.readouterr().out
     assert main(["bank", "info", "bank"]) == 0
-    assert "index      ivf, 6 lists, 2 probed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ivf, 6 lists, 2 probed, 0.0 MiB" in said and "index      ivf, 6 lists, 2 probed" in said
     indexed = MemoryBank.load("bank")
     assert indexed.index is not None
     assert indexed.index.options == IndexOptions("ivf", lists=6, probes=2)
     assert main(["bank", "index", "bank", "--kind", "flat"]) == 0
     assert ": flat, 0.0 MiB" in capsys.readouterr().out
-    assert main(["bank", "index", "bank", "--kind", "tree"]) == 2
     # The shipped one stays as it is.
     assert main(["bank", "index", "patchioner-mini", "--kind", "flat"]) == 1
     assert "patchioner convert patchioner-mini COPY" in capsys.readouterr().err

@@ -35,18 +35,16 @@ def said(name: Path | str) -> list[tuple[str, Any]]:
     return [(one.text, pytest.approx(one.score, abs=1e-4)) for one in captions]
 
 
-def test_models_are_listed(capsys: Capture, monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
+def test_models_are_listed_and_taken_apart(
+    capsys: Capture, monkeypatch: MonkeyPatch, tmp_path: Path, checkpoint: Path
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "patchioner-mini" and "MiB on disk, here; licence: Apache-2.0" in lines[2]
     assert "Ruggero1912/Patch-ioner_talk2dino_meacap_COCO_Captions" in lines
-    assert lines[-1].endswith(
-        "GiB in memory, not fetched yet; licence: none stated; from the model hub"
-    )
-
-
-def test_a_model_is_taken_apart(capsys: Capture, checkpoint: Path) -> None:
+    end = "GiB in memory, not fetched yet; licence: none stated; from the model hub"
+    assert lines[-1].endswith(end)
     assert main(["models", str(checkpoint)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("tiny: ") and str(checkpoint) in lines[0]
@@ -92,23 +90,19 @@ def test_our_own_models_convert(checkpoint: Path, tmp_path: Path, capsys: Captur
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_bank_of_ones_own_goes_too(tmp_path: Path, tiny_vit: list[str], capsys: Capture) -> None:
-    MemoryBank(torch.eye(DIM), [f"text {row}" for row in range(DIM)]).save(tmp_path / "bank")
-    source = published.write_capdec(tmp_path / "theirs")
-    out, bank = tmp_path / "ours", str(tmp_path / "bank")
-    assert main(["convert", str(source), str(out), "--bank", bank, "--fit", "stretch"]) == 0
-    model = Patchioner.from_pretrained(out, device="cpu")
-    assert model.parts.bank is not None and model.settings.projection == "memory"
-
-
-def test_equal_rows_are_merged_and_banks_quantised(checkpoint: Path, tmp_path: Path) -> None:
+def test_another_bank_its_equal_rows_merged_goes_along(
+    tmp_path: Path, tiny_vit: list[str], checkpoint: Path
+) -> None:
     doubled = torch.randn(4, DIM, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
     MemoryBank(doubled).save(tmp_path / "bank", dtype="float32")
-    words = ["convert", str(checkpoint), str(tmp_path / "out"), "--bank", str(tmp_path / "bank")]
-    main([*words, "--merge-duplicates", "--bank-storage", "int8"])
-    bank = Patchioner.from_pretrained(tmp_path / "out", device="cpu").parts.bank
-    assert bank is not None
-    assert (len(bank), bank.counts.tolist(), bank.dtype) == (4, [2, 2, 2, 2], "int8")
+    more = ["--bank", str(tmp_path / "bank"), "--merge-duplicates", "--bank-storage", "int8"]
+    for source in (published.write_capdec(tmp_path / "theirs"), checkpoint):
+        out = tmp_path / f"ours of {source.name}"
+        main(["convert", str(source), str(out), *more])
+        found = Patchioner.from_pretrained(out, device="cpu")
+        assert found.parts.bank is not None and found.settings.projection == "memory"
+        bank = found.parts.bank
+        assert (len(bank), bank.counts.tolist(), bank.dtype) == (4, [2, 2, 2, 2], "int8")
 
 
 def test_an_export_is_tried_and_reported(

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,8 @@ from tests.support.chat_server import ChatServer
 from tests.support.tiny import TEXTS, noise_photo
 
 KEY = "sk-verysecret123"
+CASES = json.loads(Path(__file__).with_name("cases.json").read_text(encoding="utf-8"))
+"""What models and servers of all kinds answer, and what is to become of it."""
 Make = Callable[..., ChatClient]
 PHOTO = open_photo(noise_photo(), name="noise.png")
 REGIONS = (

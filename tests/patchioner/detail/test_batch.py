@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,57 +15,34 @@ from PIL import Image
 
 from patchioner import Box, Patchioner
 from patchioner.base import errors
-from patchioner.detail.batch import (
-    DetailCaptioner,
-    LineFile,
-    PhotoJob,
-    describe_many,
-    preset,
-    read_captions,
-    read_photo_list,
-)
+from patchioner.detail import batch, values
 from patchioner.detail.describe import as_region
-from patchioner.detail.values import (
-    FORMAT,
-    DetailedCaption,
-    DetailRegion,
-    FusedSentence,
-    Photo,
-    Statement,
-    Support,
-    to_json,
-)
 from tests.support.tiny import noise_photo
 
-TEXTS = {"global": ["A dog sits.", "A unicorn flies."], "spatial-1": ["A red kite.", "A dog."]}
+TEXTS = {"global": ["A dog sits. A unicorn flies."], "spatial-1": ["A red kite.", "A dog."]}
 
 
-@dataclass
-class FakeDescriber:
-    texts: dict[str, list[str]]
-    settings: dict[str, object] = field(default_factory=lambda: {"describer": "fake"})
-    seeds: list[int] = field(default_factory=list)
+def described(
+    texts: dict[str, list[str]], photo: Image.Image | None = None, **parts: Any
+) -> values.DetailedCaption:
+    """By stand-ins: one says these texts, one believes in all but unicorns."""
 
-    def describe(self, photo: Photo, regions: Any, *, seed: int = 0) -> list[Statement]:
-        self.seeds.append(seed)
-        texts = {region.id: self.texts.get(region.id, []) for region in regions}
-        return [Statement(name, n, text) for name in texts for n, text in enumerate(texts[name])]
+    def describe(photo: values.Photo, regions: Any, *, seed: int) -> list[values.Statement]:
+        ids = [region.id for region in regions if region.id in texts]
+        return [
+            values.Statement(name, n, text) for name in ids for n, text in enumerate(texts[name])
+        ]
 
+    def score(photo: values.Photo, sentences: Any) -> list[values.Support]:
+        return [values.Support(0.9 * ("unicorn" not in text)) for _, text in sentences]
 
-class NoUnicorns:
-    """A scorer that believes in all but these."""
-
-    settings: dict[str, object] = {}
-    threshold = 0.5
-
-    def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
-        return [Support(0.9 * ("unicorn" not in text)) for _, text in sentences]
-
-
-def described(texts: dict[str, list[str]], **parts: Any) -> DetailedCaption:
-    settings = preset("careful", {"filter.share": 0.0, "fuse.new_share": 1.0})
-    parts = {"describer": FakeDescriber(texts), "scorer": NoUnicorns(), **parts}
-    return DetailCaptioner(None, settings=settings, **parts).describe(noise_photo())
+    said: Any = SimpleNamespace(settings={"describer": "fake"}, describe=describe)
+    scorer: Any = SimpleNamespace(settings={}, threshold=0.5, score=score)
+    settings = batch.preset("careful", {"filter.share": 0.0, "fuse.new_share": 1.0})
+    captioner = batch.DetailCaptioner(
+        None, describer=said, scorer=scorer, settings=settings, **parts
+    )
+    return captioner.describe(photo or noise_photo(), seed=2)
 
 
 def test_every_claim_is_accounted_for_once() -> None:
@@ -76,85 +52,75 @@ def test_every_claim_is_accounted_for_once() -> None:
     verdicts = [(v.claim.id, v.reason) for v in (*caption.kept, *caption.dropped)]
     expected = [("c1", None), ("c2", "unsupported"), ("c3", None), ("c4", "duplicate")]
     assert sorted(verdicts) == expected
-    assert (caption.image_size, caption.reason) == ((96, 64), None)
+    assert (caption.image_size, caption.reason, caption.settings["seed"]) == ((96, 64), None, 2)
 
 
-def test_with_nothing_supported_nothing_is_said() -> None:
-    caption = described({"global": ["A unicorn.", "Two unicorns."]})
-    assert (caption.text, caption.sentences) == ("", ())
-    assert caption.reason == "none of 2 sentences could be kept: 2 unsupported"
-    assert described({}).reason == "nothing was said of the photo"
-
-
-def test_of_a_photo_that_shows_nothing_nothing_is_asked() -> None:
-    describer = FakeDescriber(TEXTS)
-    captioner = DetailCaptioner(None, describer=describer, scorer=None)
-    caption = captioner.describe(Image.new("RGB", (448, 448), "gray"), seed=2)
-    assert (caption.text, caption.sentences, caption.kept, caption.dropped) == ("", (), (), ())
-    assert "one colour" in (caption.reason or "")
-    assert len(caption.regions) == 14 and caption.settings["seed"] == 2
-    assert describer.seeds == []
+@pytest.mark.parametrize(("texts", "photo", "reason"), [
+    ({"global": ["A unicorn.", "Two unicorns."]}, None, "none of 2 sentences could be kept: 2 unsupported"),
+    ({}, None, "nothing was said of the photo"), (TEXTS, Image.new("RGB", (448, 448), "gray"), "one colour"),
+])  # fmt: skip
+def test_with_nothing_supported_nothing_is_said(texts: Any, photo: Any, reason: str) -> None:
+    caption = described(texts, photo)
+    assert (caption.text, caption.sentences, caption.kept) == ("", (), ())
+    assert reason in (caption.reason or "")
+    assert len(caption.regions) == 14
 
 
 @pytest.mark.parametrize(("claim", "region"), [("c9", "global"), ("c1", "nowhere")])
 def test_a_fuser_that_speaks_of_what_is_not_there_is_refused(claim: str, region: str) -> None:
-    fused: Any = [FusedSentence("A.", (claim,), (region,))], []
+    fused: Any = [values.FusedSentence("A.", (claim,), (region,))], []
     with pytest.raises(errors.DetailError, match="c9|nowhere"):
         described(TEXTS, fuser=SimpleNamespace(settings={}, fuse=lambda *_: fused))
 
 
 def test_settings_are_changed_by_name_and_stages_may_need_a_model() -> None:
-    new = preset("published", {"fuse.max_words": 60, "divide.rows": 4})
+    new = batch.preset("published", {"fuse.max_words": 60, "divide.rows": 4})
     assert (new.fuse.max_words, new.divide.rows, new.divide.merge_iou) == (60, 4, 0.3)
-    with pytest.raises(errors.OptionError, match="describer="):
-        DetailCaptioner(None, scorer=None)
-    with pytest.raises(errors.OptionError, match="scorer="):
-        DetailCaptioner(None, describer=FakeDescriber({}))
+    for parts in ({"scorer": None}, {"describer": SimpleNamespace(settings={})}):
+        with pytest.raises(errors.OptionError, match=r"scorer=|describer="):
+            batch.DetailCaptioner(None, **parts)  # type: ignore[arg-type]
     with pytest.raises(errors.UnknownNameError, match="published"):
-        DetailCaptioner(None, settings="publishd")
+        batch.preset("publishd")
     for wrong in ("fuse.max_word", "fuses.max_words", "fuse.max_words.x"):
         with pytest.raises(errors.UnknownNameError, match=r"did you mean '?.*fuse\.max_words"):
-            preset("careful", {wrong: 1})
+            batch.preset("careful", {wrong: 1})
 
 
 @pytest.mark.parametrize(("name", "value"), [
-    ("divide.spatial", "thirds"), ("divide.objects", "all"), ("divide.rows", 1.5), ("divide.columns", 0),
-    ("divide.merge_iou", math.nan), ("describe.samples", 0), ("describe.jitter", 0.5), ("describe.scales", ()),
-    ("describe.sampled", "some"), ("describe.temperature", 0.0), ("describe.top_p", 1.5), ("filter.alike", 2),
-    ("filter.trusted_agreement", -1), ("filter.whole_sentences", "some"), ("fuse.max_words", -1),
-    ("fuse.duplicate", -1), ("fuse.new_share", -1),
+    ("divide.spatial", "thirds"), ("divide.rows", 1.5), ("divide.merge_iou", math.nan), ("describe.jitter", 0.5),
+    ("describe.scales", ()), ("describe.temperature", 0.0), ("filter.alike", 2), ("filter.whole_sentences", "some"),
+    ("fuse.max_words", -1),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(name: str, value: object) -> None:
     with pytest.raises(errors.OptionError, match=name.partition(".")[2]):
-        preset("careful", {name: value})
+        batch.preset("careful", {name: value})
 
 
-@pytest.mark.parametrize("name", ["careful", "full", "published"])
+@pytest.mark.parametrize("name", ["full", "published"])
 def test_all_parts_together(model: Patchioner, name: str) -> None:
-    captioner = DetailCaptioner(model, scorer=None, settings=name)
+    captioner = batch.DetailCaptioner(model, scorer=None, settings=name)
     one, two = (captioner.describe(noise_photo(), seed=3) for _ in range(2))
     assert one.text == " ".join(sentence.text for sentence in one.sentences)
     assert bool(one.text) == (one.reason is None)
-    assert to_json(one, "x") == to_json(two, "x")
+    assert values.to_json(one, "x") == values.to_json(two, "x")
 
 
-@dataclass
 class FakeCaptioner:
     """Tells the photo's digest; raises what `trouble` has for its name."""
 
-    trouble: Mapping[str, BaseException] = field(default_factory=dict)
-    settings: dict[str, object] = field(default_factory=lambda: {"describer": {"n": 1}})
-    asked: list[str] = field(default_factory=list)
+    def __init__(self, trouble: Mapping[str, BaseException] | None = None, n: int = 1) -> None:
+        self.trouble, self.asked = trouble or {}, list[str]()
+        self.settings: dict[str, object] = {"describer": {"n": n}}
 
-    def describe(self, photo: Photo, regions: Any = None, *, seed: int = 0) -> DetailedCaption:
+    def describe(
+        self, photo: values.Photo, regions: Any = None, *, seed: int = 0
+    ) -> values.DetailedCaption:
         self.asked.append(photo.name)
         if photo.name in self.trouble:
             raise self.trouble[photo.name]
         text = f"{photo.sha256[:8]} {seed} {len(regions or ())}."
-        whole = DetailRegion("global", "global", (0, 0, *photo.size))
-        sentence = FusedSentence(text, ("c1",), ("global",))
         settings = {**self.settings, "seed": seed}
-        return DetailedCaption(text, (sentence,), (), (), (whole,), photo.size, None, settings)
+        return values.DetailedCaption(text, (), (), (), (), photo.size, None, settings)
 
 
 @pytest.fixture
@@ -175,26 +141,21 @@ def lines_of(out: Path, field: str = "photo") -> list[Any]:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_line_per_photo_in_order(photos: list[str], out: Path, workers: int) -> None:
-    result = describe_many(FakeCaptioner(), photos, out, workers=workers)
-    assert result.complete and (result.described, result.known, result.failed) == (5, 0, ())
-    assert lines_of(out) == photos == [name for name, _ in read_captions(out, result.names)]
-    assert len(set(lines_of(out, "text"))) == 5
-    before, again = out.read_bytes(), FakeCaptioner()
-    assert describe_many(again, photos, out, workers=workers).known == 5
-    assert again.asked == [] and out.read_bytes() == before
-
-
-@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("stop", [0, 2, 4])
-def test_going_on_after_a_stop(photos: list[str], out: Path, workers: int, stop: int) -> None:
+def test_a_line_per_photo_in_order_after_a_stop_as_without_one(
+    photos: list[str], out: Path, workers: int, stop: int
+) -> None:
     whole = out.with_name("whole.jsonl")
-    describe_many(FakeCaptioner(), photos, whole)
+    result = batch.describe_many(FakeCaptioner(), photos, whole)
+    assert result.complete and (result.described, result.known, result.failed) == (5, 0, ())
+    assert (
+        lines_of(whole) == photos == [name for name, _ in batch.read_captions(whole, result.names)]
+    )
     with pytest.raises(KeyboardInterrupt):
         first = FakeCaptioner({photos[stop]: KeyboardInterrupt()})
-        describe_many(first, photos, out, workers=workers)
+        batch.describe_many(first, photos, out, workers=workers)
     written, second = lines_of(out) if out.exists() else [], FakeCaptioner()
-    describe_many(second, photos, out, workers=workers)
+    batch.describe_many(second, photos, out, workers=workers)
     assert not set(written) & set(second.asked)
     assert out.read_bytes() == whole.read_bytes()
 
@@ -203,13 +164,13 @@ def test_a_photo_that_fails_is_reported_and_tried_again(photos: list[str], out: 
     Path(photos[1]).write_bytes(b"no picture")
     told: list[str] = []
     captioner = FakeCaptioner({photos[3]: errors.DetailError("the server is ill")})
-    result = describe_many(captioner, photos, out, on_error=lambda name, _: told.append(name))
+    result = batch.describe_many(captioner, photos, out, on_error=lambda name, _: told.append(name))
     assert not result.complete and result.stopped is None
     assert told == [name for name, _ in result.failed] == [photos[1], photos[3]]
     assert lines_of(out) == photos[::2]
     noise_photo(12, 8, seed=1).save(photos[1])
     again = FakeCaptioner()
-    assert describe_many(again, photos, out).complete
+    assert batch.describe_many(again, photos, out).complete
     assert again.asked == [photos[1], photos[3]] and sorted(lines_of(out)) == photos
 
 
@@ -219,78 +180,65 @@ def test_a_photo_that_fails_is_reported_and_tried_again(photos: list[str], out: 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failure_of_all(photos: list[str], out: Path, error: Exception, workers: int) -> None:
     captioner = FakeCaptioner({photos[2]: error})
-    result = describe_many(captioner, photos, out, workers=workers)
+    result = batch.describe_many(captioner, photos, out, workers=workers)
     assert result.stopped is error and not result.complete
     assert photos[4] not in captioner.asked or workers > 1
     assert {photos[0], photos[1]} <= set(lines_of(out))
 
 
-def test_a_photo_is_known_by_its_pixels_and_its_regions(photos: list[str], out: Path) -> None:
-    describe_many(FakeCaptioner(), photos[:1], out)
+def test_a_photo_is_known_by_pixels_regions_and_settings(photos: list[str], out: Path) -> None:
+    batch.describe_many(FakeCaptioner(), photos[:1], out)
     renamed = str(out.with_name("new.bmp"))
     Image.open(photos[0]).save(renamed)
     again = FakeCaptioner()
-    assert describe_many(again, [renamed, photos[0], renamed], out).known == 3
+    assert batch.describe_many(again, [renamed, photos[0], renamed], out).known == 3
     assert again.asked == [] and lines_of(out) == [photos[0], renamed]
     assert len(set(lines_of(out, "text"))) == 1
     for boxes in (Box(0, 0, 4, 4), Box(0, 0, 4, 5), Box(0, 0, 4, 4)):
-        job = PhotoJob.of(photos[0], lambda size, boxes=boxes: [boxes])  # type: ignore[misc]
-        describe_many(again, [job], out)
+        job = batch.PhotoJob.of(photos[0], lambda size, boxes=boxes: [boxes])  # type: ignore[misc]
+        batch.describe_many(again, [job], out)
     assert len(again.asked) == 2
-
-
-def test_other_settings_need_another_file(photos: list[str], out: Path) -> None:
-    describe_many(FakeCaptioner(), photos, out)
     before = out.read_bytes()
-    with pytest.raises(errors.OptionError, match=r"other settings \(describer\.n\)"):
-        describe_many(FakeCaptioner(settings={"describer": {"n": 2}}), photos, out)
-    with pytest.raises(errors.OptionError, match=r"other settings \(seed\)"):
-        describe_many(FakeCaptioner(), photos, out, seed=1)
+    other = FakeCaptioner(n=2)
+    for captioner, seed, changed in ((other, 0, r"describer\.n"), (again, 1, "seed")):
+        with pytest.raises(errors.OptionError, match=rf"other settings \({changed}\)"):
+            batch.describe_many(captioner, photos, out, seed=seed)
     assert out.read_bytes() == before
 
 
 NAMES = [("k1", "a"), ("k2", "b"), ("k2", "c")]
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    lines = LineFile(tmp_path / "sub" / "out.jsonl")
+def test_cut_or_damaged_anywhere_whole_lines_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = batch.LineFile(tmp_path / "sub" / "out.jsonl")
     for key, photo in NAMES:
-        lines.append((key, photo), json.dumps({"format": FORMAT, "key": key, "photo": photo}))
-    return lines.path
-
-
-def test_cut_anywhere_whole_lines_stay(path: Path) -> None:
-    whole = path.read_bytes()
-    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+        made.append((key, photo), json.dumps({"format": values.FORMAT, "key": key, "photo": photo}))
+    path, whole = made.path, made.path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    ends = [len(b"".join(lines[:n])) for n in range(len(lines) + 1)]
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
-        kept = sum(end <= length for end in ends)
-        assert list(LineFile(path).places) == NAMES[:kept]
-        assert path.read_bytes() == whole[: ([0, *ends])[kept]]
-
-
-def test_zeros_at_the_end_are_cut_off_and_a_damaged_line_is_passed_over(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    whole = path.read_bytes()
-    path.write_bytes(whole + b"\0" * 100)
-    assert list(LineFile(path).places) == NAMES and path.read_bytes() == whole
-    lines = whole.splitlines(keepends=True)
+        kept = sum(end <= length for end in ends[1:])
+        assert list(batch.LineFile(path).places) == NAMES[:kept]
+        assert path.read_bytes() == whole[: ends[kept]]
+    path.write_bytes(whole + b"\0" * 100)  # as a power cut leaves it
+    assert list(batch.LineFile(path).places) == NAMES and path.read_bytes() == whole
     path.write_bytes(lines[0] + lines[1][:30] + b"\n" + lines[2])
     with caplog.at_level(logging.WARNING):
-        assert list(LineFile(path).places) == [NAMES[0], NAMES[2]]
+        assert list(batch.LineFile(path).places) == [NAMES[0], NAMES[2]]
     assert "line 2" in caplog.text
 
 
 @pytest.mark.parametrize(
-    "text", ["dear diary\n", "dear diary", '{"a": 1}\n', f'{{"format": "{FORMAT}"}}\n', "\x89PNG\r\n\x1a\n"]
+    "text", ["dear diary\n", "dear diary", '{"a": 1}\n', f'{{"format": "{values.FORMAT}"}}\n', "\x89PNG\r\n\x1a\n"]
 )  # fmt: skip
 def test_somebody_elses_file_is_not_touched(tmp_path: Path, text: str) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(text.encode())
     with pytest.raises(errors.OptionError, match="left as it is"):
-        LineFile(path)
+        batch.LineFile(path)
     assert path.read_bytes() == text.encode()
 
 
@@ -300,7 +248,7 @@ def test_somebody_elses_file_is_not_touched(tmp_path: Path, text: str) -> None:
 def test_other_forms_of_lists_are_refused(tmp_path: Path, content: Any) -> None:
     (tmp_path / "list.json").write_text(json.dumps(content))
     with pytest.raises(errors.ImageError, match=r"list\.json"):
-        read_photo_list(tmp_path / "list.json")
+        batch.read_photo_list(tmp_path / "list.json")
 
 
 def test_paths_start_at_the_list_and_regions_are_read(tmp_path: Path) -> None:
@@ -311,7 +259,7 @@ def test_paths_start_at_the_list_and_regions_are_read(tmp_path: Path) -> None:
         {"photo": "c.jpg", "regions": [{"box": [5, 6, 7, 8]}]}, {"photo": "d.jpg", "regions": [{"circle": 3}]},
     ]  # fmt: skip
     (tmp_path / "list.json").write_text(json.dumps(entries))
-    names, readers = zip(*read_photo_list(tmp_path / "list.json"), strict=True)
+    names, readers = zip(*batch.read_photo_list(tmp_path / "list.json"), strict=True)
     places = [str(tmp_path / name) for name in ("10:30.jpg", "b.jpg", "c.jpg", "d.jpg")]
     assert list(names) == [places[0], "scikit-image:coffee", *places[1:]]
     assert readers[:2] == (None, None)

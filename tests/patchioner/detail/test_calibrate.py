@@ -15,8 +15,7 @@ from tests.support.tiny import TEXTS, noise_photo
 
 
 def test_the_same_seed(model: Patchioner, pairs: list[Any], calibration: Calibration) -> None:
-    assert calibrate_model(model, pairs).to_json() == calibration.to_json()
-    assert calibrate_model(model, pairs, seed=1).to_json() != calibration.to_json()
+    assert calibrate_model(model, pairs) == calibration != calibrate_model(model, pairs, seed=1)
 
 
 def test_a_matcher_is_calibrated_by_its_own_numbers(pairs: list[Any]) -> None:

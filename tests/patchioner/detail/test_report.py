@@ -10,15 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchioner.detail.report import (
-    ReportPhoto,
-    _coloured,
-    _outline,
-    heat_maps,
-    report_html,
-    write_report,
-)
-from patchioner.detail.values import (
+from patchioner.detail import (
     Claim,
     DetailedCaption,
     DetailRegion,
@@ -26,6 +18,7 @@ from patchioner.detail.values import (
     Photo,
     Support,
     Verdict,
+    report,
 )
 from patchioner.geometry import fit_image
 from patchioner.markup import element
@@ -44,87 +37,91 @@ CLAIM = Claim("c1", HOSTILE, "semantic-1", 0, 0)
 GONE = replace(CLAIM, id="c3", text="A unicorn.")
 UNICORN = Verdict(GONE, False, reason="object", note="no sign of it")
 CAPTION = DetailedCaption(
-    text=f"A bus. {HOSTILE}",
-    sentences=(
+    f"A bus. {HOSTILE}",
+    (
         FusedSentence("A bus.", ("c1",), ("semantic-1", "spatial-1"), 3, 0.876),
         FusedSentence(HOSTILE, ("c2",), ("global",)),
     ),
-    dropped=(UNICORN, Verdict(replace(CLAIM, id="c4"), False, reason="duplicate", note=HOSTILE)),
-    kept=(Verdict(CLAIM, True, support=Support(0.876, unverifiable=(HOSTILE,))),),
-    regions=REGIONS,
-    image_size=(96, 64),
+    (UNICORN, replace(UNICORN, claim=CLAIM, reason="duplicate", note=HOSTILE)),
+    (Verdict(CLAIM, True, support=Support(0.876, unverifiable=(HOSTILE,))),),
+    REGIONS,
+    (96, 64),
     settings={"model": HOSTILE, HOSTILE: 1},
 )
 HEAT = {"A bus.": element("image", href="data:image/png;base64,AA")}
-PHOTO = ReportPhoto(f"{HOSTILE}.jpg", noise_photo(), CAPTION, HEAT)
+PHOTO = report.ReportPhoto(f"{HOSTILE}.jpg", noise_photo(), CAPTION, HEAT)
+PAGE = report.report_html([PHOTO])
 
 
-@pytest.fixture(scope="module")
-def page() -> str:
-    return report_html([PHOTO])
-
-
-def test_hostile_texts_are_texts_and_nothing_is_loaded(page: str) -> None:
-    read = Page(page)
+def test_hostile_texts_are_texts_and_nothing_is_loaded() -> None:
+    read = Page(PAGE)
     read.check_alone()
     assert not read.all("img") and len(read.all("style")) == 1
     assert HOSTILE.replace("\u202e", "\ufffd").replace("\x00", "\ufffd") in read.words
-    assert "\u202e" not in page and "\x00" not in page
+    assert not set(PAGE) & set("\u202e\x00") and not re.search(r"url\(|@import", PAGE)
     policy = next(a for a in read.all("meta") if a.get("http-equiv"))
     assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    assert not re.search(r"url\(|@import", page)
 
 
-def test_items_light_their_layers(page: str) -> None:
-    read = Page(page)
+def test_items_light_their_layers() -> None:
+    read = Page(PAGE)
     items = {a["data-i"]: a["id"] for a in read.all("a") if "data-i" in a}
-    # Two sentences, two dropped ones, three regions; each can be linked and focused.
+    # Two sentences, two dropped ones, three regions.
     assert list(items) == [str(number) for number in range(7)]
     assert all(a["href"] == f"#{a['id']}" for a in read.all("a"))
     # One heat map, then the outlines of: global, semantic-1, spatial-1.
     assert [a["data-for"] for a in read.all("g")] == ["0", "1 4", "0 2 3 5", "6"]
     # The second region of the first sentence is lit faintly.
     assert [a.get("data-also") for a in read.all("g")] == [None, None, None, "0"]
-    assert '[data-i="0"]:hover) [data-also~="0"]' in page
-    assert all(f'[data-i="{n}"]:hover) [data-for~="{n}"]' in page for n in items)
+    assert '[data-i="0"]:hover) [data-also~="0"]' in PAGE
+    assert all(f'[data-i="{n}"]:hover) [data-for~="{n}"]' in PAGE for n in items)
     photo, heat, _ = read.all("image")
     assert (photo["x"], photo["width"], photo["height"]) == ("0", "96", "64")
     assert heat["href"] == "data:image/png;base64,AA"
 
 
-def test_provenance_is_told_and_what_was_dropped_alike_once(page: str) -> None:
+def test_provenance_is_told_and_what_was_dropped_alike_once() -> None:
     for told in ("Left out: 2", "object (1)", "no sign of it", "Regions: 3", "20, 10, 50, 30"):
-        assert told in Page(page).words
-    first = next(a for a in Page(page).all("a") if a.get("data-i") == "0")
+        assert told in Page(PAGE).words
+    first = next(a for a in Page(PAGE).all("a") if a.get("data-i") == "0")
     assert "3 samples, support 0.88" in str(first["title"])
     other = replace(UNICORN, claim=replace(GONE, id="c9", region_id="spatial-1"))
-    page = report_html([replace(PHOTO, caption=replace(CAPTION, dropped=(UNICORN, other)))])
+    page = report.report_html([replace(PHOTO, caption=replace(CAPTION, dropped=(UNICORN, other)))])
     assert page.count("<s>A unicorn.</s>") == 1
     assert "object (2)" in page and "spatial-1, 2 times" in page
 
 
 def test_several_photos_have_an_index_and_large_ones_are_embedded_small(tmp_path: Path) -> None:
     large = Image.new("RGB", (6000, 3000), "red")
+    mask = np.zeros((3000, 6000), dtype=bool)
+    mask[1000:2000, 500:1500] = True
+    regions = (DetailRegion("global", "user", (500, 1000, 1500, 2000), mask),)
+    caption = replace(CAPTION, image_size=large.size, regions=regions)
     path = tmp_path / "sub" / "r.html"
-    write_report(
-        [PHOTO, ReportPhoto("b.jpg", large, replace(CAPTION, image_size=large.size))], path
-    )
+    report.write_report([PHOTO, report.ReportPhoto("b.jpg", large, caption)], path)
     assert path.stat().st_size < 100_000 and large.size == (6000, 3000)
     page = path.read_text()
     assert page.count("<section") == 2 and '<a href="#p2">b.jpg</a>' in page
-    Page(page).check_alone()
+    read = Page(page)
+    read.check_alone()
+    image = read.all("image")[-1]
+    assert (image["width"], image["height"]) == ("6000", "3000")
+    alpha = embedded(image["href"]).getchannel("A").resize((60, 30), Image.Resampling.NEAREST)
+    assert np.array_equal(np.asarray(alpha) > 0, mask[50::100, 50::100])
 
 
 def test_hot_is_bright_and_cold_is_dark() -> None:
-    values = np.zeros((4, 6), dtype=np.float32)
-    values[3, 5], values[0, 5] = 2.0, -np.inf
-    found = np.asarray(_coloured(values).convert("RGBA")).astype(int)
+    heat = np.zeros((4, 6), dtype=np.float32)
+    heat[3, 5], heat[0, 5] = 2.0, -np.inf
+    nothing = np.full((2, 2), np.nan, dtype=np.float32)
+    found, one = (
+        np.asarray(report._coloured(x).convert("RGBA")).astype(int) for x in (heat, nothing)
+    )
     assert found.shape[:2] == (107, 160)
     hot, cold = found[-1, -1], found[0, 0]
     assert hot[:3].sum() > 500 > 150 > cold[:3].sum()
     assert hot[3] < cold[3] < 255
-    nothing = np.asarray(_coloured(np.full((2, 2), np.nan, dtype=np.float32)).convert("RGBA"))
-    assert len(np.unique(nothing.reshape(-1, 4), axis=0)) == 1
+    assert len(np.unique(one.reshape(-1, 4), axis=0)) == 1
 
 
 def test_maps_of_the_sentences_of_a_photo() -> None:
@@ -134,20 +131,10 @@ def test_maps_of_the_sentences_of_a_photo() -> None:
     sentences = tuple(FusedSentence(text, (), ()) for text in ("A.", "B.", "A."))
     caption = DetailedCaption("", sentences, (), (), (), image.size)
     source: Any = SimpleNamespace(heat_map=lambda photo, text: np.zeros(geometry.grid))
-    found = heat_maps(Photo("a", image, "", features), caption, source)
+    found = report.heat_maps(Photo("a", image, "", features), caption, source)
     # The square of the network reaches over the photo's upper and lower edges.
     (box,) = Page(found["A."]).all("image")
     assert list(found) == ["A.", "B."]
     sides = [float(str(box[name])) for name in ("x", "y", "width", "height")]
     assert sides[::2] == [0, pytest.approx(96)] and sides[1] < 0 and sides[1] + sides[3] > 64
-    assert heat_maps(Photo("a", image, ""), caption, source) == {}
-
-
-def test_large_masks_stay_small_and_in_place() -> None:
-    mask = np.zeros((3000, 4000), dtype=bool)
-    mask[1000:2000, 500:1500] = True
-    mark = _outline(DetailRegion("m", "user", (500, 1000, 1500, 2000), mask), (4000, 3000))
-    (image,) = Page(mark).all("image")
-    assert (image["width"], image["height"], len(mark) < 2000) == ("4000", "3000", True)
-    alpha = embedded(image["href"]).getchannel("A").resize((40, 30), Image.Resampling.NEAREST)
-    assert np.array_equal(np.asarray(alpha) > 0, mask[50::100, 50::100])
+    assert report.heat_maps(Photo("a", image, ""), caption, source) == {}

@@ -2,39 +2,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.nn import functional as F
 
 from patchioner import Box, Patchioner, WholeImage
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.calibration import Logistic
-from patchioner.detail.score import (
-    NOUNS,
-    Calibration,
-    DenseScorer,
-    Evidence,
-    IndependentScorer,
-    blip_matcher,
-    clip_matcher,
-    unverifiable,
-)
+from patchioner.detail import score
 from patchioner.detail.values import Photo, with_article
 from tests.patchioner.detail.conftest import REGIONS
+from tests.support.language import END, raw_tokenizer
 from tests.support.tiny import noise_photo
 
 
 def test_scores_compare_with_names_of_things(model: Patchioner, photo: Photo) -> None:
     assert photo.features is not None
-    evidence = Evidence(model)
+    evidence = score.Evidence(model)
     view = evidence.view(photo.features, WholeImage())
-    names = F.normalize(model.embed_text([with_article(noun) for noun in NOUNS]), dim=1)
+    names = F.normalize(model.embed_text([with_article(noun) for noun in score.NOUNS]), dim=1)
     pooled = F.normalize(model.embed_regions(photo.features, [WholeImage()])[0], dim=0)
     text = F.normalize(model.embed_text(["a red bus"]), dim=1)[0]
     cosines = names @ pooled
@@ -48,15 +38,15 @@ def test_scores_compare_with_names_of_things(model: Patchioner, photo: Photo) ->
 
 
 def test_one_support_per_sentence(calibrated: Patchioner, photo: Photo) -> None:
-    scorer = DenseScorer(calibrated)
+    scorer = score.DenseScorer(calibrated)
     said = ("a red bus on a table", "Two black cats sit left of a boat.", "It is there.")
     asked = [(region, sentence) for region in REGIONS for sentence in said]
-    together = scorer.score(photo, asked)
-    alone = [scorer.score(photo, [one])[0] for one in asked]
-    assert [one.score for one in together] == pytest.approx([one.score for one in alone], abs=1e-5)
-    assert all(0 <= one.score <= 1 for one in together)
-    assert [name for name, _ in together[0].objects] == ["bus", "table"]
-    assert together[0].score != pytest.approx(together[3].score, abs=1e-6)
+    together = [one.score for one in scorer.score(photo, asked)]
+    (alone,) = scorer.score(photo, asked[:1])
+    assert alone.score == pytest.approx(together[0], abs=1e-5)
+    assert [name for name, _ in alone.objects] == ["bus", "table"]
+    assert all(0 <= one <= 1 for one in together)
+    assert together[0] != pytest.approx(together[3], abs=1e-6)
     assert scorer.score(photo, []) == []
 
 
@@ -65,28 +55,28 @@ def test_one_support_per_sentence(calibrated: Patchioner, photo: Photo) -> None:
     ("A cat left of a dog, not on it.", ("place: left", "negation: not")), ("It is calm.", ("names no thing",)),
 ])  # fmt: skip
 def test_what_cannot_be_verified_is_named(sentence: str, parts: tuple[str, ...]) -> None:
-    assert unverifiable(sentence) == parts
+    assert score.unverifiable(sentence) == parts
 
 
 def test_a_model_that_cannot_score_says_what_to_do(
-    model: Patchioner, calibrated: Patchioner, calibration: Calibration
+    model: Patchioner, calibrated: Patchioner, calibration: score.Calibration
 ) -> None:
     with pytest.raises(OptionError, match="no text tower"):
-        Evidence(Patchioner(replace(model.parts, tower=None), device="cpu"))
+        score.Evidence(Patchioner(replace(model.parts, tower=None), device="cpu"))
     with pytest.raises(OptionError, match=r"python -m patchioner\.detail\.calibrate --model"):
-        DenseScorer(model)
+        score.DenseScorer(model)
     settings = replace(calibrated.settings, projection="none")
     bare = replace(calibrated.parts, bank=None, settings=settings)
     with pytest.raises(OptionError, match="calibrate it again"):
-        DenseScorer(Patchioner(bare, device="cpu"), calibration=calibration)
+        score.DenseScorer(Patchioner(bare, device="cpu"), calibration=calibration)
 
 
 @pytest.mark.parametrize("change", [{"version": 9}, {"objects": {}}, {"objects": None}])
-def test_damage_is_refused(change: dict[str, object], calibration: Calibration) -> None:
+def test_damage_is_refused(change: dict[str, object], calibration: score.Calibration) -> None:
     stored = calibration.to_json()
-    assert Calibration.from_json(stored, "here").to_json() == stored
+    assert score.Calibration.from_json(stored, "here").to_json() == stored
     with pytest.raises(CheckpointError, match=f"here.*(version|{next(iter(change))})"):
-        Calibration.from_json({**stored, **change}, "here")
+        score.Calibration.from_json({**stored, **change}, "here")
 
 
 def test_each_crop_is_seen_once_and_answers_keep_their_order(photo: Photo) -> None:
@@ -97,66 +87,49 @@ def test_each_crop_is_seen_once_and_answers_keep_their_order(photo: Photo) -> No
         return [len(sentence) / 10 for sentence in sentences]
 
     asked = [(REGIONS[1], "a"), (REGIONS[0], "bcd"), (REGIONS[1], "ef" * 8)]
-    found = IndependentScorer(match).score(photo, asked)
-    assert [one.score for one in found] == [0.1, 0.3, 1.0]
+    plain = score.IndependentScorer(match)
+    assert [one.score for one in plain.score(photo, asked)] == [0.1, 0.3, 1.0]
     assert seen == [((48, 40), ("a", "ef" * 8)), ((96, 64), ("bcd",))]
     fitted = Logistic(("match",), (0.5,), (0.1,), (2.0,), 0.0, 0.6)
-    scorer = IndependentScorer(match, name="length", calibration=fitted)
+    scorer = score.IndependentScorer(match, name="length", calibration=fitted)
     assert scorer.score(photo, [(REGIONS[0], "abcde")])[0].score == pytest.approx(0.5)
-    assert (scorer.threshold, scorer.settings["type"]) == (0.6, "length")
-    assert IndependentScorer(match).threshold == 0.3
-    assert IndependentScorer(match, calibration=fitted, threshold=0.2).threshold == 0.2
-
-
-class TokenBatch(dict[str, Tensor]):
-    def to(self, device: torch.device) -> TokenBatch:
-        return self
-
-
-def letters(texts: list[str], *, max_length: int, **_: object) -> TokenBatch:
-    """A tokenizer that counts letters."""
-    rows = [[1 + ord(letter) % 30 for letter in text[:max_length]] for text in texts]
-    ids = torch.tensor([row + [0] * (max(map(len, rows)) - len(row)) for row in rows])
-    return TokenBatch(input_ids=ids, attention_mask=(ids > 0).long())
-
-
-def pixels_of(*, images: Image.Image, return_tensors: str) -> dict[str, Tensor]:
-    pixels = np.asarray(images.resize((32, 32)), dtype=np.float32) / 255
-    return {"pixel_values": torch.from_numpy(pixels).permute(2, 0, 1)[None]}
+    given = score.IndependentScorer(match, calibration=fitted, threshold=0.2)
+    assert [one.threshold for one in (plain, scorer, given)] == [0.3, 0.6, 0.2]
+    assert scorer.settings["type"] == "length"
 
 
 def test_blip_is_half_matching_half_cosine() -> None:
     transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
+    fast = transformers.PreTrainedTokenizerFast
+    tokenizer = fast(tokenizer_object=raw_tokenizer(), pad_token=END)
+    pictures = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
+    processor = transformers.BlipProcessor(pictures, tokenizer)
     width = {
         "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2
     }  # fmt: skip
-    ends = {"bos_token_id": 1, "sep_token_id": 2}
-    text = {**width, **ends, "vocab_size": 40, "encoder_hidden_size": 16, "projection_dim": 8}
+    text = {**width, "vocab_size": len(tokenizer), "encoder_hidden_size": 16, "projection_dim": 8}
     vision = {**width, "image_size": 32, "patch_size": 8}
     parts = {"text_config": text, "vision_config": vision}
+    torch.manual_seed(0)
     config = transformers.BlipConfig(**parts, image_text_hidden_size=8)
     model = transformers.BlipForImageTextRetrieval(config).eval()
-    processor = SimpleNamespace(tokenizer=letters, image_processor=pixels_of)
     picture, sentences = noise_photo(), ["a red bus", "cat"]
-    found = np.asarray(blip_matcher(model, processor)(picture, sentences))
-    pixels: Any = pixels_of(images=picture, return_tensors="pt")
-    for score, sentence in zip(found, sentences, strict=True):
-        texts = letters([sentence], max_length=64)
+    found = np.asarray(score.blip_matcher(model, processor)(picture, sentences))
+    for value, sentence in zip(found, sentences, strict=True):
+        inputs = processor(images=picture, text=sentence, return_tensors="pt")
         with torch.inference_mode():
-            matching = model(**pixels, **texts).itm_score.softmax(1)[0, 1]
-            cosine = model(**pixels, use_itm_head=False, **texts).itm_score[0, 0]
-        assert score == pytest.approx(float(matching + cosine) / 2, abs=1e-5)
+            matching = model(**inputs).itm_score.softmax(1)[0, 1]
+            cosine = model(**inputs, use_itm_head=False).itm_score[0, 0]
+        assert value == pytest.approx(float(matching + cosine) / 2, abs=1e-5)
 
 
 def test_clip_is_the_cosine() -> None:
     model: Any = torch.nn.Linear(1, 1)
     model.encode_image = lambda pixels: pixels.mean((2, 3)) * 3
     model.encode_text = lambda ids: ids.float()
-    tokens = {"a bus": [2, 0, 0], "a cat": [3, 4, 0]}
-
-    def pixels(picture: Image.Image) -> Tensor:
-        return torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, 2, 2)
-
-    match = clip_matcher(model, pixels, lambda texts: torch.tensor([tokens[one] for one in texts]))
-    assert list(match(noise_photo(), list(tokens))) == pytest.approx([1.0, 0.6], abs=1e-6)  # type: ignore[arg-type]
+    pixels, ids = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([[2, 0, 0], [3, 4, 0]])
+    match = score.clip_matcher(
+        model, lambda _: pixels[:, None, None].expand(3, 2, 2), lambda _: ids
+    )
+    found = np.asarray(match(noise_photo(), ["a bus", "a cat"]))
+    assert found.tolist() == pytest.approx([1.0, 0.6], abs=1e-6)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,6 @@ from hypothesis import strategies as st
 from patchioner.base.errors import DetailError, ImageError
 from patchioner.detail.values import (
     Claim,
-    DetailedCaption,
-    DetailRegion,
-    FusedSentence,
-    Support,
-    Verdict,
     content_words,
     dumps,
     from_json,
@@ -25,70 +19,45 @@ from patchioner.detail.values import (
     split_sentences,
     to_json,
 )
+from patchioner.regions import encode_rle
 from tests.support.tiny import noise_photo
 
 MASK = np.random.default_rng(0).random((6, 8)) > 0.5
-SUPPORT = Support(0.75, (("bus", 0.9),), ("place: on the left",))
-CAPTION = DetailedCaption(
-    text="A red bus. Ünïcode.",
-    sentences=(
-        FusedSentence("A red bus.", ("c1", "c3"), ("global", "a"), 2, 0.75),
-        FusedSentence("Ünïcode.", ("c2",), ("a",)),
-    ),
-    dropped=(Verdict(Claim("c4", "Perhaps.", "a", 1, 2), False, reason="hedge", note="no fact"),),
-    kept=(
-        Verdict(
-            Claim("c1", "A red bus", "global", 0, 0, -0.5), True, 2, ("global", "a"), SUPPORT,
-            merged=("c3",),
-        ),
-        Verdict(Claim("c2", "Ünïcode", "a", 0, 1), True),
-    ),
-    regions=(
-        DetailRegion("global", "global", (0, 0, 8, 6)),
-        DetailRegion("a", "user", (1.5, 0, 8, 6), MASK, ("global",), "bus"),
-    ),
-    image_size=(8, 6),
-    settings={"seed": 3, "scales": (0.5, 1.0), "nested": {"x": None}},
-)  # fmt: skip
+WHERE = {"region": "a", "sample": 1, "place": 2, "log_prob": -0.5, "agreement": 2, "regions": ["a"]}
+EXAMPLE: dict[str, Any] = {
+    "format": "patchioner-detail", "version": 1, "photo": "bus.jpg", "sha256": "ab", "size": [8, 6],
+    "text": "A red bus. Ünïcode.", "reason": None,
+    "sentences": [
+        {"text": "A red bus.", "claims": ["c1", "c3"], "regions": ["global", "a"], "agreement": 2, "support": 0.75},
+        {"text": "Ünïcode.", "claims": ["c2"], "regions": ["a"], "agreement": 1, "support": None},
+    ],
+    "regions": [
+        {"id": "global", "kind": "global", "box": [0.0, 0.0, 8.0, 6.0], "mask": None, "parents": [], "name": None},
+        {"id": "a", "kind": "user", "box": [1.5, 0.0, 8.0, 6.0], "mask": encode_rle(MASK), "parents": ["global"],
+         "name": "bus"},
+    ],
+    "kept": [
+        {"id": "c1", "text": "A red bus", **WHERE, "reason": None, "note": "", "merged": ["c3"],
+         "support": {"score": 0.75, "objects": [["bus", 0.9]], "unverifiable": ["place: on the left"]}},
+        {"id": "c2", "text": "Ünïcode", **WHERE, "support": None, "reason": None, "note": "", "merged": []},
+    ],
+    "dropped": [{"id": "c4", "text": "Perhaps.", **WHERE, "support": None, "reason": "hedge", "note": "no fact",
+                 "merged": []}],
+    "settings": {"seed": 3, "scales": [0.5, 1.0], "nested": {"x": None}},
+}  # fmt: skip
 
 
 def test_there_and_back_through_a_file() -> None:
-    values = to_json(CAPTION, "bus.jpg", sha256="ab")
-    name, back = from_json(json.loads(dumps(values)))
-    assert name == "bus.jpg"
-    for field in ("text", "sentences", "dropped", "kept", "image_size", "reason"):
-        assert getattr(back, field) == getattr(CAPTION, field), field
-    assert back.settings == {"seed": 3, "scales": [0.5, 1.0], "nested": {"x": None}}
-    assert back.regions[0].mask is None
-    np.testing.assert_array_equal(back.regions[1].mask, MASK)
-    assert to_json(back, name, sha256="ab") == values  # with every other field of the regions
-
-
-def test_the_names_of_the_file_stay() -> None:
-    values = to_json(CAPTION, "x")
-    assert set(values) == {
-        "format", "version", "photo", "sha256", "size", "text", "reason", "sentences", "regions",
-        "kept", "dropped", "settings",
-    }  # fmt: skip
-    assert set(values["sentences"][0]) == {"text", "claims", "regions", "agreement", "support"}
-    assert set(values["regions"][1]) == {"id", "kind", "box", "mask", "parents", "name"}
-    assert set(values["kept"][0]) == {
-        "id", "text", "region", "sample", "place", "log_prob", "agreement", "regions", "support",
-        "reason", "note", "merged",
-    }  # fmt: skip
-    assert set(values["kept"][0]["support"]) == {"score", "objects", "unverifiable"}
-
-
-@pytest.mark.parametrize("value", [float("nan"), object()])
-def test_what_json_cannot_express_is_refused_by_name(value: object) -> None:
-    with pytest.raises(DetailError, match=r"bus\.jpg"):
-        to_json(replace(CAPTION, settings={"a": value}), "bus.jpg")
-
-
-@pytest.mark.parametrize("values", [None, [], "x", {}, {"format": "other"}])
-def test_other_formats_are_refused(values: Any) -> None:
-    with pytest.raises(DetailError, match="patchioner-detail"):
-        from_json(values)
+    name, caption = from_json(json.loads(dumps(EXAMPLE)))
+    assert caption.kept[0].claim == Claim("c1", "A red bus", "a", 1, 2, -0.5)
+    assert [one.kept for one in (*caption.kept, *caption.dropped)] == [True, True, False]
+    assert caption.image_size == (8, 6) and caption.sentences[0].claim_ids == ("c1", "c3")
+    np.testing.assert_array_equal(caption.regions[1].mask, MASK)
+    assert to_json(caption, name, sha256="ab") == EXAMPLE
+    for value in (float("nan"), object()):
+        caption.settings["a"] = value
+        with pytest.raises(DetailError, match=r"bus\.jpg"):
+            to_json(caption, name)
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -99,7 +68,10 @@ def test_other_formats_are_refused(values: Any) -> None:
 ])  # fmt: skip
 def test_damage_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DetailError, match=message):
-        from_json({**to_json(CAPTION, "x"), **change})
+        from_json({**EXAMPLE, **change})
+    for other in (None, [], "x", {}, {**EXAMPLE, "format": "other"}):
+        with pytest.raises(DetailError, match="patchioner-detail"):
+            from_json(other)
 
 
 def test_the_same_pixels_have_the_same_digest_from_any_file(tmp_path: Path) -> None:
