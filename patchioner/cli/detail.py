@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,13 +104,10 @@ _ADVANCED: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 def add_detail_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner detail` takes."""
-    parser.description = "Describe photos at length, saying only what they support."
-    parser.epilog = _EXAMPLES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.set_defaults(run=detail)
-    photos = "picture, folder, LIST.json, scikit-image:NAME"
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help=photos)
-    spelling.add_region_file(parser.add_argument)
+    about = "Describe photos at length, saying only what they support."
+    add = spelling.declare(parser, detail, about, _EXAMPLES)
+    add("photos", nargs="+", metavar="PHOTO", help="picture, folder, LIST.json, scikit-image:NAME")
+    spelling.add_region_file(add)
     for group, rows in ((parser, _FIRST), (parser.add_argument_group("advanced"), _ADVANCED)):
         for name, meaning, more in rows:
             if more.get("default") not in (None, [], argparse.SUPPRESS):
@@ -299,7 +295,7 @@ class _Run:
 
 def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | None:
     from patchioner.calibration import Logistic
-    from patchioner.detail.score import SCORERS, Calibration, DenseScorer, IndependentScorer
+    from patchioner.detail.score import SCORERS, DenseScorer, IndependentScorer
 
     (kind, _, name), least = options.scorer.partition(":"), options.min_support
     if kind == "none":
@@ -310,11 +306,7 @@ def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | N
         match = SCORERS.get(kind)(name)
         return IndependentScorer(match, name=options.scorer, calibration=fitted, threshold=least)
     assert model is not None  # `check_combinations`
-    calibration = Calibration.of(model)
-    if least is not None:
-        sentences = replace(calibration.sentences, threshold=least)
-        calibration = replace(calibration, sentences=sentences)
-    return DenseScorer(model, calibration=calibration)
+    return DenseScorer(model, threshold=least)
 
 
 def _jobs(options: argparse.Namespace) -> Iterator[PhotoJob]:

@@ -188,12 +188,10 @@ class _Section:
         box, label = f"0 0 {width} {height}", f"Photo {self._photo.name}"
         return element("svg", photo, layers, viewBox=box, role="img", aria_label=label)
 
-    def _outlined(self, region: DetailRegion) -> Markup | None:
+    def _outlined(self, region: DetailRegion) -> Markup:
         """A region's layer: bright for what was said of it, faint for what was said of others and of it as well."""
         own = [str(n) for n, regions in enumerate(self.items) if region.id in regions[:1]]
         also = [str(n) for n, regions in enumerate(self.items) if region.id in regions[1:]]
-        if not own and not also:
-            return None
         lines = _outline(region, self._caption.image_size)
         return element("g", lines, data_for=" ".join(own), data_also=" ".join(also) or None)
 

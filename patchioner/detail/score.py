@@ -210,15 +210,16 @@ class DenseScorer:
 
     Cosines of a sentence and of its things are compared with those of the names of 350 other things, in the region as a
     whole and at its best window of patches; memory texts near the region name a thing, or do not. The model's logistic
-    regressions make probabilities of that: from `threshold` on a sentence is supported, below `object_threshold` a
-    thing is not there.
+    regressions make probabilities of that: from `threshold` (None: as calibrated) on a sentence is supported, below
+    `object_threshold` a thing is not there.
 
     `OptionError`: no text tower, no calibration, or one that was made with other measures.
     """
 
-    def __init__(self, model: Patchioner, *, calibration: Calibration | None = None) -> None:
-        self.calibration = Calibration.of(model) if calibration is None else calibration
-        self.threshold = self.calibration.sentences.threshold
+    def __init__(self, model: Patchioner, *, threshold: float | None = None) -> None:
+        self.calibration = Calibration.of(model)
+        stored = self.calibration.sentences.threshold
+        self.threshold = stored if threshold is None else threshold
         self.object_threshold = self.calibration.objects.threshold
         self._model, self._evidence = model, Evidence(model)
         expected, given = self._evidence.object_inputs, self.calibration.objects.inputs

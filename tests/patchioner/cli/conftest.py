@@ -1,24 +1,43 @@
-"""A tiny model and a photo on disk, and the command that uses them."""
+"""A desk with a photo and a tiny model, and the command as a person types it there."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from patchioner.cli.main import main
+from tests.support import Capture, MonkeyPatch
 from tests.support.tiny import noise_photo
 
 
-@pytest.fixture
-def run(checkpoint: Path) -> Callable[..., int]:
-    """`run(photo, ...)` is `patchioner caption` with the tiny model."""
-    return lambda *words: main(["caption", *map(str, words), "--model", str(checkpoint)])
+class Done(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture(autouse=True)
+def desk(tmp_path: Path, monkeypatch: MonkeyPatch, checkpoint: Path) -> Path:
+    """The working directory: photo.png, 80 x 60, and the model `tiny`."""
+    monkeypatch.chdir(tmp_path)
+    noise_photo(80, 60).save("photo.png")
+    Path("tiny").symlink_to(checkpoint, target_is_directory=True)
+    return tmp_path
 
 
 @pytest.fixture
-def photo(tmp_path: Path) -> Path:
-    """A photo of 80 x 60 pixels."""
-    noise_photo(80, 60).save(tmp_path / "photo.png")
-    return tmp_path / "photo.png"
+def command(capsys: Capture) -> Command:
+    """`command("caption photo.png", *more)`: its exit status, and what it writes."""
+
+    def run(line: str, *more: object) -> Done:
+        capsys.readouterr()
+        return Done(main([*shlex.split(line), *map(str, more)]), *capsys.readouterr())
+
+    return run

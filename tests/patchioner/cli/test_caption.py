@@ -13,45 +13,42 @@ from PIL import Image
 
 from patchioner import Box, DecodeOptions, Patch, Patchioner, Weighting
 from patchioner.regions import RegionFile
-from tests.support import Capture, MonkeyPatch
+from tests.patchioner.cli.conftest import Command
+from tests.support import MonkeyPatch
 
-Run = Callable[..., int]
-Told = Callable[..., dict[str, Any]]
+CAPTION = "caption --model tiny photo.png"
 
 
 @pytest.fixture
-def told(run: Run, photo: Path, capsys: Capture) -> Told:
+def model(checkpoint: Path) -> Patchioner:
+    return Patchioner.from_pretrained(checkpoint, device="cpu")
+
+
+@pytest.fixture
+def told(command: Command) -> Callable[[str], Any]:
     """What is said of the photo with `--json`."""
-
-    def call(*words: object) -> dict[str, Any]:
-        assert run(photo, *words, "--json") == 0
-        (line,) = capsys.readouterr().out.splitlines()
-        found: dict[str, Any] = json.loads(line)
-        return found
-
-    return call
+    return lambda words: json.loads(command(f"{CAPTION} --json {words}").out)["captions"]
 
 
-def width(path: Path) -> int:
+def width(path: str) -> int:
     with Image.open(path) as picture:
         return picture.size[0]
 
 
-def test_none_means_whole_images(run: Run, photo: Path, model: Patchioner, capsys: Capture) -> None:
-    assert run(photo) == 0
-    written, (caption,) = capsys.readouterr(), model.caption(photo)
-    expected = f"{photo} (80 x 60)\n  1. whole image: {caption.text}  ({caption.score:.2f})\n"
-    assert (written.out, written.err) == (expected, "")
+def test_none_means_whole_images(command: Command, model: Patchioner) -> None:
+    (caption,) = model.caption("photo.png")
+    expected = f"photo.png (80 x 60)\n  1. whole image: {caption.text}  ({caption.score:.2f})\n"
+    assert command(CAPTION) == (0, expected, "")
 
 
-def test_regions_keep_the_order_of_the_command_line(told: Told, tmp_path: Path) -> None:
-    Image.fromarray(np.full((60, 80), 255, dtype=np.uint8)).save(tmp_path / "m.png")
-    words = ["--point", "5,5.5", "--box", "-5,0,9,9", "--mask", tmp_path / "m.png", "--whole"]
-    words += ["--trace", "1,1 9,9", "--polygon", "0,0 9,0 0,9; 20,20 29,20 20,29"]
-    words += ["--region-set", "0,0,9,9;10,10,19,19", "--point", "6,6"]
-    regions = [caption["region"] for caption in told(*words)["captions"]]
+def test_regions_keep_the_order_of_the_command_line(told: Callable[[str], Any]) -> None:
+    Image.fromarray(np.full((60, 80), 255, dtype=np.uint8)).save("m.png")
+    found = told(
+        "--point 5,5.5 --box -5,0,9,9 --mask m.png --whole --trace '1,1 9,9' "
+        "--polygon '0,0 9,0 0,9; 20,20 29,20 20,29' --region-set '0,0,9,9;10,10,19,19' --point 6,6"
+    )
     polygon = [[[0, 0], [9, 0], [0, 9]], [[20, 20], [29, 20], [20, 29]]]
-    assert regions == [
+    assert [caption["region"] for caption in found] == [
         {"point": [5, 5.5]}, {"box": [-5, 0, 9, 9]}, {"mask": {"size": [60, 80], "counts": [0, 4800]}}, {"whole": True},
         {"trace": [[1, 1], [9, 9]], "normalized": False}, {"polygon": polygon},
         {"set": [{"box": [0, 0, 9, 9]}, {"box": [10, 10, 19, 19]}]}, {"point": [6, 6]},
@@ -59,51 +56,46 @@ def test_regions_keep_the_order_of_the_command_line(told: Told, tmp_path: Path) 
 
 
 def test_a_file_of_regions_is_parsed_once_and_a_bad_entry_costs_itself_alone(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch
+    command: Command, monkeypatch: MonkeyPatch
 ) -> None:
-    opened, read = list[Path](), RegionFile.__init__
+    opened, read = list[object](), RegionFile.__init__
 
     def counted(self: RegionFile, path: Any, *rest: Any) -> None:
         opened.append(path)
         read(self, path, *rest)
 
     monkeypatch.setattr(RegionFile, "__init__", counted)
-    file = tmp_path / "regions.json"
     entries = [{"box": [0, 0, 9, 9], "label": "corner"}, {"box": [5, 5]}, {"point": [700, 5]}]
-    file.write_text(json.dumps({"regions": entries}))
-    assert run(photo, photo, "--regions", file, "--point", "5,5", "--json") == 1
-    written = capsys.readouterr()
-    for line in map(json.loads, written.out.splitlines()):
+    Path("regions.json").write_text(json.dumps({"regions": entries}))
+    done = command(f"{CAPTION} photo.png --regions regions.json --point 5,5 --json")
+    for line in map(json.loads, done.out.splitlines()):
         assert [caption["label"] for caption in line["captions"]] == [None, "corner"]
         assert len(line["errors"]) == 2
-    assert len(opened) == 1
-    assert written.err.count("[5, 5]") == 2 and written.err.count("700") == 2
+    assert (done.status, opened) == (1, ["regions.json"])
+    assert done.err.count("[5, 5]") == 2 and done.err.count("700") == 2
 
 
-def test_a_region_file_that_fits_several_photos_is_none_of_theirs(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_region_file_that_fits_several_photos_is_none_of_theirs(command: Command) -> None:
     for name in ("other", "own"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "other" / "photo.png").write_bytes(photo.read_bytes())
-    (tmp_path / "own" / "photo.json").write_text('[{"box": [0, 0, 9, 9]}]')
-    assert run(photo, tmp_path / "other" / "photo.png", "--regions", tmp_path / "own") == 1
-    assert capsys.readouterr().err.count("several photos") == 2
+        Path(name).mkdir()
+    Path("other/photo.png").write_bytes(Path("photo.png").read_bytes())
+    Path("own/photo.json").write_text('[{"box": [0, 0, 9, 9]}]')
+    done = command(f"{CAPTION} other/photo.png --regions own")
+    assert done.status == 1 and done.err.count("several photos") == 2
 
 
-def test_a_bad_photo_costs_itself(run: Run, photo: Path, tmp_path: Path, capsys: Capture) -> None:
-    (tmp_path / "bad.jpg").write_bytes(b"")
-    Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
-    names = [tmp_path / name for name in ("bad.jpg", "missing.png", "small.png")]
-    assert run(photo, *names, photo, "--box", "30,30,60,60") == 1
-    written = capsys.readouterr()
-    assert written.out.count("box 30,30,60,60") == 2
-    errors = written.err.splitlines()
-    assert [any(name.name in line for line in errors) for name in names] == [True] * 3
+def test_a_bad_photo_costs_itself(command: Command) -> None:
+    Path("bad.jpg").write_bytes(b"")
+    Image.new("RGB", (20, 20)).save("small.png")
+    done = command(f"{CAPTION} bad.jpg missing.png small.png photo.png --box 30,30,60,60")
+    assert done.status == 1 and done.out.count("box 30,30,60,60") == 2
+    errors = done.err.splitlines()
     assert len(errors) == 3 and all(line.startswith("patchioner: error: ") for line in errors)
-    before = photo.read_bytes()
-    assert run(photo, "--out", photo) == 1  # a picture over the photo
-    assert photo.read_bytes() == before
+    names = ("missing.png", "bad.jpg", "small.png")
+    assert all(name in line for name, line in zip(names, errors, strict=True))
+    before = Path("photo.png").read_bytes()
+    assert command(f"{CAPTION} --out photo.png").status == 1  # a picture over the photo
+    assert Path("photo.png").read_bytes() == before
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -119,21 +111,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("words", SETTINGS)
-def test_settings_reach_the_model(told: Told, photo: Path, model: Patchioner, words: str) -> None:
-    (found,) = told("--box", "5,5,40,50", *words.split())["captions"]
-    (caption,) = model.caption(photo, [Box(5, 5, 40, 50)], **SETTINGS[words])
+def test_settings_reach_the_model(
+    told: Callable[[str], Any], model: Patchioner, words: str
+) -> None:
+    (found,) = told(f"--box 5,5,40,50 {words}")
+    (caption,) = model.caption("photo.png", [Box(5, 5, 40, 50)], **SETTINGS[words])
     assert found["text"] == caption.text
     assert found["score"] == pytest.approx(caption.score, abs=1e-5)
 
 
-def test_pictures_are_drawn_whole_or_not_at_all(
-    run: Run, photo: Path, tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
-    assert run(photo, photo, "--box", "1,1,30,30", "--out", tmp_path / "many") == 0
-    names = sorted(path.name for path in (tmp_path / "many").iterdir())
-    assert names == ["photo-2.overlay.png", "photo.overlay.png"]
-    kept = tmp_path / "many" / names[0]
-    assert width(kept) > 720
+def test_pictures_are_drawn_whole_or_not_at_all(command: Command, monkeypatch: MonkeyPatch) -> None:
+    assert command(f"{CAPTION} photo.png --box 1,1,30,30 --out many").status == 0
+    names = ["photo-2.overlay.png", "photo.overlay.png"]
+    assert sorted(path.name for path in Path("many").iterdir()) == names
+    kept = Path("many", names[0])
+    assert width(str(kept)) > 720
     before = kept.read_bytes()
 
     def full(self: Image.Image, path: Path, **how: Any) -> None:
@@ -141,56 +133,46 @@ def test_pictures_are_drawn_whole_or_not_at_all(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    assert run(photo, "--out", kept) == 1
-    assert sorted(path.name for path in (tmp_path / "many").iterdir()) == names
+    assert command(f"{CAPTION} --out {kept}").status == 1
+    assert sorted(path.name for path in Path("many").iterdir()) == names
     assert kept.read_bytes() == before
 
 
 def test_patches_caption_the_grid_and_draw_the_map(
-    run: Run, told: Told, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
+    command: Command, told: Callable[[str], Any], model: Patchioner
 ) -> None:
-    assert run(photo, "--patches", "--out", tmp_path / "map.png") == 0
-    rows, columns = model.encode(photo).geometry.grid
-    assert f"{rows} x {columns} patches" in capsys.readouterr().out
-    assert width(tmp_path / "map.png") > 720
-    found = told("--patches")["captions"]
-    assert [one["text"] for one in found] == [o.text for o in model.caption(photo, Patch.all)]
+    rows, columns = model.encode("photo.png").geometry.grid
+    assert f"{rows} x {columns} patches" in command(f"{CAPTION} --patches --out map.png").out
+    assert width("map.png") > 720
+    found, due = told("--patches"), model.caption("photo.png", Patch.all)
+    assert [one["text"] for one in found] == [one.text for one in due]
     assert found[5]["region"] == {"patch": list(divmod(5, columns))}
 
 
 def test_labels_are_chosen_among_texts(
-    run: Run, told: Told, photo: Path, model: Patchioner, tmp_path: Path, capsys: Capture
+    command: Command, told: Callable[[str], Any], model: Patchioner
 ) -> None:
-    texts = ["a red cat", "a blue bus", "a kite"]
-    (label,) = model.label(photo, [Box(0, 0, 9, 9)], texts)
-    words = ["--labels", ";".join(texts), "--box", "0,0,9,9"]
-    assert run(photo, *words) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
+    texts, words = ["a red cat", "a blue bus", "a kite"], "--labels 'a red cat;a blue bus;a kite'"
+    (label,) = model.label("photo.png", [Box(0, 0, 9, 9)], texts)
+    last = command(f"{CAPTION} --box 0,0,9,9 {words}").out.splitlines()[-1]
     assert last == f"  1. box 0,0,9,9: {label.text}  ({100 * label.probability:.0f} %)"
-    (caption,) = told(*words)["captions"]
+    (caption,) = told(f"--box 0,0,9,9 {words}")
     assert caption["text"] == label.text
     for name in ("cosines", "probabilities"):
         due = dict(zip(texts, getattr(label, name), strict=True))
         assert caption[name] == pytest.approx(due, abs=1e-5)
-    out = tmp_path / "map.png"
-    assert run(photo, *words[:2], "--min-confidence", 1, "--patches", "--out", out) == 0
-    assert "none of these" in capsys.readouterr().out and out.is_file()
+    done = command(f"{CAPTION} {words} --min-confidence 1 --patches --out map.png")
+    assert "none of these" in done.out and Path("map.png").is_file()
 
 
+@pytest.mark.parametrize(("words", "status", "says"), [
+    ("missing", 1, "missing"), ("scikit-image:cofee", 1, "coffee"), ("photo.png --regions missing", 1, "missing"),
+    ("photo.png --bank missing", 1, "missing"), ("photo.png --out picture.xyz", 2, "picture.xyz"),
+    ("photo.png photo.png --out one.png", 1, "one.png"), (f"photo.png --temperature 1 --seed {2**128}", 2, "seed"),
+])  # fmt: skip
 def test_what_can_be_checked_is_checked_before_the_model_is_loaded(
-    run: Run, photo: Path, tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch
+    command: Command, words: str, status: int, says: str
 ) -> None:
-    def never(*names: Any, **options: Any) -> Any:
-        raise AssertionError("the model was loaded")
-
-    monkeypatch.setattr(Patchioner, "from_pretrained", never)
-    missing = tmp_path / "missing"
-    for words, status, says in (
-        ([missing], 1, str(missing)), (["scikit-image:cofee"], 1, "coffee"),
-        ([photo, "--regions", missing], 1, str(missing)), ([photo, "--bank", missing], 1, str(missing)),
-        ([photo, "--temperature", "1", "--seed", str(2**128)], 2, "seed"),
-        ([photo, "--out", "picture.xyz"], 2, "picture.xyz"), ([photo, photo, "--out", "one.png"], 1, "one.png"),
-    ):  # fmt: skip
-        assert run(*words) == status, words
-        error = capsys.readouterr().err
-        assert says in error and error.count("\n") <= 2 and "Traceback" not in error
+    done = command(f"caption --model nowhere/at-all {words}")
+    assert done.status == status and says in done.err and "at-all" not in done.err
+    assert done.err.count("\n") <= 2 and "Traceback" not in done.err

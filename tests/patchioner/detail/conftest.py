@@ -15,6 +15,7 @@ from patchioner.detail.calibrate import calibrate_model
 from patchioner.detail.client import ChatClient
 from patchioner.detail.score import Calibration
 from patchioner.detail.values import DetailRegion, Photo, open_photo
+from tests.support import MonkeyPatch
 from tests.support.chat_server import ChatServer
 from tests.support.tiny import TEXTS, noise_photo
 
@@ -59,7 +60,7 @@ def waits() -> list[float]:
 
 
 @pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> Iterator[Make]:
+def make(monkeypatch: MonkeyPatch, waits: list[float]) -> Iterator[Make]:
     """Makes clients of a `ChatServer` that have a key and do not really wait, and closes them."""
     pytest.importorskip("openai")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)

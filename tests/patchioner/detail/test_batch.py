@@ -15,62 +15,45 @@ from PIL import Image
 
 from patchioner import Box, Patchioner
 from patchioner.base import errors
-from patchioner.detail import batch, values
+from patchioner.detail import DetailedCaption, Photo, Statement, Support, batch
 from patchioner.detail.describe import as_region
+from patchioner.detail.values import FORMAT, to_json
+from tests.support import Log, MonkeyPatch
 from tests.support.tiny import noise_photo
 
 TEXTS = {"global": ["A dog sits. A unicorn flies."], "spatial-1": ["A red kite.", "A dog."]}
+UNICORNS = {"global": ["A unicorn.", "Two unicorns."]}
+GREY = Image.new("RGB", (448, 448), "gray")
 
 
-def described(
-    texts: dict[str, list[str]], photo: Image.Image | None = None, **parts: Any
-) -> values.DetailedCaption:
-    """By stand-ins: one says these texts, one believes in all but unicorns."""
+@pytest.mark.parametrize(("texts", "photo", "text", "reasons", "why"), [
+    (TEXTS, noise_photo(), "A dog sits. A red kite.", [None, "unsupported", None, "duplicate"], ""),
+    (UNICORNS, noise_photo(), "", ["unsupported"] * 2, "none of 2 sentences could be kept: 2 unsupported"),
+    ({}, noise_photo(), "", [], "nothing was said of the photo"), (TEXTS, GREY, "", [], "one colour"),
+])  # fmt: skip
+def test_every_claim_is_accounted_for_once(
+    texts: Any, photo: Image.Image, text: str, reasons: list[str | None], why: str
+) -> None:
+    """By stand-ins: one says the texts, one believes in all but unicorns."""
 
-    def describe(photo: values.Photo, regions: Any, *, seed: int) -> list[values.Statement]:
-        ids = [region.id for region in regions if region.id in texts]
-        return [
-            values.Statement(name, n, text) for name in ids for n, text in enumerate(texts[name])
-        ]
+    def describe(photo: Photo, regions: Any, *, seed: int) -> list[Statement]:
+        return [Statement(name, *one) for name in texts for one in enumerate(texts[name])]
 
-    def score(photo: values.Photo, sentences: Any) -> list[values.Support]:
-        return [values.Support(0.9 * ("unicorn" not in text)) for _, text in sentences]
+    def score(photo: Photo, sentences: Any) -> list[Support]:
+        return [Support(0.9 * ("unicorn" not in text)) for _, text in sentences]
 
     said: Any = SimpleNamespace(settings={"describer": "fake"}, describe=describe)
     scorer: Any = SimpleNamespace(settings={}, threshold=0.5, score=score)
     settings = batch.preset("careful", {"filter.share": 0.0, "fuse.new_share": 1.0})
-    captioner = batch.DetailCaptioner(
-        None, describer=said, scorer=scorer, settings=settings, **parts
-    )
-    return captioner.describe(photo or noise_photo(), seed=2)
-
-
-def test_every_claim_is_accounted_for_once() -> None:
-    caption = described(TEXTS)
-    assert caption.text == "A dog sits. A red kite."
-    assert [s.claim_ids for s in caption.sentences] == [("c1",), ("c3",)]
-    verdicts = [(v.claim.id, v.reason) for v in (*caption.kept, *caption.dropped)]
-    expected = [("c1", None), ("c2", "unsupported"), ("c3", None), ("c4", "duplicate")]
-    assert sorted(verdicts) == expected
-    assert (caption.image_size, caption.reason, caption.settings["seed"]) == ((96, 64), None, 2)
-
-
-@pytest.mark.parametrize(("texts", "photo", "reason"), [
-    ({"global": ["A unicorn.", "Two unicorns."]}, None, "none of 2 sentences could be kept: 2 unsupported"),
-    ({}, None, "nothing was said of the photo"), (TEXTS, Image.new("RGB", (448, 448), "gray"), "one colour"),
-])  # fmt: skip
-def test_with_nothing_supported_nothing_is_said(texts: Any, photo: Any, reason: str) -> None:
-    caption = described(texts, photo)
-    assert (caption.text, caption.sentences, caption.kept) == ("", (), ())
-    assert reason in (caption.reason or "")
-    assert len(caption.regions) == 14
-
-
-@pytest.mark.parametrize(("claim", "region"), [("c9", "global"), ("c1", "nowhere")])
-def test_a_fuser_that_speaks_of_what_is_not_there_is_refused(claim: str, region: str) -> None:
-    fused: Any = [values.FusedSentence("A.", (claim,), (region,))], []
-    with pytest.raises(errors.DetailError, match="c9|nowhere"):
-        described(TEXTS, fuser=SimpleNamespace(settings={}, fuse=lambda *_: fused))
+    captioner = batch.DetailCaptioner(None, describer=said, scorer=scorer, settings=settings)
+    caption = captioner.describe(photo, seed=2)
+    verdicts = sorted((one.claim.id, one.reason) for one in (*caption.kept, *caption.dropped))
+    assert verdicts == [(f"c{n}", reason) for n, reason in enumerate(reasons, 1)]
+    kept = [one.claim.id for one in caption.kept]
+    assert [one.claim_ids for one in caption.sentences] == [(name,) for name in kept]
+    assert caption.text == text and why in (caption.reason or "")
+    assert (caption.image_size, len(caption.regions)) == (photo.size, 14)
+    assert caption.settings["seed"] == 2
 
 
 def test_settings_are_changed_by_name_and_stages_may_need_a_model() -> None:
@@ -102,122 +85,111 @@ def test_all_parts_together(model: Patchioner, name: str) -> None:
     one, two = (captioner.describe(noise_photo(), seed=3) for _ in range(2))
     assert one.text == " ".join(sentence.text for sentence in one.sentences)
     assert bool(one.text) == (one.reason is None)
-    assert values.to_json(one, "x") == values.to_json(two, "x")
+    assert to_json(one, "x") == to_json(two, "x")
 
 
-class FakeCaptioner:
+PHOTOS, OUT = [f"{number}.png" for number in range(5)], Path("out.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def desk(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
+    """The photos, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(PHOTOS):
+        noise_photo(12, 8, seed=number).save(name)
+
+
+class Fake:
     """Tells the photo's digest; raises what `trouble` has for its name."""
 
     def __init__(self, trouble: Mapping[str, BaseException] | None = None, n: int = 1) -> None:
         self.trouble, self.asked = trouble or {}, list[str]()
         self.settings: dict[str, object] = {"describer": {"n": n}}
 
-    def describe(
-        self, photo: values.Photo, regions: Any = None, *, seed: int = 0
-    ) -> values.DetailedCaption:
+    def describe(self, photo: Photo, regions: Any = None, *, seed: int = 0) -> DetailedCaption:
         self.asked.append(photo.name)
         if photo.name in self.trouble:
             raise self.trouble[photo.name]
         text = f"{photo.sha256[:8]} {seed} {len(regions or ())}."
         settings = {**self.settings, "seed": seed}
-        return values.DetailedCaption(text, (), (), (), (), photo.size, None, settings)
+        return DetailedCaption(text, (), (), (), (), photo.size, None, settings)
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> list[str]:
-    names = [str(tmp_path / f"{number}.png") for number in range(5)]
-    for number, name in enumerate(names):
-        noise_photo(12, 8, seed=number).save(name)
-    return names
+def run(captioner: Any, photos: Any = PHOTOS, out: Path = OUT, **how: Any) -> batch.BatchResult:
+    return batch.describe_many(captioner, photos, out, **how)
 
 
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out.jsonl"
-
-
-def lines_of(out: Path, field: str = "photo") -> list[Any]:
-    return [json.loads(line)[field] for line in out.read_text().splitlines()]
+def lines(field: str = "photo") -> list[Any]:
+    held = OUT.read_text() if OUT.exists() else ""
+    return [json.loads(line)[field] for line in held.splitlines()]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("stop", [0, 2, 4])
-def test_a_line_per_photo_in_order_after_a_stop_as_without_one(
-    photos: list[str], out: Path, workers: int, stop: int
-) -> None:
-    whole = out.with_name("whole.jsonl")
-    result = batch.describe_many(FakeCaptioner(), photos, whole)
+def test_a_line_per_photo_in_order_after_a_stop_as_without(workers: int, stop: int) -> None:
+    whole, again = Path("whole.jsonl"), Fake()
+    result = run(Fake(), out=whole)
     assert result.complete and (result.described, result.known, result.failed) == (5, 0, ())
-    assert (
-        lines_of(whole) == photos == [name for name, _ in batch.read_captions(whole, result.names)]
-    )
     with pytest.raises(KeyboardInterrupt):
-        first = FakeCaptioner({photos[stop]: KeyboardInterrupt()})
-        batch.describe_many(first, photos, out, workers=workers)
-    written, second = lines_of(out) if out.exists() else [], FakeCaptioner()
-    batch.describe_many(second, photos, out, workers=workers)
-    assert not set(written) & set(second.asked)
-    assert out.read_bytes() == whole.read_bytes()
+        run(Fake({PHOTOS[stop]: KeyboardInterrupt()}), workers=workers)
+    written = lines()
+    run(again, workers=workers)
+    assert not set(written) & set(again.asked)
+    assert OUT.read_bytes() == whole.read_bytes()
+    assert lines() == PHOTOS == [name for name, _ in batch.read_captions(OUT, result.names)]
 
 
-def test_a_photo_that_fails_is_reported_and_tried_again(photos: list[str], out: Path) -> None:
-    Path(photos[1]).write_bytes(b"no picture")
-    told: list[str] = []
-    captioner = FakeCaptioner({photos[3]: errors.DetailError("the server is ill")})
-    result = batch.describe_many(captioner, photos, out, on_error=lambda name, _: told.append(name))
+def test_a_photo_that_fails_is_reported_and_tried_again() -> None:
+    Path("1.png").write_bytes(b"no picture")
+    told, again = list[str](), Fake()
+    ill = Fake({"3.png": errors.DetailError("the server is ill")})
+    result = run(ill, on_error=lambda name, _: told.append(name))
     assert not result.complete and result.stopped is None
-    assert told == [name for name, _ in result.failed] == [photos[1], photos[3]]
-    assert lines_of(out) == photos[::2]
-    noise_photo(12, 8, seed=1).save(photos[1])
-    again = FakeCaptioner()
-    assert batch.describe_many(again, photos, out).complete
-    assert again.asked == [photos[1], photos[3]] and sorted(lines_of(out)) == photos
+    assert told == [name for name, _ in result.failed] == ["1.png", "3.png"]
+    assert lines() == PHOTOS[::2]
+    noise_photo(12, 8, seed=1).save("1.png")
+    assert run(again).complete
+    assert again.asked == ["1.png", "3.png"] and sorted(lines()) == PHOTOS
 
 
-@pytest.mark.parametrize(
-    "error", [errors.FutileError("spent"), errors.HubError("gone"), errors.OptionError("no such")]
-)
+@pytest.mark.parametrize("kind", [errors.FutileError, errors.HubError, errors.OptionError])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_failure_of_all(photos: list[str], out: Path, error: Exception, workers: int) -> None:
-    captioner = FakeCaptioner({photos[2]: error})
-    result = batch.describe_many(captioner, photos, out, workers=workers)
-    assert result.stopped is error and not result.complete
-    assert photos[4] not in captioner.asked or workers > 1
-    assert {photos[0], photos[1]} <= set(lines_of(out))
+def test_a_failure_of_all(kind: type[Exception], workers: int) -> None:
+    captioner = Fake({"2.png": kind("spent")})
+    result = run(captioner, workers=workers)
+    assert isinstance(result.stopped, kind) and not result.complete
+    assert "4.png" not in captioner.asked or workers > 1
+    assert {"0.png", "1.png"} <= set(lines())
 
 
-def test_a_photo_is_known_by_pixels_regions_and_settings(photos: list[str], out: Path) -> None:
-    batch.describe_many(FakeCaptioner(), photos[:1], out)
-    renamed = str(out.with_name("new.bmp"))
-    Image.open(photos[0]).save(renamed)
-    again = FakeCaptioner()
-    assert batch.describe_many(again, [renamed, photos[0], renamed], out).known == 3
-    assert again.asked == [] and lines_of(out) == [photos[0], renamed]
-    assert len(set(lines_of(out, "text"))) == 1
-    for boxes in (Box(0, 0, 4, 4), Box(0, 0, 4, 5), Box(0, 0, 4, 4)):
-        job = batch.PhotoJob.of(photos[0], lambda size, boxes=boxes: [boxes])  # type: ignore[misc]
-        batch.describe_many(again, [job], out)
+def test_a_photo_is_known_by_pixels_regions_and_settings() -> None:
+    run(Fake(), ["0.png"])
+    Image.open("0.png").save("new.bmp")
+    again = Fake()
+    assert run(again, ["new.bmp", "0.png", "new.bmp"]).known == 3
+    assert again.asked == [] and lines() == ["0.png", "new.bmp"]
+    assert len(set(lines("text"))) == 1
+    for bottom in (4, 5, 4):
+        boxes = [Box(0, 0, 4, bottom)]
+        run(again, [batch.PhotoJob.of("0.png", lambda size, boxes=boxes: boxes)])  # type: ignore[misc]
     assert len(again.asked) == 2
-    before = out.read_bytes()
-    other = FakeCaptioner(n=2)
-    for captioner, seed, changed in ((other, 0, r"describer\.n"), (again, 1, "seed")):
+    before = OUT.read_bytes()
+    for captioner, seed, changed in ((Fake(n=2), 0, r"describer\.n"), (again, 1, "seed")):
         with pytest.raises(errors.OptionError, match=rf"other settings \({changed}\)"):
-            batch.describe_many(captioner, photos, out, seed=seed)
-    assert out.read_bytes() == before
+            run(captioner, seed=seed)
+    assert OUT.read_bytes() == before
 
 
 NAMES = [("k1", "a"), ("k2", "b"), ("k2", "c")]
 
 
-def test_cut_or_damaged_anywhere_whole_lines_stay(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = batch.LineFile(tmp_path / "sub" / "out.jsonl")
+def test_cut_or_damaged_anywhere_whole_lines_stay(caplog: Log) -> None:
+    made = batch.LineFile("sub/out.jsonl")
     for key, photo in NAMES:
-        made.append((key, photo), json.dumps({"format": values.FORMAT, "key": key, "photo": photo}))
+        made.append((key, photo), json.dumps({"format": FORMAT, "key": key, "photo": photo}))
     path, whole = made.path, made.path.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    ends = [len(b"".join(lines[:n])) for n in range(len(lines) + 1)]
+    parts = whole.splitlines(keepends=True)
+    ends = [len(b"".join(parts[:n])) for n in range(len(parts) + 1)]
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
         kept = sum(end <= length for end in ends[1:])
@@ -225,47 +197,42 @@ def test_cut_or_damaged_anywhere_whole_lines_stay(
         assert path.read_bytes() == whole[: ends[kept]]
     path.write_bytes(whole + b"\0" * 100)  # as a power cut leaves it
     assert list(batch.LineFile(path).places) == NAMES and path.read_bytes() == whole
-    path.write_bytes(lines[0] + lines[1][:30] + b"\n" + lines[2])
+    path.write_bytes(parts[0] + parts[1][:30] + b"\n" + parts[2])
     with caplog.at_level(logging.WARNING):
         assert list(batch.LineFile(path).places) == [NAMES[0], NAMES[2]]
     assert "line 2" in caplog.text
 
 
 @pytest.mark.parametrize(
-    "text", ["dear diary\n", "dear diary", '{"a": 1}\n', f'{{"format": "{values.FORMAT}"}}\n', "\x89PNG\r\n\x1a\n"]
+    "text", ["dear diary\n", "dear diary", '{"a": 1}\n', f'{{"format": "{FORMAT}"}}\n', "\x89PNG\r\n\x1a\n"]
 )  # fmt: skip
-def test_somebody_elses_file_is_not_touched(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "notes.txt"
-    path.write_bytes(text.encode())
+def test_somebody_elses_file_is_not_touched(text: str) -> None:
+    OUT.write_bytes(text.encode())
     with pytest.raises(errors.OptionError, match="left as it is"):
-        batch.LineFile(path)
-    assert path.read_bytes() == text.encode()
+        batch.LineFile(OUT)
+    assert OUT.read_bytes() == text.encode()
 
 
 @pytest.mark.parametrize("content", [
     {}, [], "a.jpg", [3], [""], [{"regions": []}], [{"photo": "a", "region": []}], [{"photo": "a", "regions": 3}],
 ])  # fmt: skip
-def test_other_forms_of_lists_are_refused(tmp_path: Path, content: Any) -> None:
-    (tmp_path / "list.json").write_text(json.dumps(content))
+def test_other_forms_of_lists_are_refused(content: Any) -> None:
+    Path("list.json").write_text(json.dumps(content))
     with pytest.raises(errors.ImageError, match=r"list\.json"):
-        batch.read_photo_list(tmp_path / "list.json")
+        batch.read_photo_list("list.json")
 
 
 def test_paths_start_at_the_list_and_regions_are_read(tmp_path: Path) -> None:
-    (tmp_path / "10:30.jpg").write_bytes(b"")
-    (tmp_path / "b.json").write_text('[{"box": [1, 2, 30, 40], "label": "bus"}]')
-    entries = [
-        "10:30.jpg", "scikit-image:coffee", {"photo": "b.jpg", "regions": "b.json"},
-        {"photo": "c.jpg", "regions": [{"box": [5, 6, 7, 8]}]}, {"photo": "d.jpg", "regions": [{"circle": 3}]},
-    ]  # fmt: skip
-    (tmp_path / "list.json").write_text(json.dumps(entries))
+    Path("10:30.jpg").write_bytes(b"")
+    Path("b.json").write_text('[{"box": [1, 2, 30, 40], "label": "bus"}]')
+    given: list[Any] = ["b.json", [{"box": [5, 6, 7, 8]}], [{"circle": 3}]]
+    entries = [{"photo": "b.jpg", "regions": one} for one in given]
+    Path("list.json").write_text(json.dumps(["10:30.jpg", "scikit-image:coffee", *entries]))
     names, readers = zip(*batch.read_photo_list(tmp_path / "list.json"), strict=True)
-    places = [str(tmp_path / name) for name in ("10:30.jpg", "b.jpg", "c.jpg", "d.jpg")]
-    assert list(names) == [places[0], "scikit-image:coffee", *places[1:]]
+    beside = str(tmp_path / "b.jpg")
+    assert names == (str(tmp_path / "10:30.jpg"), "scikit-image:coffee", beside, beside, beside)
     assert readers[:2] == (None, None)
-    given = [[as_region(one, (64, 64)) for one in read((64, 64))] for read in readers[2:4]]
-    assert [[(one.name, one.box) for one in several] for several in given] == [
-        [("bus", (1, 2, 30, 40))], [(None, (5, 6, 7, 8))]
-    ]  # fmt: skip
+    found = [as_region(*read((64, 64)), (64, 64)) for read in readers[2:4]]
+    assert [(one.name, one.box) for one in found] == [("bus", (1, 2, 30, 40)), (None, (5, 6, 7, 8))]
     with pytest.raises(errors.RegionFileError, match="entry 4"):
         readers[4]((64, 64))

@@ -11,15 +11,14 @@ from PIL import Image
 from patchioner import Patchioner
 from patchioner.detail.calibrate import calibrate_matcher, calibrate_model, main
 from patchioner.detail.score import Calibration, DenseScorer
+from tests.support import Capture
 from tests.support.tiny import TEXTS, noise_photo
 
 
-def test_the_same_seed(model: Patchioner, pairs: list[Any], calibration: Calibration) -> None:
+def test_a_seed_gives_the_same_and_a_matcher_is_judged_by_its_own_numbers(
+    model: Patchioner, pairs: list[Any], calibration: Calibration
+) -> None:
     assert calibrate_model(model, pairs) == calibration != calibrate_model(model, pairs, seed=1)
-
-
-def test_a_matcher_is_calibrated_by_its_own_numbers(pairs: list[Any]) -> None:
-    """One that knows the true captions by heart is certain of them."""
     true = {caption for _, captions in pairs for caption in captions}
 
     def match(picture: Image.Image, sentences: Any) -> np.ndarray:
@@ -39,12 +38,12 @@ def data(tmp_path: Path, model: Patchioner) -> list[str]:
         rows.append({"file_name": f"{seed}.png", "captions": [TEXTS[seed], TEXTS[seed + 6]]})
     (tmp_path / "pairs.json").write_text(json.dumps(rows))
     model.save_pretrained(tmp_path / "model")
-    files = ["--pairs", str(tmp_path / "pairs.json"), "--photos", str(tmp_path)]
-    return [*files, "--model", str(tmp_path / "model")]
+    given = {"pairs": tmp_path / "pairs.json", "photos": tmp_path, "model": tmp_path / "model"}
+    return [word for name, path in given.items() for word in (f"--{name}", str(path))]
 
 
 def test_a_calibrated_model_is_written_and_scores(
-    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: list[str], tmp_path: Path, capsys: Capture
 ) -> None:
     assert main([*data, "--out", str(tmp_path / "new")]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -63,7 +62,7 @@ def test_a_calibrated_model_is_written_and_scores(
     (["--scorer", "blop:x"], "did you mean 'blip'"), (["--scorer", "blip:x", "--write"], "--out FILE.json"),
 ])  # fmt: skip
 def test_mistakes_are_explained(
-    data: list[str], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    data: list[str], arguments: list[str], message: str, capsys: Capture
 ) -> None:
     assert main([*data, *arguments]) == 1
     assert message in capsys.readouterr().err

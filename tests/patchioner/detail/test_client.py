@@ -19,6 +19,7 @@ from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail import client as chat
 from patchioner.detail.models import Answer, CallCache, EmptyAnswerError, Question
 from tests.patchioner.detail.conftest import CASES, KEY, Make
+from tests.support import Log, MonkeyPatch
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, says
 
 pytest.importorskip("openai")
@@ -178,7 +179,7 @@ def test_a_budget_stops_the_work_until_it_is_raised(make: Make) -> None:
 
 @pytest.mark.parametrize("status", [200, 401, 500])
 def test_a_key_that_a_server_repeats_is_nowhere(
-    make: Make, tmp_path: Any, caplog: pytest.LogCaptureFixture, status: int
+    make: Make, tmp_path: Any, caplog: Log, status: int
 ) -> None:
     with caplog.at_level(logging.DEBUG), ChatServer(says(f"Your key is {KEY}.")) as server:
         client = make(server, cache=CallCache(tmp_path))
@@ -196,7 +197,7 @@ def test_a_key_that_a_server_repeats_is_nowhere(
         pickle.dumps(client)
 
 
-def test_after_an_interrupt(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_interrupt(make: Make, monkeypatch: MonkeyPatch) -> None:
     pausing = threading.Barrier(3)
 
     def pause(client: chat.ChatClient, seconds: float, interrupt: threading.Event) -> None:
@@ -273,6 +274,8 @@ def test_no_password_is_shown_and_a_key_in_the_clear_is_warned_of(
     assert caplog.text == ""
     chat.ChatClient("m", base_url="http://models.example/v1")
     assert "unencrypted" in caplog.text
+    monkeypatch.delenv("OPENAI_API_KEY")  # which other servers do not need
+    chat.ChatClient("m", base_url="http://models.example/v1")
     assert not [one for one in ("passw0rd", "tok123", KEY) if one in shown + caplog.text]
 
 

@@ -20,6 +20,7 @@ from patchioner.detail import describe
 from patchioner.detail.values import DetailRegion, Photo, Rectangle, open_photo
 from patchioner.regions import NamedRegion
 from tests.patchioner.detail.conftest import PHOTO, REGIONS, Make
+from tests.support import MonkeyPatch
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, once, says
 from tests.support.pages import embedded
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
@@ -110,7 +111,7 @@ def test_polygons_become_masks_and_what_has_no_inside_is_refused() -> None:
 
 
 def test_a_photo_is_encoded_once_and_its_first_statements_are_the_plain_captions(
-    photo: Photo, monkeypatch: pytest.MonkeyPatch
+    photo: Photo, monkeypatch: MonkeyPatch
 ) -> None:
     model = Patchioner(tiny_parts(), device="cpu")
     plain = model.caption(photo.image, [one.region for one in REGIONS])

@@ -20,6 +20,7 @@ from patchioner.detail.values import (
     to_json,
 )
 from patchioner.regions import encode_rle
+from tests.patchioner.detail.conftest import CASES
 from tests.support.tiny import noise_photo
 
 MASK = np.random.default_rng(0).random((6, 8)) > 0.5
@@ -32,7 +33,7 @@ EXAMPLE: dict[str, Any] = {
         {"text": "Ünïcode.", "claims": ["c2"], "regions": ["a"], "agreement": 1, "support": None},
     ],
     "regions": [
-        {"id": "global", "kind": "global", "box": [0.0, 0.0, 8.0, 6.0], "mask": None, "parents": [], "name": None},
+        {"id": "global", "kind": "global", "box": [0, 0, 8, 6], "mask": None, "parents": [], "name": None},
         {"id": "a", "kind": "user", "box": [1.5, 0.0, 8.0, 6.0], "mask": encode_rle(MASK), "parents": ["global"],
          "name": "bus"},
     ],
@@ -86,29 +87,7 @@ def test_the_same_pixels_have_the_same_digest_from_any_file(tmp_path: Path) -> N
         open_photo(tmp_path / "none.jpg")
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    (" ... \n", []), ("Well ... a dog.", ["Well ... a dog."]),
-    ("a man riding a horse", ["a man riding a horse"]), ("J. Smith waves.", ["J. Smith waves."]),
-    ("A dog. A cat!  Is it? it is.", ["A dog.", "A cat!", "Is it?", "it is."]),
-    ("It weighs 4.5 kg. It is red.", ["It weighs 4.5 kg.", "It is red."]),
-    ("Mr. Smith sits, e.g. on a bench.", ["Mr. Smith sits, e.g. on a bench."]),
-    ("Pots, pans, etc. A sink.", ["Pots, pans, etc.", "A sink."]),
-    ("It is 4 p.m. on a clock.", ["It is 4 p.m. on a clock."]),
-    ('The sign reads "STOP. GO." It is red.', ['The sign reads "STOP. GO."', "It is red."]),
-    ("It says \u201cHi. You.\u201d It is red.", ["It says \u201cHi. You.\u201d", "It is red."]),
-    ('A 5" screen. A desk.', ['A 5" screen.', "A desk."]),
-    ("Key elements: 1. A cat: It is black. 2. Two dogs\n3. A bed;",
-     ["Key elements:", "A cat.", "It is black.", "Two dogs.", "A bed."]),
-    ("1) A cat 2) A dog", ["A cat.", "A dog."]), ("There are 2. It is a pair.", ["There are 2.", "It is a pair."]),
-    ("1. A cat.\n2. A dog.\nIt is day.", ["A cat.", "A dog.", "It is day."]),
-    ("I see: - A cat\n- A dog", ["I see:", "A cat.", "A dog."]),
-    ("1. **Rug**: There is a rug. 2. **Bed**: It is white.", ["Rug.", "There is a rug.", "Bed.", "It is white."]),
-    ("### Scene\n> A *red* cat sits.\n---\n+ A `dog`", ["Scene", "A red cat sits.", "A dog."]),
-    ("| thing | colour |\n|---|:-:|\n| cat | red |", ["thing, colour", "cat, red"]),
-    ("See <b>a cat</b> &amp; [a dog](http://x.y/z).<br>***It*** is red.", ["See a cat & a dog.", "It is red."]),
-    ("3*4*5 snake_case_name", ["3*4*5 snake_case_name"]),
-    ("A well-lit room - with a bed.", ["A well-lit room - with a bed."]),
-])  # fmt: skip
+@pytest.mark.parametrize(("text", "expected"), CASES["sentences"])
 def test_prose_and_lists_become_sentences(text: str, expected: list[str]) -> None:
     assert split_sentences(text) == expected
 
