@@ -34,12 +34,12 @@ def test_masks_traces_and_texts_come_from_files() -> None:
     ("--box 1,2,3", "X1,Y1,X2,Y2"), ("--box a,b,c,d", "a,b,c,d"), ("--box 30,0,10,10", "inverted"),
     ("--point 7", "X,Y"), ("--trace=", "trace"), ("--trace nowhere.json", "nowhere.json"),
     ("--mask nowhere.png", "nowhere.png"), ("--region-set 0,0,9", "0,0,9"), ("--beam 0", "'0'"),
-    ("--variance 1", "--weighting gaussian"), ("--temperature 1 --beam 3", "--beam"),
+    ("--weighting uniform,variance=1", "gaussian,variance=0.5"), ("--temperature 1 --beam 3", "--beam"),
     ("--patches --point 1,1", "--patches"), ("--weighting gausian", "gaussian"), ("--labels c.txt", "c.txt"),
     ("--labels 'a;b' --beam 3", "--beam"), ("--labels 'a;b' --plain", "--plain"), ("--normalized", "--regions"),
     ("--labels one", "'one'"), ("--labels ''", "''"), ("--beam 1.5", "'1.5'"), ("--temperature 0", "'0'"),
-    ("--temperature inf", "'inf'"), ("--variance -1", "'-1'"), ("--variance nan", "'nan'"),
-    ("--min-confidence 1.5", "'1.5'"),
+    ("--temperature inf", "'inf'"), ("--weighting gaussian,variance=-1", "'-1'"), ("--min-confidence 1.5", "'1.5'"),
+    ("--labels 'a;b' --style phrase", "--style"), ("--weighting gaussian,variance=nan", "'nan'"),
 ])  # fmt: skip
 def test_wrong_usage(command: Command, words: str, says: str) -> None:
     done = command(f"caption photo.png --model tiny {words}")

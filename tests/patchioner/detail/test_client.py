@@ -20,12 +20,11 @@ from patchioner.detail import client as chat
 from patchioner.detail.models import Answer, CallCache, EmptyAnswerError, Question
 from tests.patchioner.detail.conftest import CASES, KEY, Make
 from tests.support import Log, MonkeyPatch
-from tests.support.chat_server import ChatServer, Reaction, echo, fails, says
+from tests.support.chat_server import JSON, ChatServer, Reaction, echo, fails, says
 
 pytest.importorskip("openai")
 ASKED = Question("fuse", "m", "What?", "Be brief.", {"temperature": 0.5, "max_tokens": 7}, 3)
 ECHO = f"Answer 0 to seed {ASKED.own_seed}."
-JSON = {"Content-Type": "application/json"}
 
 
 def many(client: chat.ChatClient, count: int) -> list[str]:
