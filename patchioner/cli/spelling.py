@@ -124,16 +124,9 @@ parse_region_set = argument(lambda text: RegionSet([parse_box(box) for box in _p
 def parse_trace(text: str) -> Trace:
     """`X,Y X,Y` in pixels, or the path of a file with a trace."""
     path = Path(text)
-    if "," in text and not path.suffix.isalpha() and not _is_file(path):
+    if "," in text and not path.suffix.isalpha() and not os.path.isfile(text):
         return Trace(_points(text))
     return read_trace(path)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a long list of points is no possible file name
-        return False
 
 
 def add_model(add: Callable[..., Any]) -> None:
@@ -183,14 +176,14 @@ def region_file(options: argparse.Namespace) -> RegionFile | None:
 @argument
 def parse_texts(text: str) -> tuple[str, ...]:
     """Texts separated by semicolons, or those of a file: .txt with one per line, or what `read_captions` reads."""
-    if _is_file(Path(text)):
+    if os.path.isfile(text):
         from memory_bank import read_captions
 
         texts = read_captions(text)
     else:
         texts = text.split(";")
     found = tuple(dict.fromkeys(stripped for one in texts if (stripped := one.strip())))
-    if len(found) == 1 and Path(text).suffix[1:].isalpha() and not _is_file(Path(text)):
+    if len(found) == 1 and Path(text).suffix[1:].isalpha() and not os.path.isfile(text):
         raise TextError(f'no file {text!r}: check the path, or write texts as "a cat;a dog"')
     if len(found) < 2:
         raise TextError(f'{text!r} holds no two texts: write "a cat;a dog", or name a file')

@@ -6,7 +6,6 @@ and most colours: `Support.unverifiable` names them. A captioner finds its own c
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from patchioner.detail.values import (
     DetailRegion,
     Photo,
     Support,
+    any_of,
     canonical,
     content_words,
     things,
@@ -258,21 +258,14 @@ class DenseScorer:
         return np.asarray((tokens @ self._evidence.embed([sentence])[0]).numpy(), dtype=np.float32)
 
 
-_UNVERIFIABLE: Final = {
-    "number": r"two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\d+",
-    "colour": r"red|orange|yellow|green|blue|purple|pink|brown|black|white|gr[ea]y|golden|silver|beige",
-    "place": r"(?:on|to|at) the (?:far |upper |lower )?(?:left|right)|left|right|above|below|behind|in front of|"
-    r"next to|beside|between|under(?:neath)?|over|facing|towards?|on top of|inside|near",
-    "negation": r"no|not|without|none|never|isn't|aren't|doesn't|don't",
-}
+_UNVERIFIABLE: Final = {kind: any_of(kind) for kind in ("number", "colour", "place", "negation")}
 
 
 def unverifiable(sentence: str) -> tuple[str, ...]:
     """What of a sentence no contrastive score can support, in words."""
     parts = []
-    for kind, words in _UNVERIFIABLE.items():
-        found = re.finditer(rf"\b(?:{words})\b", sentence.lower())
-        parts += [f"{kind}: {match.group()}" for match in found]
+    for kind, pattern in _UNVERIFIABLE.items():
+        parts += [f"{kind}: {found.group()}" for found in pattern.finditer(sentence.lower())]
     if not things(sentence):
         parts.append("names no thing" if word_weights(sentence) else "says nothing")
     return tuple(dict.fromkeys(parts))

@@ -52,8 +52,19 @@ FORMAT, VERSION = "patchioner-detail", 1
 _TEXT = Path(__file__).with_name("words.txt").read_text(encoding="utf-8")
 _, *_PARTS = re.split(r"^\[(.+)\]\n", re.sub("(?m)^#.*\n", "", _TEXT), flags=re.MULTILINE)
 LISTS = dict(zip(_PARTS[::2], _PARTS[1::2], strict=True))
-"""Word lists by their names, as they are written in words.txt."""
+"""Word lists and prompts by their names, as they are written in words.txt."""
 _SETS = {name: word_set(text) for name, text in LISTS.items()}
+
+
+def any_of(name: str) -> re.Pattern[str]:
+    """Matches each of a list's alternatives, which are separated by white space; "_" is a space."""
+    alternatives = "|".join(LISTS[name].split()).replace("_", " ")
+    return re.compile(rf"\b(?:{alternatives})\b", re.IGNORECASE)
+
+
+def prompt(name: str) -> str:
+    """What a model is asked, a paragraph a line."""
+    return "\n".join(" ".join(one.split()) for one in LISTS[name].strip().split("\n\n"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ import pytest
 
 from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.detail import client as chat
-from patchioner.detail.models import Answer, CallCache, EmptyAnswerError, Question
+from patchioner.detail.models import CallCache, EmptyAnswerError, Question
 from tests.patchioner.detail.conftest import CASES, KEY, Make
 from tests.support import Log, MonkeyPatch
 from tests.support.chat_server import JSON, ChatServer, Reaction, echo, fails, says
@@ -25,13 +25,6 @@ from tests.support.chat_server import JSON, ChatServer, Reaction, echo, fails, s
 pytest.importorskip("openai")
 ASKED = Question("fuse", "m", "What?", "Be brief.", {"temperature": 0.5, "max_tokens": 7}, 3)
 ECHO = f"Answer 0 to seed {ASKED.own_seed}."
-
-
-def many(client: chat.ChatClient, count: int) -> list[str]:
-    """Asks different questions at once."""
-    asked = [replace(ASKED, system="", user=f"question {number}") for number in range(count)]
-    found = client.answers((question, None) for question in asked)
-    return [answer.text for answer in found.values() if isinstance(answer, Answer)]
 
 
 def test_a_request_says_what_was_asked(make: Make) -> None:
@@ -152,28 +145,14 @@ def test_a_refused_parameter_is_known_by_the_servers_words(message: str, name: s
     assert chat.refused_parameter(error, {"model": "x"}) is None
 
 
-def test_no_more_requests_than_allowed_are_under_way_and_as_many_are(make: Make) -> None:
-    together = threading.Barrier(3)
-
-    def meet(request: dict[str, Any]) -> Reaction:
-        together.wait(10)  # passes only if three are here at once
-        return echo(request)
-
-    with ChatServer(then=meet) as server, ThreadPoolExecutor(2) as photos:
-        client = make(server, concurrency=3, timeout=20.0)
-        said = list(photos.map(lambda _: many(client, 6), range(2)))  # two photos share the places
-    assert server.most == 3
-    assert said[0] == said[1] and len(said[0]) == 6
-
-
 def test_a_budget_stops_the_work_until_it_is_raised(make: Make) -> None:
     with ChatServer() as server:
-        client = make(server, budget=chat.Budget(max_calls=4), concurrency=2)
-        with pytest.raises(FutileError, match="4 calls"):
-            many(client, 10)
-        assert len(server.requests) == 4 == client.budget.calls
-        client.budget.max_calls = 14
-        assert len(many(client, 10)) == 10
+        client = make(server, budget=chat.Budget(max_calls=1))
+        assert client.complete(ASKED) == [ECHO]
+        with pytest.raises(FutileError, match="1 calls"):
+            client.complete(ASKED)
+        client.budget.max_calls = 2
+        assert client.complete(ASKED) == [ECHO]
 
 
 @pytest.mark.parametrize("status", [200, 401, 500])
@@ -206,7 +185,8 @@ def test_after_an_interrupt(make: Make, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(chat.ChatClient, "_pause", pause)
     with ChatServer(*[fails(503)] * 2) as server, ThreadPoolExecutor(2) as threads:
         client = make(server)
-        under_way = [threads.submit(many, client, 1) for _ in range(2)]
+        how: Any = {"temperature": 0.5, "max_tokens": 7}
+        under_way = [threads.submit(client.ask, "", "What?", **how) for _ in range(2)]
         pausing.wait(20)
         client.stop()
         for one in (*under_way, threads.submit(client.complete, ASKED)):

@@ -13,13 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from decoders.scene_graph import noun_phrases
 from patchioner import Box, Mask, Patchioner, Point, Polygon
-from patchioner.base.errors import DetailError, FutileError, OptionError, RegionError
+from patchioner.base.errors import DetailError, FutileError, RegionError
 from patchioner.detail import describe
 from patchioner.detail.values import DetailRegion, Photo, Rectangle, open_photo
 from patchioner.regions import NamedRegion
-from tests.patchioner.detail.conftest import PHOTO, REGIONS, Make
+from tests.patchioner.detail.conftest import CASES, PHOTO, REGIONS, Make
 from tests.support import MonkeyPatch
 from tests.support.chat_server import ChatServer, Reaction, echo, fails, once, says
 from tests.support.pages import embedded
@@ -76,27 +75,6 @@ def test_what_the_model_does_not_see_is_left_out() -> None:
     settings = describe.DivideSettings(spatial="grid", rows=1, columns=10)
     regions = describe.divide(open_photo(noise_photo(400, 64), cropping), settings=settings)
     assert 2 <= len(regions) < 11
-
-
-@pytest.mark.parametrize(("caption", "union"), [
-    ("two dogs on a couch", (0, 0, 50, 40)), ("a traffic light", (80, 80, 99, 99)),
-    ("a traffic light and dogs", None),  # too large
-    ("a zebra", None),
-])  # fmt: skip
-def test_the_published_patch(caption: str, union: Rectangle | None) -> None:
-    things = [region(0, 0, 10, 10, name="dog"), region(30, 20, 50, 40, name="sofa")]
-    things += [region(80, 80, 99, 99, name="traffic_light"), region(0, 0, 99, 99)]
-    assert describe.union_of_named(things, caption, (100, 100)) == union
-
-
-def test_a_union_goes_by_the_models_caption(photo: Photo, model: Patchioner) -> None:
-    settings = describe.DivideSettings(objects="union", spatial="none")
-    caption = model.caption(photo.features or photo.image)[0].text
-    thing = NamedRegion(Box(1, 1, 20, 20), noun_phrases(caption)[0].name)
-    regions = describe.divide(photo, [thing], settings, model)
-    assert [(r.id, r.box) for r in regions[1:]] == [("semantic-1", (1, 1, 20, 20))]
-    with pytest.raises(OptionError, match="objects='union'"):
-        describe.divide(photo, [thing], settings)
 
 
 def test_polygons_become_masks_and_what_has_no_inside_is_refused() -> None:
@@ -208,9 +186,6 @@ def test_samples_without_an_answer_are_left_out_and_a_region_without_any_is_an_e
         assert len(describer.describe(PHOTO, REGIONS[:1])) == 1  # the next photo goes on
 
 
-@pytest.mark.parametrize(("answer", "text"), [
-    ("A bus.", "A bus."), ('{"description": "A \\"red\\" bus.", "things": ["a bus", "a dog"], "sure": 0.9}',
-     'A "red" bus.\na bus\na dog'), ('{"description": "A bus and a d', "A bus and a d"), ("[a bus]", "[a bus]"),
-])  # fmt: skip
+@pytest.mark.parametrize(("answer", "text"), CASES["answers in JSON"])
 def test_an_answer_in_json_is_its_texts(answer: str, text: str) -> None:
     assert describe.plain_text(answer) == text
