@@ -112,13 +112,15 @@ class Patchioner:
         Raises:
             OptionError: no such device.
             UnknownNameError, HubError: the name leads nowhere (see `patchioner.checkpoints.folder.find_model`).
-            CheckpointError, MemoryBankError: a file is missing, corrupt, a pickle, or does not fit.
+            CheckpointError, MemoryBankError: a file is missing, corrupt, a pickle, or does not fit; the bank's texts
+                tell that it is another model's.
         """
         chosen = usable_device(device)  # what is cheap to refuse comes first
         if bank is not None and not isinstance(bank, MemoryBank):
             bank = MemoryBank.load(bank)
         parts = read_checkpoint(find_model(str(name), revision=revision))
         if bank is not None:
+            parts.check_bank(bank)
             parts = parts.with_bank(bank)
         return cls(parts, device=chosen, dtype=dtype, reduce_jpegs=reduce_jpegs)
 

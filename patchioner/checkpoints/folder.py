@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
 import torch
+from torch.nn import functional as F
 
 from decoders import DecodeOptions, Decoder, TrainableDecoder, load_decoder
 from decoders.base import check_whole
@@ -58,6 +59,12 @@ _PACKAGE = Path(__file__).parent
 PROJECTIONS = ("memory", "none", "raw")
 KINDS = tuple(region_kinds())
 FOREIGN_CONFIG_FILE = "config.yaml"
+_TRIED, _NEARER = (
+    64,
+    0.03,
+)  # texts of a bank that are tried; by how much they are nearer to their own rows
+_TRIED = 64  # texts of a bank, to see whether it is of the model; those of its own are nearer than
+_NEAR, _NEARER = 0.5, 0.1  # the first to their own rows, by the second than to any
 MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
 Style: TypeAlias = Literal["auto", "sentence", "phrase"]
 """Of captions; "auto" is what the checkpoint's settings say of the kind of region."""
@@ -310,6 +317,25 @@ class Parts:
         if self.bank is not None:  # it may serve the decoder alone, as for retrieval
             return replace(self, bank=bank)
         return replace(self, bank=bank, settings=replace(self.settings, projection="memory"))
+
+    def check_bank(self, bank: MemoryBank) -> None:
+        """CheckpointError for a bank of another model's: its texts, embedded, are not near to their own rows."""
+        tower, texts = self.text_tower, bank.texts
+        if tower is None or texts is None or bank.dim != tower.dim:
+            return
+        tried = range(0, len(bank), math.ceil(len(bank) / _TRIED))
+        rows = torch.tensor([row for row in tried if texts[row].strip()], dtype=torch.int64)
+        if not len(rows):
+            return
+        embedded = F.normalize(tower.encode([texts[row] for row in rows.tolist()]), dim=1).cpu()
+        cosines = embedded @ bank.units(rows).cpu().T
+        own, any_ = float(cosines.diagonal().mean()), float(cosines.mean())
+        if own < _NEAR and own - any_ < _NEARER:
+            raise CheckpointError(
+                f"the memory bank was built with another model's text tower: the cosine of its texts with their own "
+                f"rows is {own:.2f}, with any {any_:.2f}; build it with patchioner bank build --text-encoder "
+                f"{self.settings.name}"
+            )
 
     def to(self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True) -> Parts:
         """Copies for inference on a device, in a precision (`patchioner.base.weights.inference_copy`).

@@ -148,7 +148,9 @@ def _load(options: argparse.Namespace) -> Patchioner:
     given: dict[str, Any] = {name: value for name, value in how.items() if value is not None}
     parts = read_published(path, **given) if given else read_checkpoint(path)
     if options.bank is not None:
-        parts = parts.with_bank(MemoryBank.load(options.bank))
+        bank = MemoryBank.load(options.bank)
+        parts.check_bank(bank)
+        parts = parts.with_bank(bank)
     return Patchioner(parts, device="cpu")
 
 

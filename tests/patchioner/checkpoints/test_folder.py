@@ -178,3 +178,16 @@ def test_half_networks_on_a_gpu_halve_the_bank_and_copies_share_it(model: Patchi
     assert copied.backbone.vit.cls_token.dtype == half
     assert copied.bank.keys is parts.bank.keys
     assert without_bank(parts).to("cpu", single).bank is None
+
+
+def test_a_bank_of_another_model_is_told_by_its_texts() -> None:
+    parts = tiny_parts()
+    tower = parts.text_tower
+    assert tower is not None
+    texts = [f"{name} on a table" for name in ("a cup", "two dogs", "a red bus", "a clock")]
+    own = tower.encode(texts)
+    for sound in (MemoryBank(own, texts), MemoryBank(-own), MemoryBank(own[:1], texts[:1])):
+        parts.check_bank(sound)
+    with pytest.raises(CheckpointError, match="another model"):
+        parts.check_bank(MemoryBank(-own, texts))
+    replace(parts, tower=None).check_bank(MemoryBank(-own, texts))
