@@ -59,10 +59,6 @@ _PACKAGE = Path(__file__).parent
 PROJECTIONS = ("memory", "none", "raw")
 KINDS = tuple(region_kinds())
 FOREIGN_CONFIG_FILE = "config.yaml"
-_TRIED, _NEARER = (
-    64,
-    0.03,
-)  # texts of a bank that are tried; by how much they are nearer to their own rows
 _TRIED = 64  # texts of a bank, to see whether it is of the model; those of its own are nearer than
 _NEAR, _NEARER = 0.5, 0.1  # the first to their own rows, by the second than to any
 MAPPED_FROM = 256 * 2**20  # bytes of a bank from which it is mapped rather than read
