@@ -1,7 +1,6 @@
 """Export of a model's backbone to ONNX (portable) or OpenVINO (fast); the result is a checkpoint like any other.
 
-One graph: pixels in, tokens, CLS token and attentions out. No runtime interpolates as torch does: where a network takes
-several sizes, its position embeddings are a second input. Every export is compared with its source.
+No runtime interpolates as torch does: where a network takes several sizes, its position embeddings are a second input.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Backbones: photos in, `PatchFeatures` out; how a photo is prepared for one, and how photos share passes.
-
-They know nothing of regions, text, banks or decoders.
-"""
+"""Backbones: photos in, `PatchFeatures` out; how a photo is prepared for one, and how photos share passes."""
 
 from __future__ import annotations
 

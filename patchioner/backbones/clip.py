@@ -1,7 +1,6 @@
 """CLIP through open_clip as a dense backbone (`OpenClipViT`), and ProxyCLIP.
 
-In CLIP's last block patches lose their place. In place of its attention: "value", each patch's own value (MaskCLIP,
-arXiv 2112.01071); "self_self", softmax(q q^T) + softmax(k k^T) (SCLIP, arXiv 2312.01597); another's affinities.
+In CLIP's last block patches lose their place, so its attention may give way to another way of mixing values.
 """
 
 from __future__ import annotations
@@ -43,6 +42,8 @@ from patchioner.geometry import Fit, ImageGeometry, Preprocessing
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 DenseMode = Literal["plain", "value", "self_self"]
+"""How values mix in the last block: as they do; "value", each patch's own (MaskCLIP, arXiv 2112.01071); "self_self",
+softmax(q q^T) + softmax(k k^T) (SCLIP, arXiv 2312.01597)."""
 # Whether skip connection and MLP of the last block are kept, as published for each mode: MaskCLIP's patches are the
 # value path alone; SCLIP swaps the attention and leaves the rest of the block.
 KEEPS_REST: dict[DenseMode, bool] = {"plain": True, "value": False, "self_self": True}
@@ -60,7 +61,7 @@ class OpenClipViT(SingleViT):
         preprocessing: input size, fit and normalisation (`clip_preprocessing`). Sizes other than the native one
             interpolate the position embedding, and grids need not be square.
         architecture, quick_gelu, pretrained: see `model_config`; random weights if `pretrained` is None.
-        dense: how patch tokens leave the last block, see the module; the CLS token and its attention are ordinary.
+        dense: how patch tokens leave the last block; the CLS token and its attention are ordinary.
         rest: keep the last block's skip connection and MLP for patches; None is as published: all but "value" do.
             ("self_self" without the rest is close to ClearCLIP, arXiv 2407.12442.)
 
@@ -125,7 +126,8 @@ class OpenClipViT(SingleViT):
             outputs = block(inputs)
             return Dense(self.project(outputs[:, 1:]).unflatten(1, grid), self.pool(outputs), None)
         last = LastBlock.of(block, inputs)
-        tokens = self.project(last.patches(self.dense_mode, self.rest)).unflatten(1, grid)
+        patches = last.outputs(slice(1, None), self.dense_mode, self.rest)
+        tokens = self.project(patches).unflatten(1, grid)
         whole = self.image_embedding(last)
         parts = last.query[:, :, :1], last.key[:, :, 1:]
         maps, published = cls_attention(*parts), published_attention(*parts)
@@ -157,7 +159,7 @@ class OpenClipViT(SingleViT):
 
     def image_embedding(self, last: LastBlock) -> Tensor:
         """What open_clip's `encode_image` gives, (B, dim), from the last block; its patches only if CLIP needs them."""
-        return self.pool(last.outputs(1 if self.visual.pool_type == "tok" else None))
+        return self.pool(last.outputs(slice(1 if self.visual.pool_type == "tok" else None)))
 
     def pool(self, outputs: Tensor) -> Tensor:
         """CLIP's own image embedding (B, dim) of the last block's outputs."""
@@ -243,22 +245,19 @@ class LastBlock:
         parts = together.unflatten(2, (3, int(attention.num_heads), -1)).permute(2, 0, 3, 1, 4)
         return cls(block, inputs, *parts.unbind(0))
 
-    def outputs(self, count: int | None = None) -> Tensor:
-        """What the block as it is makes of its inputs, (B, 1 + patches, width), or of the first `count`."""
-        mixed = _attend(self.query[:, :, :count], self.key, self.value)
-        return self.finish(mixed, self.inputs[:, :count], True)
-
-    def patches(self, mode: DenseMode, rest: bool) -> Tensor:
-        """Outputs of the patches, (B, patches, width), before the final norm; arguments as for `OpenClipViT`."""
+    def outputs(
+        self, part: slice = slice(None), mode: DenseMode = "plain", rest: bool = True
+    ) -> Tensor:
+        """What the block makes of a part of its inputs, (B, n, width); arguments as for `OpenClipViT`."""
         query, key, value = self.query, self.key, self.value
         if mode == "value":
-            mixed = value
+            mixed = value[:, :, part]
         elif mode == "self_self":
             # The sum of two softmaxes distributes over the values, and no (tokens, tokens) matrix is kept.
-            mixed = _attend(query, query, value) + _attend(key, key, value)
+            mixed = _attend(query[:, :, part], query, value) + _attend(key[:, :, part], key, value)
         else:
-            mixed = _attend(query, key, value)
-        return self.finish(mixed[:, :, 1:], self.inputs[:, 1:], rest)
+            mixed = _attend(query[:, :, part], key, value)
+        return self.finish(mixed, self.inputs[:, part], rest)
 
     def finish(self, mixed: Tensor, inputs: Tensor, rest: bool) -> Tensor:
         """Output projection of mixed values (B, heads, n, head width); with `rest` also the skip and the MLP."""

@@ -1,8 +1,4 @@
-"""DINO.txt's vision side (arXiv 2412.16334): a frozen DINOv2 or DINOv3, and a head that aligns its tokens with texts.
-
-Inferred, and not checked against the weights: that registers pass through the head (`registers`), that its blocks are
-not rotary for DINOv3 either, and the prefixes of DINOv2's separate file of the head.
-"""
+"""DINO.txt's vision side (arXiv 2412.16334): a frozen DINOv2 or DINOv3, and a head that aligns tokens with texts."""
 
 from __future__ import annotations
 
@@ -64,7 +60,8 @@ class DinoTxtViT(TimmNetwork):
     Features with ``space="patch"`` live in the second half of the text's columns; their ``cls`` is the mean of the
     patch tokens, which training aligned with that half. With ``space="both"`` each token is [CLS | patch], in the whole
     space, and ``cls`` [CLS | mean of the patches], the image embedding of the paper. ``attention`` is the CLS token's
-    in the head's last block.
+    in the head's last block. Inferred, and not checked against the weights: that registers pass through the head, that
+    its blocks are not rotary for DINOv3 either, and the prefixes of DINOv2's separate file of the head.
 
     Args:
         name, preprocessing, pretrained, overrides: see `TimmNetwork`; ``vit_large_patch14_reg4_dinov2`` or

@@ -1,7 +1,4 @@
-"""A backbone exported for ONNX Runtime or OpenVINO: the same photos in, the same features out.
-
-How a network is exported stands in `patchioner.export`. A runtime may be shared by threads.
-"""
+"""A backbone exported (`patchioner.export`) for ONNX Runtime or OpenVINO: the same photos in, the same features out."""
 
 from __future__ import annotations
 

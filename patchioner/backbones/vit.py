@@ -1,7 +1,6 @@
 """Vision transformers of timm as dense backbones: DINOv2, DINOv3, CLIP and their kin (`TimmViT`), and SigLIP.
 
-No hook is ever registered: attention is computed from the input of a block with the block's own weights, so threads may
-share a model. What this leans on in timm beyond its public interface is tried when a network is made.
+No hook is registered, so that threads may share a model. What leans on timm's inside is tried when a network is made.
 """
 
 from __future__ import annotations

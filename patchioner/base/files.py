@@ -1,7 +1,6 @@
 """Files and folders that are whole or absent, JSON with errors that name the file, and the folder of a long run.
 
-Everything is written beside its place, synced to the disk and then swapped in: a process killed at any point leaves
-the old state or the new one.
+All is written beside its place and swapped in: a process killed at any point leaves the old state or the new one.
 """
 
 from __future__ import annotations

@@ -1,18 +1,6 @@
 """The parts of a captioner and how they are used; a checkpoint folder, or a readable YAML file, <-> its parts.
 
-A folder holds config.json, backbone/, text_tower/, decoder/, memory_bank/ and nouns/. A YAML file names parts; anything
-relative starts at its folder::
-
-    name: my-model
-    about: a line for people
-    backbone: {type: timm, name: vit_base_patch14_reg4_dinov2.lvd142m, weights: pretrained,
-               preprocessing: {mode: stretch, size: 518, patch_size: 14}}
-    text_tower: {type: open_clip, name: ViT-B-16, weights: "pretrained:openai"}   # or a folder, or null
-    memory_bank: bank          # a folder of `patchioner bank build`, or null
-    decoder: decoder           # a folder, or {type: retrieval}
-    settings: {projection: memory, weighting: {kind: uniform}}
-
-What "weights" may be stands in `patchioner.checkpoints.stored`.
+A folder holds config.json, backbone/, text_tower/, decoder/, memory_bank/ and nouns/; of YAML files see `ModelConfig`.
 """
 
 from __future__ import annotations
@@ -496,7 +484,8 @@ def write_checkpoint(
 class ModelConfig:
     """What a YAML file at `path` says, its keys checked; relative paths start at its folder.
 
-    `build_model` makes all parts, its methods single ones.
+    Parts are folders, or mappings with a "type" (configs/ has many), for a decoder {type: retrieval} alone; text tower
+    and bank may be null. "weights": see `patchioner.checkpoints.stored.WeightSource`.
     """
 
     name: str
@@ -544,7 +533,7 @@ def read_model_config(path: Path) -> ModelConfig:
 
 
 def build_model(path: Path) -> Parts:
-    """Make all parts of a model from a YAML file (see the module), for `Patchioner(parts)`.
+    """Make all parts of a model from a YAML file (`ModelConfig`), for `Patchioner(parts)`.
 
     Raises:
         CheckpointError, MemoryBankError: a key is unknown, or a part is missing, corrupt or does not fit.

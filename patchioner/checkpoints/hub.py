@@ -1,7 +1,4 @@
-"""What models there are by name, how much memory their parts take, and which one it is; files of the model hub.
-
-Downloads go through huggingface_hub, which caches and honours offline mode.
-"""
+"""What models there are by name, how much memory their parts take, and which one it is; files of the model hub."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
 """Networks with a folder of their own, how they are made of a config, and files as other people write them.
 
-A config names a "type" and the family's settings. Its "weights" are those in its own folder where it says nothing, else
-``random``, ``pretrained`` (fetched by the library behind the family), ``pretrained:TAG`` where that needs a tag or a
-repository, a file in the authors' own layout, or another folder that `save` wrote. So one classmethod serves our
-folders, readable YAML files and the authors' folders. No file is unpickled beyond plain tensors and containers.
+No file is unpickled beyond plain tensors and containers.
 """
 
 from __future__ import annotations
@@ -59,7 +56,7 @@ class StoredModule(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
-        """Make one with its weights; see the module.
+        """Make one with its weights; see `WeightSource`.
 
         Args:
             config: "type", settings as `config` gives them, and "weights" where they are not in the folder.
@@ -168,13 +165,15 @@ def settings_of(config: Mapping[str, Any], known: Iterable[str]) -> dict[str, An
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Where weights come from; nothing set: they stay random.
+    """Where weights come from, as the "weights" of a config tell; without them, from the config's own folder.
 
     Attributes:
-        fetched: by the library behind the part, with its `tag` if it needs one.
-        file: in the authors' own layout.
-        folder: that `save` wrote.
+        fetched: ``pretrained``, by the library behind the part, or ``pretrained:TAG`` where it needs a `tag`.
+        file: a path, in the authors' own layout.
+        folder: a path, that `save` wrote.
         parts: several files by name.
+
+    Nothing set (``random``): they stay random.
     """
 
     fetched: bool = False

@@ -1,8 +1,6 @@
 """Text towers: texts in, vectors in the space of the patch tokens out; a small BERT-shaped one, and Talk2DINO's.
 
-BERT: arXiv 1810.04805; mean-pooled sentence encoders: arXiv 1908.10084. Talk2DINO (arXiv 2411.19331) carries the text
-feature t of any tower (CLIP ViT-B/16: 512) into the space of DINO's patch tokens (ViT-B: 768), ``W2 tanh(W1 t + b1) +
-b2``, or ``W1 t + b1`` alone. Nothing is applied on the visual side.
+BERT: arXiv 1810.04805; mean-pooled sentence encoders: arXiv 1908.10084; Talk2DINO: arXiv 2411.19331.
 """
 
 from __future__ import annotations
@@ -239,7 +237,7 @@ class BertTower(ShapedTower):
 
 
 class Talk2DinoTower(TextTower):
-    """Any text tower, then Talk2DINO's projection into the visual space.
+    """Any text tower, then Talk2DINO's projection of its vectors t into the visual space: W2 tanh(W1 t + b1) + b2.
 
     Args:
         tower: embeds texts; its vectors are not normalised before the projection, as published.
@@ -295,11 +293,6 @@ class Talk2DinoTower(TextTower):
         width = None if self.project_out is None else self.project_in.out_features
         return {"type": "talk2dino", "dim": self.dim, "width": width}
 
-    def project(self, features: Tensor) -> Tensor:
-        """Text features (n, tower's dim) -> the visual space (n, dim), in the projection's precision."""
-        projected: Tensor = self.project_in(features.to(self.project_in.weight))
-        return projected if self.project_out is None else self.project_out(torch.tanh(projected))
-
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
         """Embed texts into the space of the patch tokens; see `TextTower.encode`."""
@@ -307,7 +300,10 @@ class Talk2DinoTower(TextTower):
         result = torch.empty(len(features), self.dim, dtype=torch.float32)
         for start in range(0, len(features), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
-            result[rows] = self.project(features[rows]).to("cpu", torch.float32)
+            projected = self.project_in(features[rows].to(self.project_in.weight))
+            if self.project_out is not None:
+                projected = self.project_out(torch.tanh(projected))
+            result[rows] = projected.to("cpu", torch.float32)
         return result
 
 

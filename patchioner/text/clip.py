@@ -1,12 +1,4 @@
-"""Text towers through open_clip: CLIP's, SigLIP's and SigLIP 2's, and DINO.txt's (arXiv 2412.16334).
-
-SigLIP 2 (arXiv 2502.14786) reads text in lower case without punctuation, as exactly 64 tokens of Gemma's tokenizer
-(end token, then padding), attends in both directions with no mask, and takes the vector of the last position, which
-for all but full texts is padding. So the padding is part of the model, and every text is padded to the same length.
-
-Inferred of DINO.txt, and not checked against the weights: some names, LayerNorm eps 1e-5, that query-key-value maps
-have no bias and output maps have one. A file that is otherwise is refused by name.
-"""
+"""Text towers through open_clip: CLIP's, SigLIP's and SigLIP 2's, and DINO.txt's."""
 
 from __future__ import annotations
 
@@ -230,7 +222,9 @@ class SiglipTextSettings:
 
 
 class SiglipText(ShapedTower):
-    """Tokenizer and text transformer.
+    """Tokenizer and text transformer of SigLIP 2 (arXiv 2502.14786) or SigLIP.
+
+    The vector is that of the last position, mostly padding: all texts are padded to one length, and none is masked.
 
     Args:
         settings: the tower's shape.
@@ -398,9 +392,10 @@ class _Transformer(nn.Module):
 
 
 class DinoTxtText(ShapedTower):
-    """CLIP's tokenizer (of open_clip), the transformer and the map into the space of the images.
+    """CLIP's tokenizer (of open_clip), the transformer and the map into the space of the images (arXiv 2412.16334).
 
-    No batch holds padding; the causal mask makes that equal to padding, as published.
+    No batch holds padding; the causal mask makes that equal to padding, as published. Inferred, and not checked against
+    the weights: some names, LayerNorm eps 1e-5, that query-key-value maps have no bias and output maps have one.
     """
 
     kind = "dinotxt"

@@ -25,7 +25,6 @@ from tests.support import MonkeyPatch, tiny
 from tests.support.tiny import noise_photo
 
 DINOV2, ROTARY = "vit_small_patch14_reg4_dinov2", "vit_base_patch16_dinov3"
-SIGLIP = "vit_base_patch16_siglip_512"
 PHOTOS = [noise_photo(96, 64), noise_photo(50, 130, seed=1), noise_photo(80, 80, seed=2)]
 STRIP = noise_photo(320, 10, seed=3)  # a grid of one row
 FORMATS = pytest.mark.parametrize("kind", ["onnx", "openvino"])
@@ -34,7 +33,7 @@ KINDS: dict[str, Any] = {
     "registers": lambda: tiny.small_vit(DINOV2, mode="stretch"),
     "rotary": lambda: tiny.small_vit(ROTARY, mode="crop"),
     "dinotxt": lambda: tiny.small_vit(DINOV2, DinoTxtViT, "pad", space="both"),
-    "siglip": lambda: tiny.small_vit(SIGLIP, SiglipViT, "stretch"),
+    "siglip": lambda: tiny.small_vit("vit_base_patch16_siglip_512", SiglipViT, "stretch"),
     "clip": lambda: tiny.tiny_clip(mode="aspect"),
 }
 

@@ -16,6 +16,7 @@ import yaml
 from torch import Tensor
 
 VOCABULARY = 50257
+SHA = "0123456789abcdef0123456789abcdef01234567"
 POSITIONS = 256  # of the tiny GPT-2: room for prompts and 64 tokens
 DIM = 64  # of `tests.support.tiny.tiny_backbone`
 CAPTIONS = (
@@ -176,13 +177,12 @@ def official_dinov2(vit: Any) -> OrderedDict[str, Tensor]:
 
 def as_hub_snapshot(folder: Path, cache: Path, hub_id: str) -> Path:
     """Put a folder where huggingface_hub's cache would keep that repository; give back the snapshot."""
-    sha = "0123456789abcdef0123456789abcdef01234567"
     repository = cache / f"models--{hub_id.replace('/', '--')}"
-    snapshot = repository / "snapshots" / sha
+    snapshot = repository / "snapshots" / SHA
     snapshot.parent.mkdir(parents=True)
     folder.rename(snapshot)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(sha)
+    (repository / "refs" / "main").write_text(SHA)
     return snapshot
 
 

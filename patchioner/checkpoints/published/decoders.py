@@ -1,7 +1,4 @@
-"""The published decoders become ours: DeCap and CapDec (`prefix_gpt2`), ViECap (`viecap`), MeaCap (`meacap`).
-
-The tokens up to the end token are the published ones; a caption's score is the mean log-probability of its own.
-"""
+"""The published decoders become ours: DeCap and CapDec (`prefix_gpt2`), ViECap (`viecap`), MeaCap (`meacap`)."""
 
 from __future__ import annotations
 

@@ -27,11 +27,7 @@ from patchioner.checkpoints.stored import read_object, read_settings, read_yaml
 T = TypeVar("T")
 # Written in some shipped files or in the README, but read by no published code: accepted, without effect.
 UNREAD = {"kkv_attention", "project_length", "text_prompt", "disable_all_entities", "files_path"}
-UNREAD |= {
-    "parser_checkpoint",
-    "wte_model_path",
-    "vl_model",
-}  # of networks that are not needed here
+UNREAD |= {"parser_checkpoint", "wte_model_path", "vl_model"}  # of networks not needed here
 UNSUPPORTED = {
     "alphaclip_config": "AlphaCLIP runs the backbone once per region with a mask as a fourth channel",
     "denseclip_config": "DenseCLIP needs its authors' own networks",
@@ -141,12 +137,7 @@ class PublishedConfig:
 
 def read_config(path: Path) -> PublishedConfig:
     """Read a published YAML file of plain values; CheckpointError where a key or value is none of theirs."""
-    return parse_config(read_yaml(path), str(path))
-
-
-def parse_config(values: Any, source: str) -> PublishedConfig:
-    """Check the values of a config.yaml; `source` is named in errors."""
-    given = _with_effect(values)
+    source, given = str(path), _with_effect(read_yaml(path))
     for key, why in UNSUPPORTED.items():
         if isinstance(given, dict) and given.pop(key, None):
             raise CheckpointError(f"{source}: {key!r} is not supported: {why}. Use another model")

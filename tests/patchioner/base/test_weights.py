@@ -262,11 +262,11 @@ def test_products_keep_gradients_and_types() -> None:
 
 @needs_onednn
 @pytest.mark.parametrize("stretch", [64, 100, 1000])
-@pytest.mark.parametrize("count", [1, 3, 40])
-def test_a_table_multiplies_any_of_its_stretches(stretch: int, count: int) -> None:
-    matrix, inputs = randn(515, 128), randn(count, 128, seed=1)
+def test_a_table_multiplies_any_of_its_stretches(stretch: int) -> None:
+    matrix, inputs = randn(515, 128), randn(40, 128, seed=1)
     table, expected = weights.PackedTable(matrix, stretch), inputs @ matrix.T
     for first in range(0, 515, stretch):
         for last in {min(first + stretch, 515), 515}:
-            found = table.product(inputs, first, last)
-            close(found, expected[:, first:last], rtol=1e-5, atol=1e-4)
+            for one in (inputs, inputs[:1]):
+                found = table.product(one, first, last)
+                close(found, expected[: len(one), first:last], rtol=1e-5, atol=1e-4)

@@ -17,11 +17,6 @@ from tests.support.tiny import Trap
 ROWS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
 
 
-def saved(tmp_path: Path, held: object) -> Path:
-    torch.save(held, tmp_path / "w.pth")
-    return tmp_path / "w.pth"
-
-
 def test_wrappings_come_off(tmp_path: Path) -> None:
     prefixed = {f"module.{name}": tensor for name, tensor in ROWS.items()}
     save_file(prefixed, tmp_path / "w.safetensors")
@@ -30,7 +25,8 @@ def test_wrappings_come_off(tmp_path: Path) -> None:
         {name: tensor.half() for name, tensor in ROWS.items()},
         {name: torch.nn.Parameter(tensor) for name, tensor in ROWS.items()}, None,
     ):  # fmt: skip
-        found = read_tensors(saved(tmp_path, held) if held else tmp_path / "w.safetensors")
+        torch.save(held, tmp_path / "w.pth")
+        found = read_tensors(tmp_path / ("w.pth" if held else "w.safetensors"))
         torch.testing.assert_close(found, ROWS, rtol=0, atol=0)
         assert not any(tensor.requires_grad for tensor in found.values())
 
@@ -49,7 +45,8 @@ def test_wrappings_come_off(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_state_dict(tmp_path: Path, held: object, said: str) -> None:
-    path = saved(tmp_path, held)
+    path = tmp_path / "w.pth"
+    torch.save(held, path)
     with pytest.raises(CheckpointError, match=said):
         read_tensors(path)
     content = path.read_bytes()

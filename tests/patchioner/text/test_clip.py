@@ -37,14 +37,11 @@ KINDS: dict[str, dict[str, Any]] = {
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
 
 
-def architecture(kind: str = "clip", **text: Any) -> dict[str, Any]:
-    halves = {"vision_cfg": dict(VISION), "text_cfg": {**TEXT, **KINDS[kind], **text}}
-    return {"embed_dim": 12, **halves, "quick_gelu": kind == "quick"}
-
-
 def tiny(kind: str = "clip") -> clip.OpenClipText:
     torch.manual_seed(0)
-    return shaken(clip.OpenClipText(f"tiny {kind}", architecture=architecture(kind)))
+    halves = {"vision_cfg": dict(VISION), "text_cfg": {**TEXT, **KINDS[kind]}}
+    config = {"embed_dim": 12, **halves, "quick_gelu": kind == "quick"}
+    return shaken(clip.OpenClipText(f"tiny {kind}", architecture=config))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -119,9 +119,6 @@ def test_what_is_wrong_is_named(tmp_path: Path, extra: dict[str, Tensor], said: 
         decap({**decap_state(), **extra}, tmp_path)
 
 
-ROWS = F.normalize(randoms(12)(5, DIM), dim=1)
-
-
 def memory_of(folder: Path) -> MemoryBank:
     config = layout.read_config(folder / "config.yaml").viecap
     assert config is not None and config.meacap is not None
@@ -160,12 +157,13 @@ def test_greedy_ids_equal_the_plain_twin_viecap(tmp_path: Path) -> None:
     assert prompter.names == COCO_ENTITIES and len(prompter.names) == 80
     assert prompter.settings == {"temperature": 0.01, "top_k": 3, "threshold": 0.05}
     torch.testing.assert_close(prompter.embeddings, F.normalize(randoms(8)(80, DIM), dim=1))
-    prompts = prompter.prompts(ROWS)
+    rows = F.normalize(randoms(12)(5, DIM), dim=1)
+    prompts = prompter.prompts(rows)
     assert len(set(prompts)) > 1  # of different lengths, so that padding would show
-    found = decoder.generate(3 * ROWS, DecodeOptions(max_tokens=64))
+    found = decoder.generate(3 * rows, DecodeOptions(max_tokens=64))
     gpt = State({n.replace("gpt.", "decoder.", 1): t for n, t in state.items() if "gpt." in n})
     hard = decoder.tokenizer.encode(prompts, lead=False)
-    for one, row, ids in zip(found, ROWS, hard, strict=True):
+    for one, row, ids in zip(found, rows, hard, strict=True):
         words, soft = gpt["decoder.transformer.wte.weight"][ids], naive_soft_prompt(state, row)
         torch.testing.assert_close(decoder.network.mapping_network(row[None])[0].detach(), soft)
         inputs = torch.cat([soft, words])

@@ -122,10 +122,10 @@ def test_the_only_bank_in_the_folder_is_the_bank(tmp_path: Path) -> None:
         reading.find_bank(files, config)
 
 
-def test_keys_that_are_null_are_not_given() -> None:
-    absent = dict.fromkeys(("viecap", "alphaclip_config", "clipcap", "dino_model"))
-    given = {"prefix_size": 768, "support_memory_size": 591753, **absent}
-    assert reading.parse_config(given, "x") == PublishedConfig(768, 591753)
+def test_keys_that_are_null_are_not_given(tmp_path: Path) -> None:
+    absent = "".join(f"{key}: null\n" for key in ("viecap", "alphaclip_config", "clipcap"))
+    (tmp_path / "a.yaml").write_text(f"prefix_size: 768\nsupport_memory_size: 0\n{absent}")
+    assert reading.read_config(tmp_path / "a.yaml") == PublishedConfig(768, 0)
 
 
 def test_where_files_are_looked_up(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
