@@ -15,18 +15,7 @@ from patchioner.base.errors import OptionError
 from tests.benchmarks.conftest import cases
 
 
-def test_weights_are_copies_of_photos() -> None:
-    photos = _random_photos(6, seed=3)
-    often = np.array([2, 0, 1, 3, 1, 0])
-    copied = [photo for photo, count in zip(photos, often, strict=True) for _ in range(count)]
-    matches = regions.match(photos, _alike)
-    plain = regions.dense_map(regions.match(copied, _alike))
-    assert regions.dense_map(matches, often) == pytest.approx(plain)
-    with pytest.raises(OptionError, match="no ground truth"):
-        regions.dense_map(matches, 0 * often)
-
-
-def _alike(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
+def alike(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
     """A number of caption and references alone, on a coarse grid so that thresholds are hit exactly."""
     return [
         (7 * len(text) + 3 * len("".join(group))) % 9 * 0.05
@@ -34,76 +23,18 @@ def _alike(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
     ]
 
 
-def _random_photos(count: int, seed: int) -> list[DensePhoto]:
-    """Few different corners and scores, so that overlaps, duplicates and ties are common."""
-    draw = np.random.default_rng(seed)
-    photos = []
-    for _ in range(count):
-        sides: list[tuple[Any, list[str]]] = []
-        for number in (int(draw.integers(0, 9)), int(draw.integers(1, 7))):
-            corners = draw.integers(0, 6, (number, 2))
-            boxes = np.hstack([corners, corners + draw.integers(3, 7, (number, 2))])
-            sides.append((boxes, ["x" * int(size) for size in draw.integers(1, 9, number)]))
-        (found, said), (true, due) = sides
-        scores = draw.integers(0, 4, len(said)).tolist()
-        photos.append(DensePhoto(found, scores, said, true, [[text] for text in due]))
-    return photos
-
-
-def _plain_merged(boxes: Any) -> list[list[int]]:
-    """Places of the boxes that are merged: the one with most neighbours first."""
-    left, groups = list(range(len(boxes))), []
-    while left:
-        near = {i: [j for j in left if _iou(boxes[i], boxes[j]) >= 0.7] for i in left}
-        seed = max(left, key=lambda i: (len(near[i]), -i))
-        groups.append(near[seed])
-        left = [j for j in left if j not in near[seed]]
-    return groups
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_plain_twin(seed: int) -> None:
-    """The definition, detection by detection, in plain numbers."""
-    photos = _random_photos(7, seed)
-    records: list[tuple[float, float, float]] = []
-    truths = 0
-    for photo in photos:
-        boxes, scores, true = map(np.asarray, (photo.boxes, photo.scores, photo.truth_boxes))
-        groups = _plain_merged(true)
-        merged = [true[group].mean(axis=0) for group in groups]
-        due = [[text for at in group for text in photo.truth_captions[at]] for group in groups]
-        truths += len(merged)
-        free, answers = [True] * len(merged), {}
-        for d in sorted(range(len(boxes)), key=lambda d: -scores[d]):
-            overlaps = [_iou(boxes[d], other) for other in merged]
-            winner = int(np.argmax(overlaps))
-            if overlaps[winner] > 0 and free[winner]:
-                free[winner] = False
-                answers[d] = (overlaps[winner], _alike([photo.captions[d]], [due[winner]])[0])
-        records += [(float(scores[d]), *answers.get(d, (0.0, -1.0))) for d in range(len(boxes))]
-    records.sort(key=lambda record: -record[0])
-    table = [
-        _plain_ap([i >= iou and t > text for _, i, t in records], truths)
-        for iou in regions.IOU_THRESHOLDS
-        for text in regions.TEXT_THRESHOLDS
-    ]
-    found = regions.dense_map(regions.match(photos, _alike))
-    assert found == pytest.approx(100 * sum(table) / 30)
-
-
-def _plain_ap(right: list[bool], truths: int) -> float:
-    total = 0.0
-    for step in range(100):
-        ends = [(sum(right[:end]), end) for end in range(1, len(right) + 1)]
-        total += max((hits / end for hits, end in ends if 100 * hits >= step * truths), default=0)
-    return total / 100
-
-
-def _iou(one: Any, other: Any) -> float:
-    wide = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
-    high = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
-    return float(wide * high / (sum(areas) - wide * high))
+def test_dense_map() -> None:
+    """Of boxes with overlaps, duplicates and ties, as a plain loop over detections and thresholds found it."""
+    for given in cases("dense"):
+        photos = [DensePhoto(np.array(p[0]).reshape(-1, 4), *p[1:]) for p in given["photos"]]
+        matches = regions.match(photos, alike)
+        assert regions.dense_map(matches) == pytest.approx(given["mAP"])
+    often = np.array([2, 0, 1, 3, 1, 0])  # a photo that is weighted counts like its copies
+    copied = [photo for photo, count in zip(photos, often, strict=True) for _ in range(count)]
+    plain = regions.dense_map(regions.match(copied, alike))
+    assert regions.dense_map(matches, often) == pytest.approx(plain)
+    with pytest.raises(OptionError, match="no ground truth"):
+        regions.dense_map(matches, 0 * often)
 
 
 def test_distinct_by_hand() -> None:

@@ -91,12 +91,7 @@ def test_what_is_wrong_is_told(gpt: openai.OpenAI, llama: ollama.Client, photo: 
         assert "{" not in error.value.error
 
 
-@pytest.mark.parametrize(("more", "status"), [
-    ({"n": 1, "tools": [], "user": "me", "stop": ["a"], "logprobs": True}, 200), ({"n": 2}, 400),
-    ({"stream": None, "seed": None, "max_tokens": None, "regions": None}, 200),
-    ({"temperature": 1, "seed": -1}, 200), ({"temperature": 1, "seed": 2**70}, 200),
-    ({"temperature": 1e300}, 400), ({"temperature": 1e-300}, 400), ({"temperature": -1}, 400),
-])  # fmt: skip
+@pytest.mark.parametrize(("more", "status"), cases("chat_fields"))
 def test_fields_of_other_servers(
     client: httpx.Client, photo: bytes, more: dict[str, Any], status: int
 ) -> None:
