@@ -59,38 +59,36 @@ def test_the_model_and_its_baselines(world: World, tmp_path: Path, model: Patchi
     assert len({prediction.caption for prediction in said(tmp_path)}) > 1
 
 
-def test_the_oracle_takes_samples_with_two_references_only(world: World, tmp_path: Path) -> None:
-    world.change("region_set", lambda content: content.update(photo_00={"alone": [[1, 1, 9, 9]]}))
-    outcome = world.run(tmp_path, baselines=("oracle",))
-    samples = outcome.results["data"]["samples"]
-    assert outcome.baselines["oracle"]["data"]["samples"] == samples - 1
-    with pytest.raises(BenchmarkDataError, match="'oracle'"):
-        world.run(tmp_path / "dense", task="dense", baselines=("oracle",))
-
-
 def test_clip_reads_the_cls_token_of_another_model(world: World, tmp_path: Path) -> None:
     parts = tiny_parts(3)
     clip = Patchioner(replace(parts, settings=replace(parts.settings, context=0.0)), device="cpu")
-    more: Any = {"load": lambda name, device: clip if name == "clip" else world.model}
-    more |= {"baselines": ("clip",), "limit": 6}
+    load = lambda name, device: clip if name == "clip" else world.model  # noqa: E731
     for task in ("region_set", "dense"):
-        world.run(tmp_path / task, task=task, clip_model="clip", **more)
+        more: Any = {"task": task, "load": load, "clip_model": "clip", "limit": 6}
+        world.run(tmp_path / task, baselines=("clip",), **more)
         for prediction in said(tmp_path / task, "clip"):
             path, dense = str(world.root / "photos" / prediction.photo), task == "dense"
             region = Box(*prediction.region["box"]) if dense else WholeImage()
             (caption,) = clip.caption(path, [region], weighting=Weighting("cls"), crop=dense)
             assert prediction.caption == caption.text
-    with pytest.raises(OptionError, match="--clip-model"):
-        world.run(tmp_path / "without", **more)
 
 
-def test_memory_sentences_need_a_memory(world: World, tmp_path: Path) -> None:
+def test_what_a_baseline_needs(world: World, tmp_path: Path) -> None:
+    """A memory, a model, or two references: of a sample without, the oracle says nothing."""
     parts = tiny_parts()
     settings = replace(parts.settings, projection="none")
     bare = Patchioner(replace(parts, bank=None, settings=settings), device="cpu")
     for name in ("nearest", "majority", "random"):
         with pytest.raises(OptionError, match="bank with texts"):
             world.run(tmp_path / name, load=lambda *_: bare, baselines=(name,))
+    with pytest.raises(OptionError, match="--clip-model"):
+        world.run(tmp_path / "clip", baselines=("clip",))
+    with pytest.raises(BenchmarkDataError, match="'oracle'"):
+        world.run(tmp_path / "dense", task="dense", baselines=("oracle",))
+    world.change("region_set", lambda content: content.update(photo_00={"alone": [[1, 1, 9, 9]]}))
+    outcome = world.run(tmp_path / "oracle", baselines=("oracle",))
+    samples = outcome.results["data"]["samples"]
+    assert outcome.baselines["oracle"]["data"]["samples"] == samples - 1
 
 
 def test_settings_reach_the_model(world: World, tmp_path: Path, model: Patchioner) -> None:
