@@ -27,32 +27,26 @@ def test_real_rows_first_and_noised_copies_past_them() -> None:
         real_source(MemoryBank(rows), torch.ones(1, 3), None, seed=0)
 
 
-def test_the_table_of_random_rows(capsys: Capture, tmp_path: Path) -> None:
+def test_the_tables_of_random_rows_and_of_a_real_bank(
+    model: Patchioner, capsys: Capture, tmp_path: Path
+) -> None:
     pytest.importorskip("faiss")
-    out = tmp_path / "out.json"
-    words = "--rows 300 400 --dim 16 --top-k 20 --rounds 1 --compared 5 --queries 1 3"
-    assert bank.main([*words.split(), "--kind", *bank.KINDS, "--json", str(out)]) == 0
+    out, real = tmp_path / "out.json", str(tmp_path / "bank")
+    words = ["--top-k=20", "--rounds=1", "--compared=5", "--queries", "1", "3", "--rows"]
+    assert bank.main([*words, "300", "--dim=16", "--kind", *bank.KINDS, "--json", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("| random |") == 2 * (2 + len(bank.KINDS))
-    assert "| 400 | random | exact |" in printed
-    lines = json.loads(out.read_text())["lines"]
-    masses = {line["way"]: line["mass"] for line in lines if line["rows"] == 300}
+    assert printed.count("| random |") == 2 + len(bank.KINDS)
+    masses = {line["way"]: line["mass"] for line in json.loads(out.read_text())["lines"]}
     assert masses["exact"] == 1
     assert 0 < masses["ivf"] <= masses["flat"] + 1e-4
     assert masses["flat"] == pytest.approx(masses["top-k, no index"], abs=1e-5)
-
-
-def test_the_table_of_a_real_bank(model: Patchioner, capsys: Capture, tmp_path: Path) -> None:
-    pytest.importorskip("faiss")
     assert model.parts.bank is not None
-    model.parts.bank.save(tmp_path / "bank", dtype="float32")
+    model.parts.bank.save(real, dtype="float32")
     (tmp_path / "photos").mkdir()
     make_photo(tmp_path / "photos" / "a.jpg")
-    words = ["--rows=40", "--kind=ivf", "--top-k=3", "--rounds=1", "--queries=1", "--compared=4"]
-    words += ["--data", str(tmp_path), "--bank", str(tmp_path / "bank")]
-    assert bank.main(words, model=model) == 0
+    words += ["40", "--kind=ivf", "--data", str(tmp_path), "--bank"]
+    assert bank.main([*words, real], model=model) == 0
     printed = capsys.readouterr().out
-    assert printed.count("real (30 rows) |") == 3 and printed.count(" % |\n") == 2
-    assert "| random |" not in printed
-    assert bank.main(["--bank", str(tmp_path / "none")], model=model) == 1
+    assert printed.count("| 40 | real (30 rows) |") == 3 and printed.count(" % |\n") == 2
+    assert bank.main([*words, str(tmp_path / "none")], model=model) == 1
     assert str(tmp_path / "none") in capsys.readouterr().err

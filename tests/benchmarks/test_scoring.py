@@ -16,7 +16,7 @@ from benchmarks.answerers import Prediction, read_predictions
 from benchmarks.metrics import cider, rouge_l
 from benchmarks.metrics.cosine import ClipSpace, unit_rows
 from benchmarks.scoring import bootstrap_mean, bootstrap_ratio, draw_region, object_scores
-from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.errors import OptionError
 from tests.benchmarks.conftest import Finished, World
 from tests.support import MonkeyPatch
 
@@ -104,6 +104,9 @@ def test_scores_by_clip(world: World, tmp_path: Path, monkeypatch: MonkeyPatch) 
     due["ref_pac_s"] = 2 / (1 / (200 * fit) + 1 / (100 * near))
     assert {name: scores[name] for name in due} == pytest.approx(due, abs=1e-5)
     assert "B32=w.pt" in results["metrics"]["clip_s"]["made"]
+    for given in ("ViT-B-32", "=file.pt", "ViT-B-32="):
+        with pytest.raises(OptionError, match="ARCHITECTURE=FILE"):
+            world.run(tmp_path / "wrong", clip_score=given)
 
 
 def test_regions_are_drawn_in_red() -> None:
@@ -116,15 +119,6 @@ def test_regions_are_drawn_in_red() -> None:
     assert draw_region(photo, {"trace": [[5, 5]]}).getpixel((5, 5)) == red
     assert draw_region(photo, {"whole": True}).tobytes() == photo.tobytes()
     assert photo.getpixel((10, 30)) == black, "the photo itself is not drawn on"
-
-
-def test_a_space_needs_architecture_and_file(world: World, tmp_path: Path) -> None:
-    for given in ("ViT-B-32", "=file.pt", "ViT-B-32="):
-        with pytest.raises(OptionError, match="ARCHITECTURE=FILE"):
-            world.run(tmp_path, clip_score=given)
-    pytest.importorskip("open_clip")
-    with pytest.raises(PatchionerError, match="is missing"):
-        world.run(tmp_path, clip_score=f"ViT-B-32-quickgelu={tmp_path / 'none.pt'}")
 
 
 DRAWS: dict[str, Any] = {"rounds": 100, "seed": 5}

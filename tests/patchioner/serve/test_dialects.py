@@ -155,6 +155,7 @@ def test_what_is_drawn_in_label_studio_gets_texts(
 
 
 def test_label_studio_s_photos(tmp_path: Path, photo: bytes, model: Patchioner) -> None:
+    """By the names that it gives them; it is told which model this is."""
     folder = tmp_path / "upload" / "1"
     folder.mkdir(parents=True)
     (folder / "a b.png").write_bytes(photo)
@@ -162,14 +163,12 @@ def test_label_studio_s_photos(tmp_path: Path, photo: bytes, model: Patchioner) 
     good = ["/data/upload/1/a%20b.png", "/data/local-files/?d=upload/1/a%20b.png"]
     bad = ["/data/../../etc/passwd", "http://a.b/c.png", "s3://a/b.png", "", 5]
     tasks = [{"id": 1, "data": {"picture": name}} for name in (*good, *bad)]
-    with running(model, root=tmp_path) as url:
-        found = httpx.post(f"{url}/predict", json=request(*tasks)).json()["results"]
+    project = {"project": "1.2", "schema": "<View/>", "hostname": "http://localhost:8080"}
+    with running(model, root=tmp_path) as url, httpx.Client(base_url=url) as client:
+        found = client.post("/predict", json=request(*tasks)).json()["results"]
+        no_xml = request() | {"label_config": "<a"}
+        assert client.post("/predict", json=no_xml).status_code == 400
+        assert client.post("/setup", json=project).json() == {"model_version": "tiny"}
     for one in found[:2]:
         assert [result["value"]["text"] for result in one["result"]] == [[text]]
     assert all(one["result"] == [] and one["error"]["message"] for one in found[2:])
-
-
-def test_label_studio_is_told_who_this_is(client: httpx.Client) -> None:
-    assert client.post("/predict", json=request() | {"label_config": "<a"}).status_code == 400
-    told = {"project": "1.2", "schema": "<View/>", "hostname": "http://localhost:8080"}
-    assert client.post("/setup", json=told).json() == {"model_version": "tiny"}
