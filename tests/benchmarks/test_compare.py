@@ -117,12 +117,13 @@ def test_what_is_refused(start: Start, world: World, tmp_path: Path, capsys: Cap
     refused("tiny (region_set), tiny (dense)", one, dense)
     refused("different data", one, other)
     refused("holds no results.json", tmp_path / "world")
+    results = one / "results.json"
+    good = json.loads(results.read_text())
     samples = {"samples": {"ids": ["x"], "scores": {}}}
-    for wrong in ({"format": "other"}, {"version": 1}, samples):
-        edit(one, lambda results, wrong=wrong: results.update(wrong))
+    bad = [json.dumps(good | wrong) for wrong in ({"format": "other"}, {"version": 1}, samples)]
+    for text in (*bad, "{"):
+        results.write_text(text)
         refused("results.json", one)
-    (one / "results.json").write_text("{")
-    refused("results.json", one)
 
 
 def test_published_figures() -> None:

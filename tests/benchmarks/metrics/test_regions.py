@@ -25,7 +25,7 @@ def alike(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
 def test_dense_map() -> None:
     """Of boxes with overlaps, duplicates and ties, as a plain loop over detections and thresholds found it."""
     for given in cases("dense"):
-        photos = [DensePhoto(np.array(p[0]).reshape(-1, 4), *p[1:]) for p in given["photos"]]
+        photos = [DensePhoto(*photo) for photo in given["photos"]]
         matches = regions.match(photos, alike)
         assert regions.dense_map(matches) == pytest.approx(given["mAP"])
     often = np.array([2, 0, 1, 3, 1, 0])  # a photo that is weighted counts like its copies
