@@ -136,9 +136,7 @@ def load_image(source: ImageSource) -> Image.Image:
     return read_picture(source, _to_rgb) if _is_file(source) else _from_array(source)
 
 
-def load_reduced(
-    source: ImageSource, needed: Callable[[Size], Size], *, margin: float = 2.0
-) -> Photo:
+def load_reduced(source: ImageSource, needed: Callable[[Size], Size]) -> Photo:
     """Read a picture as `load_image`, a JPEG at the smallest of 1/8, 1/4, 1/2 and 1 that still has enough pixels.
 
     Faster, in less memory, and not bit for bit what decoding everything and shrinking it gives.
@@ -146,8 +144,7 @@ def load_reduced(
     Args:
         source: as `load_image`, with its errors.
         needed: (width, height) of the upright original -> (width, height) that will be looked at,
-            such as `Backbone.needed_size`.
-        margin: at least this many pixels for each one needed, along both sides.
+            such as `Backbone.needed_size`; twice as many pixels are kept along both sides.
 
     Returns:
         A plain image where nothing was to be gained, else a `ReducedPhoto`.
@@ -160,7 +157,7 @@ def load_reduced(
         turn = _orientation(image)  # asked for before decoding, which takes the tag away
         turned = turn >= 5  # rows become columns
         original = image.size[::-1] if turned else image.size
-        across, down = (max(1, math.ceil(side * margin)) for side in needed(original))
+        across, down = (2 * side for side in needed(original))
         drafted = image.draft(None, (down, across) if turned else (across, down))
         if drafted is None or image.size in (original, original[::-1]):
             return _to_rgb(image, name)

@@ -114,20 +114,10 @@ class Cluster:
 
 
 def cluster_captions(texts: Sequence[str | None], *, limit: int = 12) -> list[Cluster]:
-    """Group equal and near-equal captions.
+    """At most `limit` groups of captions, the largest first, then one with `text == ""` for the rest, if any.
 
     Where equal ones alone leave too much unnamed, captions that share content words (Jaccard overlap) join the one that
     covers most of those left; the overlap asked for drops from 1 to 0.3 until `limit` clusters cover 80 %.
-
-    Args:
-        texts: one caption per patch, None where no label fits; case and punctuation do not count.
-
-    Returns:
-        At most `limit` named clusters, the largest first, then one with `text == ""` for the rest, if any.
-
-    Example:
-        >>> [(c.text, c.members) for c in cluster_captions(["a cup", "a cup", "a table"])]
-        [('a cup', (0, 1)), ('a table', (2,))]
     """
     said = [text or "none of these" for text in texts]
     plain = [" ".join(re.findall(r"\w+", text.lower())) for text in said]
@@ -148,13 +138,10 @@ def cluster_captions(texts: Sequence[str | None], *, limit: int = 12) -> list[Cl
     groups: dict[int, list[int]] = {}
     for place, group in enumerate(assignment[owner].tolist()):
         groups.setdefault(group, []).append(place)
-    rest = groups.pop(-1, [])
-    named = [groups[group] for group in sorted(groups)]
-    named.sort(key=len, reverse=True)
     clusters = []
-    for members in [*named, *([rest] if rest else [])]:
-        text = Counter(said[place] for place in members).most_common(1)[0][0]
-        text = "" if members is rest else text
+    for group in sorted(groups, key=lambda one: (one < 0, -len(groups[one]), one)):
+        members = groups[group]
+        text = Counter(said[place] for place in members).most_common(1)[0][0] if group >= 0 else ""
         clusters.append(Cluster(text, tuple(members), len(members) / len(said)))
     return clusters
 

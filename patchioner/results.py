@@ -88,18 +88,10 @@ class Explanation:
 
 
 def as_supervision(captions: Sequence[Caption], geometry: ImageGeometry) -> Any:
-    """The captions of one photo as `supervision.Detections`, for its annotators and files.
+    """The captions of one photo, of `features.geometry`, as `supervision.Detections`, for its annotators and files.
 
-    Args:
-        captions: of one photo.
-        geometry: of its features.
-
-    Returns:
-        Detections with the regions' bounds as boxes, the masks where all regions are `Mask`s, and the texts under
-        ``data["caption"]``, the scores under ``data["score"]``.
-
-    Raises:
-        MissingExtraError: supervision is not installed.
+    The regions' bounds are boxes, the masks are there where all regions are `Mask`s; texts stand under
+    ``data["caption"]``, scores under ``data["score"]``. MissingExtraError where supervision is not installed.
     """
     supervision = require("supervision", "supervision")
     boxes = [caption.region.bounds(geometry) for caption in captions]

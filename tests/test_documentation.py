@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +74,8 @@ def desk(tmp_path: Path, monkeypatch: MonkeyPatch, shipped: Patchioner) -> Path:
     return desk
 
 
-@pytest.fixture
-def tiny(model: Patchioner, shipped: Patchioner) -> Patchioner:
-    """The tiny model, calibrated."""
-    settings = replace(model.settings, calibration=shipped.settings.calibration)
-    return Patchioner(replace(model.parts, settings=settings), device="cpu")
-
-
 def test_the_commands_run_in_their_order(
-    desk: Path, tiny: Patchioner, monkeypatch: MonkeyPatch, capsys: Capture
+    desk: Path, calibrated: Patchioner, monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
     for words in commands("patchioner ", *PAGES):
         command = shlex.join(words)
@@ -92,7 +84,7 @@ def test_the_commands_run_in_their_order(
             continue
         with monkeypatch.context() as patch:
             if not SHIPPED_ALONE.search(command):
-                patch.setattr(Patchioner, "from_pretrained", lambda *_, **__: tiny)
+                patch.setattr(Patchioner, "from_pretrained", lambda *_, **__: calibrated)
             assert main(list(words[1:])) == 0, command
         out = capsys.readouterr().out
         written = [desk / words[words.index(flag) + 1] for flag in ("--out",) if flag in words]
@@ -106,10 +98,10 @@ def test_the_commands_run_in_their_order(
     "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
 )
 def test_the_python_blocks_run_in_their_order(
-    page: Path, desk: Path, tiny: Patchioner, monkeypatch: MonkeyPatch, capsys: Capture
+    page: Path, desk: Path, calibrated: Patchioner, monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
     if page.stem != "README":
-        monkeypatch.setattr(Patchioner, "from_pretrained", lambda *_, **__: tiny)
+        monkeypatch.setattr(Patchioner, "from_pretrained", lambda *_, **__: calibrated)
     namespace: dict[str, object] = {}
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), namespace)

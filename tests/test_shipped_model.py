@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from memory_bank import MemoryBank
 from patchioner import Box, Patchioner, Region, WholeImage
 from patchioner.checkpoints.folder import SHIPPED, ModelSettings, find_model
 from patchioner.cli.calibrate import adapting
+from tests import golden
+from tests.support.tiny import noise_photo
 
 data = pytest.importorskip("skimage.data", reason="the photos come with scikit-image")
 MEGABYTES = 64
@@ -53,11 +58,23 @@ def test_a_label_may_be_none_of_those_given(shipped: Patchioner) -> None:
     assert forced.text is not None and forced.cosines == wrong.cosines
 
 
-def test_the_bank_explains_in_our_own_words(shipped: Patchioner) -> None:
-    why = shipped.explain(shipped.encode(data.chelsea()), WholeImage(), k=10)
-    assert any("cat" in text for text in why.texts)
-    assert why.weights.sum() == pytest.approx(1.0, abs=1e-5)
-    assert list(why.similarities) == sorted(why.similarities, reverse=True)
+def test_captions_do_not_depend_on_what_makes_them_fast(
+    shipped: Patchioner, tmp_path: Path
+) -> None:
+    """Off: weights unpacked, every token's logit computed, the bank read whole, regions one by one."""
+    photo, parts = noise_photo(320, 240), shipped.parts
+    sets = int(os.environ.get("REGIONS", "16")) // 8
+    regions = [one for seed in range(sets) for one in golden.regions_of(photo.size, seed)]
+    plain: Any = Patchioner(parts, device="cpu")
+    plain._placed = parts.to("cpu", torch.float32, optimize=False)
+    plain._placed.decoder.network.candidates = plain._placed.decoder.network.tables = None
+    features = plain.encode(photo)
+    expected = [plain.caption(features, [one])[0].text for one in regions]
+    assert parts.bank is not None
+    parts.bank.save(tmp_path / "bank", dtype=parts.bank.dtype)
+    mapped = replace(parts, bank=MemoryBank.load(tmp_path / "bank", memory_map=True))
+    for model in (plain, shipped, Patchioner(mapped, device="cpu")):
+        assert [one.text for one in model.caption(photo, regions)] == expected
 
 
 def test_it_fits_into_the_package() -> None:

@@ -96,15 +96,11 @@ class Mask(Shape):
         require_same_size("the mask", _size(size)[::-1], image_size)
 
     @classmethod
-    def from_file(cls, path: str | Path | bytes, *, label: int | None = None) -> Self:
+    def from_file(cls, path: str | Path | bytes) -> Self:
         """A mask from a picture of the image's size, PNG say; every pixel that is not black or transparent counts.
 
-        Args:
-            path: or the bytes in it; a palette picture is read by its indices, a colour one by its channels.
-            label: only pixels of exactly this grey value or palette index count.
-
-        Raises:
-            RegionError: not a picture, or no pixel counts.
+        Of a path or the bytes; a palette picture is read by its indices, a colour one by its channels. RegionError for
+        what is no picture, or where no pixel counts.
         """
         from patchioner.images import read_picture
 
@@ -112,11 +108,11 @@ class Mask(Shape):
             pixels = read_picture(path, lambda picture, name: _picture_values(picture))
         except ImageError as error:
             raise RegionError(f"mask: {error}") from error
-        marked = pixels != 0 if label is None else pixels == label
-        if not marked.any():
-            wanted = "that is not black" if label is None else f"of value {label}"
-            raise RegionError(f"mask {str(path)!r:.200} is empty: it has no pixel {wanted}")
-        return cls(marked)
+        if not pixels.any():
+            raise RegionError(
+                f"mask {str(path)!r:.200} is empty: it has no pixel that is not black"
+            )
+        return cls(pixels != 0)
 
     @classmethod
     def from_supervision(cls, detections: Any) -> list[Self]:

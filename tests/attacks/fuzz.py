@@ -20,13 +20,13 @@ from PIL import Image
 
 from decoders import load_decoder
 from memory_bank import MemoryBank, read_captions
-from patchioner import Patchioner, PatchionerError
+from patchioner import Patchioner
 from patchioner.base.weights import load_weights
 from patchioner.checkpoints.folder import read_checkpoint
 from patchioner.detail import read_reply
 from patchioner.geometry import fit_image
 from patchioner.images import load_image
-from patchioner.regions import Mask, RegionFile, read_trace, region_weights
+from patchioner.regions import Mask, read_regions, read_trace, region_weights
 from tests.support.server import picture_bytes
 from tests.support.tiny import tiny_parts
 
@@ -50,10 +50,8 @@ def tiny() -> Path:
 
 
 def regions(path: Path) -> None:
-    """A file of regions, with the weights of what is in it."""
-    for one in RegionFile(path).entries(SIZE, "a.jpg"):
-        if not isinstance(one, PatchionerError):
-            region_weights([one.region], GEOMETRY)
+    """A file of regions, with their weights."""
+    region_weights([one.region for one in read_regions(path, SIZE, "a.jpg")], GEOMETRY)
 
 
 def trace(path: Path) -> None:

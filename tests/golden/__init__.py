@@ -44,8 +44,12 @@ def photos(count: int = PHOTOS) -> list[Path]:
 def regions(photo: Path) -> list[Region]:
     """One region of every kind, drawn from the photo's name alone."""
     with Image.open(photo) as image:
-        width, height = image.size
-    draw = np.random.default_rng(int(photo.stem)).uniform
+        return regions_of(image.size, int(photo.stem))
+
+
+def regions_of(size: tuple[int, int], seed: int) -> list[Region]:
+    """One region of every kind on a photo of (width, height)."""
+    (width, height), draw = size, np.random.default_rng(seed).uniform
     x1, y1 = draw(0, 0.5) * width, draw(0, 0.5) * height
     x2, y2 = x1 + draw(0.2, 0.5) * width, y1 + draw(0.2, 0.5) * height
     middle = ((x1 + x2) / 2, (y1 + y2) / 2)
@@ -108,8 +112,10 @@ def main() -> int:
     if write:
         FILE.write_text(json.dumps(found, separators=(",", ":")) + "\n")
         return 0
-    known = [(mode, photo) for mode, by_photo in frozen().items() for photo in by_photo]
-    differ = [(mode, photo) for mode, photo in known if found[mode][photo] != frozen()[mode][photo]]
+    known = [(mode, *one) for mode, by_photo in frozen().items() for one in by_photo.items()]
+    differ = [
+        f"differs: {mode} {photo}\n" for mode, photo, ids in known if found[mode][photo] != ids
+    ]
     sys.stdout.write(f"{len(known) - len(differ)} of {len(known)} photos as frozen\n")
-    sys.stdout.writelines(f"differs: {mode} {photo}\n" for mode, photo in differ)
+    sys.stdout.writelines(differ)
     return int(bool(differ))

@@ -26,7 +26,7 @@ from patchioner.images import (
     why_blank,
 )
 from tests.support import MonkeyPatch
-from tests.support.tiny import noise_photo
+from tests.support.tiny import noise_photo, oriented
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
@@ -56,10 +56,8 @@ def test_exif_rotation_is_applied(tmp_path: Path, orientation: int, suffix: str)
     turned = PIXELS.transpose(1, 0, 2)
     mirrored = PIXELS[:, ::-1], PIXELS[::-1, ::-1], PIXELS[::-1]
     upright = [PIXELS, *mirrored, turned, turned[:, ::-1], turned[::-1, ::-1], turned[::-1]]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     path = tmp_path / f"photo{suffix}"
-    Image.fromarray(PIXELS).save(path, exif=exif)
+    Image.fromarray(PIXELS).save(path, exif=oriented(orientation))
     np.testing.assert_array_equal(pixels(path), upright[orientation - 1])
     with Image.open(path) as opened:
         np.testing.assert_array_equal(pixels(opened), upright[orientation - 1])
@@ -186,9 +184,7 @@ def test_a_hundred_megapixels_work_in_bounded_memory(tmp_path: Path) -> None:
 
 def jpeg(path: Path, size: tuple[int, int], orientation: int = 1) -> Path:
     """A photo without a symmetry that would hide a wrong rotation."""
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    noise_photo(*size, seed=3).save(path, quality=95, exif=exif)
+    noise_photo(*size, seed=3).save(path, quality=95, exif=oriented(orientation))
     return path
 
 

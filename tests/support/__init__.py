@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Capture = pytest.CaptureFixture[str]
 Log = pytest.LogCaptureFixture
@@ -14,6 +14,14 @@ MonkeyPatch = pytest.MonkeyPatch
 def randn(*shape: int, seed: int = 0) -> Tensor:
     """Normal numbers, the same in every run."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def spread(module: nn.Module, factor: float) -> None:
+    """Make random weights large, so that what they say differs from row to row and step to step."""
+    for parameter in module.parameters():
+        if parameter.dim() >= 2:
+            parameter.mul_(factor)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:

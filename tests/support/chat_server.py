@@ -24,13 +24,12 @@ class Reaction:
     hang: bool = False
 
 
-def says(*texts: str | None, usage: tuple[int, int] | None = (100, 10), **more: Any) -> Reaction:
+def says(*texts: str | None, **more: Any) -> Reaction:
     """A well-formed reply with those answers."""
     said = [{"role": "assistant", "content": text} for text in texts]
     choices = [{"index": i, "finish_reason": "stop", "message": one} for i, one in enumerate(said)]
-    reply = {"id": "x", "object": "chat.completion", "choices": choices, **more}
-    if usage is not None:
-        reply["usage"] = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+    usage = {"prompt_tokens": 100, "completion_tokens": 10}
+    reply = {"id": "x", "object": "chat.completion", "choices": choices, "usage": usage, **more}
     return Reaction(json.dumps(reply).encode(), headers=JSON)
 
 

@@ -6,7 +6,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from tokenizers import Tokenizer
 from tokenizers import decoders as bpe_decoders
 from tokenizers.models import BPE
@@ -17,6 +16,7 @@ from torch import nn
 from decoders import language_model as language
 from decoders.language_model import GPT2
 from decoders.tokenizers import LanguageTokenizer
+from tests.support import spread as spread
 
 END = "<|endoftext|>"
 SENTENCES = [
@@ -61,14 +61,6 @@ def language_config(kind: str = "gpt2", **settings: Any) -> dict[str, Any]:
 
 def language_model(kind: str = "gpt2", *, seed: int = 0, **settings: Any) -> nn.Module:
     return language.build_language_model(language_config(kind, **settings), seed=seed)
-
-
-@torch.no_grad()
-def spread(module: nn.Module, factor: float) -> None:
-    """Make random weights large, so that what they say differs from row to row and step to step."""
-    for parameter in module.parameters():
-        if parameter.dim() >= 2:
-            parameter.mul_(factor)
 
 
 def transformers_twin(model: nn.Module) -> Any:

@@ -22,6 +22,7 @@ from patchioner.backbones.clip import OpenClipViT, clip_preprocessing
 from patchioner.checkpoints.folder import ModelSettings, Parts
 from patchioner.geometry import Fit, Preprocessing
 from patchioner.text import BertSettings, BertTower
+from tests.support import spread
 
 DIM = 64  # timm's own tiny test model, `test_vit`: six blocks, two heads, patches of 16 pixels
 PLACES = {
@@ -38,7 +39,7 @@ def tiny_backbone(seed: int = 0, *, mode: Fit = "aspect", size: int = 64, **how:
     torch.manual_seed(seed)
     settings, head = Preprocessing(mode, size, 16), {"type": "standardise"}
     backbone = TimmViT("test_vit", settings, head=head, **how)
-    _spread(backbone.vit, 3.0)
+    spread(backbone.vit, 3.0)
     with torch.no_grad():
         for key, tensor in backbone.head.named_buffers():
             tensor.copy_(torch.rand(DIM) + 0.5 if "std" in key else torch.randn(DIM) * 0.1)
@@ -89,34 +90,22 @@ def tiny_decoder(seed: int = 0, *, dim: int = DIM) -> PrefixGPT2Decoder:
     decoder = PrefixGPT2Decoder.create(
         TEXTS, embedding_dim=dim, layers=2, width=32, heads=2, vocab_size=300, seed=seed
     )
-    _spread(decoder.network, 10.0)
+    spread(decoder.network, 10.0)
     return decoder
 
 
-def tiny_settings() -> ModelSettings:
-    """Settings in which nothing is neutral: context on, short captions, the memory projection."""
-    how: dict[str, Any] = {"context": 0.5, "temperature": 0.02}
-    return ModelSettings(name="tiny", licence="none", decode=DecodeOptions(max_tokens=8), **how)
-
-
 def tiny_parts(seed: int = 0) -> Parts:
-    """All parts of a checkpoint, random and reproducible; about 0.4 million weights."""
-    tower = tiny_tower(seed)
+    """All parts of a checkpoint, random and reproducible, about 0.4 million weights; no setting is neutral."""
+    tower, decode = tiny_tower(seed), DecodeOptions(max_tokens=8)
     bank = MemoryBank(F.normalize(tower.encode(TEXTS), dim=1), texts=TEXTS)
-    return Parts(tiny_backbone(seed), tiny_decoder(seed), bank, tower, tiny_settings())
+    settings = ModelSettings("tiny", licence="none", decode=decode, context=0.5, temperature=0.02)
+    return Parts(tiny_backbone(seed), tiny_decoder(seed), bank, tower, settings)
 
 
 def noise_photo(width: int = 96, height: int = 64, seed: int = 0) -> Image.Image:
     """A photo of smooth random colour, RGB."""
     pixels = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
-
-
-@torch.no_grad()
-def _spread(module: nn.Module, factor: float) -> None:
-    for parameter in module.parameters():
-        if parameter.dim() >= 2:
-            parameter.mul_(factor)
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -148,6 +137,13 @@ def change_config(folder: Path, **changes: Any) -> None:
     """Change keys of the config.json in a folder."""
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def oriented(orientation: int) -> Image.Exif:
+    """EXIF's data of a photo whose stored pixels lie so, 1 to 8."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
 
 
 class Trap:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from functools import partial
 from pathlib import Path
@@ -27,14 +26,16 @@ from patchioner.regions import (
     items,
     read_regions,
     read_trace,
+    region_weights,
 )
 from patchioner.regions.annotators import from_label_studio
 from tests.support import Log, MonkeyPatch
+from tests.support.tiny import oriented
 
 CASES = Path(__file__).parent / "cases"
 READ, REFUSED = (json.loads((CASES / name).read_text()) for name in ("read.json", "refused.json"))
 SIZE = (6, 4)
-fitted = partial(fit_image, mode="stretch", size=56, patch_size=14)
+fit = partial(fit_image, mode="stretch", size=56, patch_size=14)
 MASKS = np.stack([np.eye(4, 6, dtype=bool), np.ones((4, 6), dtype=bool)])
 EXPECTED = [NamedRegion(Mask(mask)) for mask in MASKS]
 FULL = {"size": [4, 6], "counts": [0, 24]}
@@ -55,17 +56,17 @@ def written(folder: Path, content: object, name: str = "regions.json") -> Path:
 
 @pytest.mark.parametrize("case", READ, ids=lambda case: case["name"])
 def test_a_file_gives_its_regions_labels_and_ids(case: dict[str, Any], tmp_path: Path) -> None:
-    path, expected = written(tmp_path, case["content"]), case["regions"]
-    size = tuple(case.get("size", SIZE))
-    found, geometry = read_regions(path, size, case.get("photo")), fitted(size)
+    path = written(tmp_path, case["content"], case.get("file", "regions.json"))
+    size, expected = tuple(case.get("size", SIZE)), case["regions"]
+    found = read_regions(path, size, case.get("photo"), **case.get("how", {}))
     own = [(one.get("label"), one.get("id")) for one in expected]
     assert [(one.label, one.id) for one in found] == own
     for one, wanted in zip(found, expected, strict=True):
         known = {key: wanted[key] for key in wanted.keys() - {"label", "id"}}
         region = Region.from_json(known)
         assert type(one.region) is type(region)
-        weights = one.region.patch_weights(geometry)
-        np.testing.assert_allclose(weights, region.patch_weights(geometry), atol=1e-6)
+        weights = region_weights([one.region, region], fit(size))
+        np.testing.assert_allclose(weights[0], weights[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case["error"])
@@ -101,36 +102,19 @@ def test_a_folder_of_sam_s_masks_is_read_by_its_table(tmp_path: Path) -> None:
     assert isinstance(second, RegionFileError)
 
 
-@pytest.mark.parametrize(
-    ("form", "numbers"),
-    [("xyxy", [20, 10, 120, 60]), ("xywh", [20, 10, 100, 50]), ("cxcywh", [70, 35, 100, 50])],
-)
-def test_boxes_are_read_as_the_caller_says(form: Any, numbers: list[float], tmp_path: Path) -> None:
-    path = tmp_path / "b.npz"
-    for shares, key in itertools.product((False, True), ("boxes", "bbox", "box")):
-        row = list(np.divide(numbers, PHOTO * 2)) if shares else numbers
-        if key == "boxes":
-            np.savez(path, boxes=[row])
-        else:
-            path.write_text(json.dumps([{key: row}]))
-        (found,) = read_regions(path, PHOTO, box_format=form, normalized=shares)
-        np.testing.assert_allclose(found.region.bounds, BOX)
-
-
-def test_shares_of_pascal_voc_are_not_counted_from_1(tmp_path: Path) -> None:
-    shares = "<xmin>0.1</xmin><ymin>0.1</ymin><xmax>0.6</xmax><ymax>0.6</ymax>"
-    voc = f"<annotation><object><bndbox>{shares}</bndbox></object></annotation>"
-    (tmp_path / "a.xml").write_text(voc)
-    (found,) = read_regions(tmp_path / "a.xml", PHOTO, normalized=True)
-    np.testing.assert_allclose(found.region.bounds, BOX)
+def test_boxes_of_arrays_are_read_as_the_caller_says(tmp_path: Path) -> None:
+    for form, row in (("xyxy", BOX), ("xywh", (20, 10, 100, 50)), ("cxcywh", (70, 35, 100, 50))):
+        for shares in (False, True):
+            np.savez(tmp_path / "b.npz", boxes=[np.divide(row, PHOTO * 2) if shares else row])
+            how: Any = {"box_format": form, "normalized": shares}
+            (found,) = read_regions(tmp_path / "b.npz", PHOTO, **how)
+            np.testing.assert_allclose(found.region.bounds, BOX)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_stored_pixels_turn_with_the_photo(orientation: int, tmp_path: Path) -> None:
     picture, photo = Image.fromarray(PATCH.astype(np.uint8) * 255), tmp_path / "a.png"
-    exif = picture.getexif()
-    exif[0x0112] = orientation
-    picture.save(photo, exif=exif)
+    picture.save(photo, exif=oriented(orientation))
     ring = [[20, 10], [120, 10], [120, 60], [20, 60]]
     content = [{"mask": "a.png"}, {"box": BOX}, {"polygon": ring}, {"trace": ring}]
     (tmp_path / "r.json").write_text(json.dumps(content))
@@ -246,14 +230,9 @@ def test_the_longest_common_path_tells_photos_apart(tmp_path: Path) -> None:
         file.for_photo(SIZE, "7-c.jpg")
 
 
-def test_results_by_name_and_what_is_lost(tmp_path: Path, caplog: Log) -> None:
-    boxes = [{"bbox": [1, 2, 3, 2], "image_id": one} for one in ("a", "b.jpg", "0012", 2)]
-    path = written(tmp_path, boxes[:3])
-    for name in ("a.jpg", "b.jpg", "COCO_000012.jpg"):
-        assert len(read_regions(path, SIZE, name)) == 1
-    assert not caplog.messages
-    lost = written(tmp_path, {"images": IMAGES, "annotations": boxes[3:]})
-    assert read_regions(lost, SIZE, "a.jpg") == []
+def test_annotations_of_no_image_are_told(tmp_path: Path, caplog: Log) -> None:
+    lost = {"images": IMAGES, "annotations": [{"bbox": [1, 2, 3, 2], "image_id": 2}]}
+    assert read_regions(written(tmp_path, lost), SIZE, "a.jpg") == []
     assert "1 annotations" in caplog.text
 
 
@@ -284,12 +263,12 @@ def test_traces_in_every_spelling(tmp_path: Path) -> None:
         ({"traces": [samples]}, shares),
     ):
         assert read_trace(written(tmp_path, content)) == expected
-    for wrong in ("{}", "[]", "5", "{", '{"traces": []}'):
-        with pytest.raises(RegionFileError, match="trace|JSON"):
+    for wrong in ("{}", "[]", "5", "{", '{"traces": []}', '{"trace": [[1, 2]], "normalized": 3}'):
+        with pytest.raises(RegionFileError, match="trace|JSON|'normalized' is 3"):
             read_trace(written(tmp_path, wrong))
     # The pen is up between the strokes of a record.
     strokes = [[{"x": x, "y": y} for x in (y, 1 - y)] for y in (0.1, 0.9)]
-    weights = read_trace(written(tmp_path, {"traces": strokes})).patch_weights(fitted(SIZE))
+    weights = read_trace(written(tmp_path, {"traces": strokes})).patch_weights(fit(SIZE))
     assert weights[1:-1].sum() == 0.0 and weights[0].sum() == pytest.approx(0.5)
 
 

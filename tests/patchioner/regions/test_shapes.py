@@ -1,4 +1,4 @@
-"""Every shape against slow twins; masks, run lengths, traces and rings; `cases/refused_shapes.json`."""
+"""Every shape against slow twins; masks, run lengths, traces and rings; `cases/refused_values.json`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from patchioner import Box, Patch, Point, Region, RegionSet, Weighting, WholeImage, regions
-from patchioner.base.errors import RegionError
+from patchioner.base.errors import OptionError, RegionError
 from patchioner.geometry import ImageGeometry, fit_image
 from patchioner.regions import Mask, Polygon, Trace, decode_rle, encode_rle, region_weights
 from patchioner.regions.shapes import reference_box_footprints, reference_model_boxes
 
 Array = npt.NDArray[np.floating]
-REFUSED = json.loads((Path(__file__).parent / "cases" / "refused_shapes.json").read_text("utf-8"))
+REFUSED = json.loads((Path(__file__).parent / "cases" / "refused_values.json").read_text("utf-8"))
 MODES = ("stretch", "crop", "pad", "aspect")
 REFERENCE = Weighting(rounding="reference")
 GAUSSIAN = Weighting("gaussian")
@@ -229,7 +229,10 @@ def test_a_mask_is_a_copy_of_bools_integers_or_clean_floats_that_cannot_change()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
-def test_pictures_of_any_mode_are_read(mode: str, tmp_path: Path) -> None:
+def test_pictures_of_any_mode_are_read(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # of which Pillow warns, and we do not
     picture = Image.fromarray(ARRAY.astype(np.uint8) * 255).convert("L" if mode == "I;16" else mode)
     if mode == "I;16":
         picture = Image.fromarray(ARRAY.astype(np.uint16) * 4000)
@@ -259,14 +262,13 @@ def test_run_lengths_come_back_and_agree_with_the_coco_tools(array: npt.NDArray[
 @pytest.mark.parametrize("weighting", [None, REFERENCE])
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case["error"])
 def test_what_is_refused(case: dict[str, Any], weighting: Weighting | None) -> None:
-    if "make" in case:
-        make = operator.attrgetter(case["make"])(regions)
-        with pytest.raises(RegionError, match=case["error"]):
-            make(*case["args"])
-        return
-    region = Region.from_json(case["region"])
-    with pytest.raises(RegionError, match=case["error"]):
-        region_weights([Box(0, 0, 10, 10), region], SQUARE, weighting)
+    with pytest.raises(OptionError if "weighting" in case else RegionError, match=case["error"]):
+        if "weighting" in case:
+            Weighting(**case["weighting"])
+        elif "make" in case:
+            operator.attrgetter(case["make"])(regions)(*case["args"])
+        else:
+            region_weights([Region.from_json(case["region"])], SQUARE, weighting)
 
 
 def test_a_mask_that_is_cut_away_is_refused() -> None:
