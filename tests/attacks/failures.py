@@ -32,7 +32,7 @@ from tests.support.failing import CALLS, every_failure, every_kill
 from tests.support.tiny import TEXTS, noise_photo, tiny_parts
 
 SHAPE = NewDecoder(layers=1, width=32, heads=2, vocab_size=270, positions=40)
-QUICK = usual_training(SHAPE, epochs=3, batch=15)
+QUICK = usual_training(SHAPE, epochs=2, batch=15)
 
 
 @cache

@@ -76,8 +76,8 @@ def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 200, 100, 50])
     palette.putdata([0, 1])
-    for how, second in (({}, [200, 100, 50]), ({"transparency": 1}, [255, 255, 255])):
-        palette.save(path, **how)
+    for transparent, second in ((None, [200, 100, 50]), (1, [255, 255, 255])):
+        palette.save(path, transparency=transparent)
         assert pixels(path).tolist() == [[[10, 20, 30], second]]
 
 
@@ -98,8 +98,8 @@ def test_tensors_are_channels_first_and_arrays_channels_last() -> None:
     for source in (tensor, (tensor / 255.0).requires_grad_(), PIXELS / 255.0):
         np.testing.assert_array_equal(pixels(source), PIXELS)
     grey = np.repeat(PIXELS[..., :1], 3, axis=2)
-    for source in (PIXELS[..., 0], PIXELS[..., :1], tensor[:1], tensor[0]):
-        np.testing.assert_array_equal(pixels(source), grey)
+    for one in (PIXELS[..., 0], PIXELS[..., :1], tensor[:1], tensor[0]):
+        np.testing.assert_array_equal(pixels(one), grey)
     half = (tensor / 255.0).to(torch.bfloat16)
     assert np.abs(pixels(half).astype(int) - PIXELS).max() <= 1
     assert pixels(np.array([[True, False]])).tolist() == [[[255] * 3, [0] * 3]]

@@ -24,7 +24,8 @@ BOX = [1.0, 1.0, 30.0, 30.0]
 def test_regions_come_in_any_iterable(model: Patchioner) -> None:
     features, box = model.encode(PHOTO), Box(*BOX)
     plain = model.embed_regions(features, [box])
-    for given in ((box,), (one for one in [box]), np.array([box], dtype=object)):
+    iterables: list[Any] = [(box,), (one for one in [box]), np.array([box], dtype=object)]
+    for given in iterables:
         assert torch.equal(model.embed_regions(features, given), plain)
     texts: Any = ["a cat", "a dog"]
     assert model.label(PHOTO, [box], iter(texts)) == model.label(PHOTO, [box], texts)

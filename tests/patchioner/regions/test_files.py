@@ -105,7 +105,8 @@ def test_a_folder_of_sam_s_masks_is_read_by_its_table(tmp_path: Path) -> None:
 def test_boxes_of_arrays_are_read_as_the_caller_says(tmp_path: Path) -> None:
     for form, row in (("xyxy", BOX), ("xywh", (20, 10, 100, 50)), ("cxcywh", (70, 35, 100, 50))):
         for shares in (False, True):
-            np.savez(tmp_path / "b.npz", boxes=[np.divide(row, PHOTO * 2) if shares else row])
+            boxes = np.divide([row], PHOTO * 2 if shares else 1)
+            np.savez(tmp_path / "b.npz", boxes=boxes)
             how: Any = {"box_format": form, "normalized": shares}
             (found,) = read_regions(tmp_path / "b.npz", PHOTO, **how)
             np.testing.assert_allclose(found.region.bounds, BOX)
