@@ -31,8 +31,7 @@ from decoders.guidance import Guide
 from decoders.scene_graph import Graph, Parser, T5Parser, parse_all
 from decoders.search import draw, row_uniforms
 from decoders.tagging import WORDS, entries, singular
-from decoders.tokenizers import LanguageTokenizer
-from decoders.viecap import ViecapConfig, ViecapDecoder, entity_prompt
+from decoders.viecap import ViecapDecoder, entity_prompt
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
 from patchioner.base.weights import Storage
@@ -300,16 +299,9 @@ class MeacapDecoder(ViecapDecoder):
     TYPE = "meacap"
     prompter: ConceptPrompter
 
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: LanguageTokenizer,
-        config: ViecapConfig,
-        prompter: ConceptPrompter | None = None,
-        **more: Any,
-    ) -> None:
-        super().__init__(model, tokenizer, config, prompter or ConceptPrompter(), **more)
-        self.needs_memory = "hard" in config.prompts
+    def __init__(self, *parts: Any, prompter: ConceptPrompter | None = None, **more: Any) -> None:
+        super().__init__(*parts, prompter=prompter or ConceptPrompter(), **more)
+        self.needs_memory = "hard" in self.config.prompts
 
     def _save_more(self, folder: Path) -> dict[str, Any]:
         parser = self.prompter.parser
