@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError
@@ -354,6 +355,16 @@ class TrainableDecoder(Decoder):
 
         `label_smoothing` is the mass spread over the whole vocabulary.
         """
+
+
+def token_loss(
+    logits_at: Callable[[Tensor], Tensor], tokens: Tensor, lengths: Tensor, label_smoothing: float
+) -> Tensor:
+    """`TrainableDecoder.loss` of what gives logits (m, vocab) at the m real places of a mask (n, t)."""
+    # Padding after a caption is hidden by causality from all that counts.
+    real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+    logits = logits_at(real).float()
+    return functional.cross_entropy(logits, tokens[real], label_smoothing=label_smoothing)
 
 
 def check_embeddings(embeddings: Tensor, dim: int) -> None:

@@ -25,6 +25,7 @@ from decoders.base import (
     TrainableDecoder,
     check_whole,
     reading,
+    token_loss,
 )
 from decoders.head import DerivedCache, LinearHead, OutputHead, table_if_worth
 from decoders.search import StepGraphs
@@ -506,12 +507,10 @@ class PrefixGPT2Decoder(TrainableDecoder):
     def loss(
         self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
     ) -> Tensor:
-        """See `TrainableDecoder.loss`; causality hides the padding from the real tokens."""
+        """See `TrainableDecoder.loss`."""
         hidden = self.network(embeddings, tokens[:, :-1])
-        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        logits = self.network.logits(hidden[real])
-        return functional.cross_entropy(
-            logits.float(), tokens[real], label_smoothing=label_smoothing
+        return token_loss(
+            lambda real: self.network.logits(hidden[real]), tokens, lengths, label_smoothing
         )
 
 

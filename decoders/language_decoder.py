@@ -26,6 +26,7 @@ from decoders.base import (
     TrainableDecoder,
     check_whole,
     reading,
+    token_loss,
 )
 from decoders.head import OutputHead
 from decoders.language_model import EXTRA, GPT2, TransformersModel
@@ -84,12 +85,9 @@ class PromptedModel:
         """As `TrainableDecoder.loss`, behind n prefixes (p_i, width)."""
         inputs, padding = language.pad_left(prefixes)
         vectors = self.model.get_input_embeddings()(tokens[:, :-1]).to(inputs.dtype)
-        # Padding after a caption is hidden by causality from all that counts.
-        real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-        logits = self.model.logits_at(torch.cat([inputs, vectors], dim=1), padding, real)
-        return functional.cross_entropy(
-            logits.float(), tokens[real], label_smoothing=label_smoothing
-        )
+        read = torch.cat([inputs, vectors], dim=1)
+        logits_at = partial(self.model.logits_at, read, padding)
+        return token_loss(logits_at, tokens, lengths, label_smoothing)
 
 
 @dataclass(frozen=True)

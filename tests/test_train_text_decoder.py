@@ -19,7 +19,6 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 @pytest.fixture
 def words(checkpoint: Path, tmp_path: Path) -> list[str]:
-    """Arguments of a quick run."""
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
     places = ["--corpus", corpus, "--text-encoder", checkpoint, "--out", tmp_path / "out"]

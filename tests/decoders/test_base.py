@@ -84,7 +84,6 @@ def test_impossible_prompts() -> None:
 
 
 def concepts(**values: Any) -> dict[str, Any]:
-    """Of a `meacap` configuration."""
     return {"concepts": {"options": {}, "parser": {"type": "rules"}, **values}}
 
 

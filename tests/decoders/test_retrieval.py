@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decoders import Decoded, DecodeOptions, load_decoder
 from decoders.retrieval import ConceptPrompter, RetrievalDecoder, find_concepts, likeness
-from decoders.scene_graph import Entity, Graph, T5Parser, parse_all
+from decoders.scene_graph import Entity, T5Parser, parse_all
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, DecoderError
 from tests.decoders.conftest import DIM as WIDTH
@@ -102,16 +102,6 @@ CAPTIONED = MemoryBank(NEAR, CAPTIONS)
 ASKED = embed_words([*THINGS, "cat dog", "bus kite"])
 
 
-class Counting:
-    """The rule parser, noting how often it was asked."""
-
-    asked = 0
-
-    def __call__(self, texts: Sequence[str]) -> list[Graph]:
-        self.asked += 1
-        return parse_all(texts)
-
-
 def make(prompter: ConceptPrompter | None = None, **settings: Any) -> Any:
     decoder = on_language_model("meacap", prompter=prompter, **settings)
     spread(decoder.network, 6.0)
@@ -137,19 +127,13 @@ def test_memories_are_lent_and_settings_are_saved(tmp_path: Path) -> None:
 
 
 def test_a_parser_is_kept_by_name_and_a_foreign_one_not_at_all(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="Counting"):
-        make(ConceptPrompter(Counting())).save(tmp_path)
+    with pytest.raises(CheckpointError, match="foreign"):
+        make(ConceptPrompter(Mock(name="foreign"))).save(tmp_path)
     assert not list(tmp_path.iterdir())
     make(ConceptPrompter(T5Parser("somewhere/parser"))).save(tmp_path)
     again: Any = load_decoder(tmp_path)
     assert isinstance(again.prompter.parser, T5Parser)
     assert again.prompter.parser.model == "somewhere/parser"
-
-
-def graph(caption: str) -> Graph:
-    """As "red bus, man": a bus with the attribute red, a man."""
-    parts = [part.split() for part in caption.split(",") if part.strip()]
-    return tuple(Entity(part[-1], tuple(part[:-1])) for part in parts)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +154,8 @@ def graph(caption: str) -> Graph:
     ],
 )
 def test_concepts_are_voted_for(names: tuple[str, ...], wanted: list[str]) -> None:
-    given = [name.replace(",", "") for name in names], [graph(name) for name in names]
+    graphs = [tuple(Entity(one.strip(), ()) for one in name.split(",") if one) for name in names]
+    given = [name.replace(",", "") for name in names], graphs
     assert find_concepts(*given) == wanted
     assert find_concepts(*given, most=2) == wanted[:2]
 
@@ -187,10 +172,10 @@ def test_names_are_alike_by_their_words(one: str, other: str, expected: float) -
 
 
 def test_each_text_is_parsed_once_and_a_full_memory_begins_anew(monkeypatch: MonkeyPatch) -> None:
-    parser = Counting()
+    parser = Mock(side_effect=parse_all)
     prompter = ConceptPrompter(parser, captions=1)
     expected = prompter.prompts(ASKED, CAPTIONED)
-    assert prompter.prompts(ASKED, CAPTIONED) == expected and parser.asked == 1
+    assert prompter.prompts(ASKED, CAPTIONED) == expected and parser.call_count == 1
     monkeypatch.setattr("decoders.retrieval._MOST_GRAPHS", 2)
     assert [prompter.prompts(row[None], CAPTIONED)[0] for row in ASKED] == expected
-    assert parser.asked > 1
+    assert parser.call_count > 1

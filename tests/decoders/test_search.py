@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from itertools import product
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from decoders import head as heads
 from decoders.head import PIECE, Constraints, GivenLogits, LinearHead, StepBans
 from decoders.search import Hypothesis, can_capture, draw, graph_search, greedy_search
 from tests.decoders.conftest import CORPUS, ROWS, embed_words, token_ids
-from tests.support import MonkeyPatch, randn
+from tests.support import randn
 
 CPU, GREEDY = torch.device("cpu"), DecodeOptions(max_tokens=12)
 BEAM = DecodeOptions(strategy="beam", beam_width=3, max_tokens=9)
@@ -97,18 +98,15 @@ def test_many_draws_are_those_of_seeds_that_follow(wild: GPT2, memory: float) ->
 
 
 @pytest.mark.parametrize("options", [GREEDY, BEAM, PENALTY, SAMPLE])
-def test_no_caption_depends_on_its_batch_and_equal_rows_are_read_once(
-    wild: GPT2, options: DecodeOptions, monkeypatch: MonkeyPatch
-) -> None:
+def test_no_row_minds_its_batch_and_equal_ones_are_read_once(wild: GPT2, options: Any) -> None:
     rows, random = ROWS[:12].clone(), torch.get_rng_state()
     together = token_ids(wild.generate(rows, options))
     assert together == [wild.generate(row[None], options)[0].token_ids for row in rows]
     assert together == token_ids(wild.generate(rows.flip(0), options))[::-1]
     assert together == token_ids(wild.generate(rows, replace(options, batch_memory_mb=1e-6)))
     assert torch.equal(rows, ROWS[:12]) and torch.equal(torch.get_rng_state(), random)
-    start = Mock(side_effect=wild.network.start)
-    monkeypatch.setattr(wild.network, "start", start)
-    decoded = wild.generate(torch.cat([rows[:3], rows[:3]]), options)
+    with patch.object(wild.network, "start", side_effect=wild.network.start) as start:
+        decoded = wild.generate(torch.cat([rows[:3], rows[:3]]), options)
     assert len(start.call_args.args[0]) == 3 and decoded[:3] == decoded[3:]
 
 
@@ -168,7 +166,6 @@ def test_banned_words_are_not_written(trained: GPT2, strategy: Any) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_no_ngram_is_written_twice(size: int) -> None:
-    """Against a plain loop over all earlier n-grams."""
     written = torch.randint(0, 4, (50, 9), generator=torch.Generator().manual_seed(5))
     found = ban(torch.zeros(50, 4), written, no_repeat_ngram=size)
     for row, tokens in enumerate(written.tolist()):
@@ -192,10 +189,9 @@ def steady(decoder: GPT2, rows: Tensor, options: DecodeOptions = STEADY) -> list
     return found
 
 
-@pytest.mark.parametrize("count", [1, 3, 24])
-def test_it_equals_the_ordinary_search(wild: GPT2, count: int) -> None:
+def test_steps_of_fixed_shape_equal_the_ordinary_search(wild: GPT2) -> None:
     changes: list[dict[str, Any]] = [{}, {"no_repeat_ngram": 2, "min_tokens": 6}, {"max_tokens": 1}]
-    for more in changes:
+    for count, more in product((1, 3, 24), changes):
         steady(wild, ROWS[:count], replace(STEADY, **more))
 
 
@@ -217,7 +213,6 @@ def test_steps_are_reused_forget_what_they_read_and_follow_the_weights(wild: GPT
 
 WIDTH, VOCAB = 16, 2 * PIECE + 77
 MATRIX, STATES = randn(VOCAB, WIDTH, seed=1), randn(9, WIDTH, seed=2)
-FREE = StepBans(([], torch.tensor([], dtype=torch.int64)))
 
 
 def bans() -> StepBans:
@@ -235,11 +230,15 @@ def whole() -> Tensor:
     return logits - total
 
 
-@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("kind", ["given", "plain", "packed"])
 @pytest.mark.parametrize("count", [1, 6, PIECE + 5, VOCAB + 9])
-def test_best_and_top_tokens_equal_the_whole_product(given: bool, count: int) -> None:
-    head = GivenLogits(VOCAB) if given else LinearHead(MATRIX)
-    fed = functional.linear(STATES, MATRIX) if given else STATES
+@torch.no_grad()
+def test_best_and_top_tokens_equal_the_whole_product(kind: str, count: int) -> None:
+    if kind == "packed" and heads.table_if_worth(MATRIX) is None:
+        pytest.skip("nothing is gained by packing on this processor")
+    table = heads.DerivedCache(heads.table_if_worth) if kind == "packed" else None
+    head = GivenLogits(VOCAB) if kind == "given" else LinearHead(MATRIX, table)
+    fed = functional.linear(STATES, MATRIX) if kind == "given" else STATES
     best, value = heads.best_tokens(head, fed.clone(), bans())
     log_probs, tokens = heads.top_tokens(head, fed, bans(), count)
     expected = whole().topk(min(count, VOCAB), dim=1)
@@ -249,15 +248,3 @@ def test_best_and_top_tokens_equal_the_whole_product(given: bool, count: int) ->
     assert all(len(set(row)) == min(count, VOCAB) for row in tokens.tolist())
     assert torch.equal(best, expected.indices[:, 0])
     torch.testing.assert_close(value, expected.values[:, 0])
-
-
-@pytest.mark.parametrize("rows", [1, 2, 9])
-@torch.no_grad()
-def test_a_packed_table_gives_the_same_tokens(rows: int) -> None:
-    if heads.table_if_worth(MATRIX) is None:
-        pytest.skip("nothing is gained by packing on this processor")
-    head = LinearHead(MATRIX, table=heads.DerivedCache(heads.table_if_worth))
-    found = heads.top_tokens(head, STATES[:rows], FREE, 4)
-    expected = heads.top_tokens(LinearHead(MATRIX), STATES[:rows], FREE, 4)
-    assert torch.equal(found[1], expected[1])
-    torch.testing.assert_close(found[0], expected[0])

@@ -1,4 +1,4 @@
-"""Training: it learns, resumes to the same place, and refuses bad input."""
+"""Training: it learns, resumes to the same place, refuses bad input; stored or in fewer bits it says the same."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from decoders import PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
+from decoders import (
+    DecodeOptions,
+    PrefixGPT2Decoder,
+    TrainOptions,
+    TrainReport,
+    load_decoder,
+    train_decoder,
+)
 from decoders.train import _Corpus, epoch_batches
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
-from tests.decoders.conftest import CORPUS, embed_words, make_decoder, weights
+from tests.decoders.conftest import CORPUS, SHORT, embed_words, make_decoder, weights
 
 OPTIONS = TrainOptions(
     steps=14, batch=8, warmup_steps=3, validate_every=5, checkpoint_every=4, validation_share=0.1
@@ -120,3 +127,29 @@ def test_rate_rises_then_falls_to_zero(decay: Any) -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
     assert rates[12] == pytest.approx(0.5)
     assert rates[20] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("storage", "tolerance"), [("fp32", 0), ("fp16", 0.01), ("int8", 0.2)])
+def test_trained_and_loaded_again(
+    trained: PrefixGPT2Decoder, tmp_path: Path, storage: Any, tolerance: float
+) -> None:
+    rows = embed_words(CORPUS[:30])
+    captions = trained.generate(rows, SHORT)
+    assert sum(one.text == text for one, text in zip(captions, CORPUS, strict=False)) >= 24
+    trained.save(tmp_path, storage=storage)
+    loaded = load_decoder(tmp_path).generate(rows, SHORT)
+    assert [one.text for one in loaded] == [one.text for one in captions]
+    assert [o.score for o in loaded] == pytest.approx([o.score for o in captions], abs=tolerance)
+
+
+@pytest.mark.parametrize("how", [("int8", "greedy"), ("int8", "beam"), ("bf16", "sample")])
+def test_with_fewer_bits_it_says_nearly_the_same(trained: PrefixGPT2Decoder, how: Any) -> None:
+    rows, (precision, strategy) = embed_words(CORPUS), how
+    state = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
+    options = DecodeOptions(strategy, max_tokens=12, temperature=0.5)
+    before = trained.generate(rows, options)
+    after = trained.quantized(precision).generate(rows, options)
+    same = sum(one.text == other.text for one, other in zip(before, after, strict=True))
+    assert same >= 0.9 * len(rows)
+    assert sum(abs(a.score - b.score) for a, b in zip(before, after, strict=True)) < 0.1 * len(rows)
+    torch.testing.assert_close(dict(trained.network.state_dict()), state, rtol=0, atol=0)

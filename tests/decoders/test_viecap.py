@@ -6,11 +6,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from decoders import load_decoder
 from decoders.viecap import EntityFinder, EntityPrompter, entity_prompt, mask_entities
@@ -25,7 +25,6 @@ make = partial(on_language_model, "viecap")
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5])
 def test_the_nearest_entities_above_the_threshold_are_named(threshold: float) -> None:
-    """As the formula reads, likeliest first, whatever the length of the row."""
     prompter = EntityPrompter(THINGS, 3 * VECTORS, temperature=0.1, threshold=threshold)
     prompts = prompter.prompts(7 * ROWS)
     for row, prompt in zip(ROWS, prompts, strict=True):
@@ -37,7 +36,6 @@ def test_the_nearest_entities_above_the_threshold_are_named(threshold: float) ->
 
 
 def test_prompts_are_joined_in_their_order() -> None:
-    """That each is the published one: tests of the published folders."""
     decoder, found = make(), dict[str, Any]()
     for order in ("soft", "hard", "soft_hard", "hard_soft"):
         decoder.config = replace(decoder.config, prompts=order)
@@ -70,13 +68,10 @@ def test_names_are_the_published_ones_and_a_caption_ends_at_its_full_stop(tmp_pa
     assert "mapping_network.transformer.layers.0.attn.to_keys_values.weight" in names
     assert "gpt.transformer.wte.weight" in names and "gpt.lm_head.weight" not in names
 
-    class Fixed:
-        def prompts(self, embeddings: Tensor, memory: object = None) -> list[str]:
-            return ["There are boat in image." * 30] * len(embeddings)  # longer than is taken
-
-    fixed = make(prompter=Fixed())
-    assert {len(p) for p in fixed.prefixes(ROWS)} == {3 + 64}
-    with pytest.raises(CheckpointError, match="Fixed"):
+    long = Mock(side_effect=lambda rows, memory: ["There are boat in image." * 30] * len(rows))
+    fixed = make(prompter=Mock(prompts=long))
+    assert {len(p) for p in fixed.prefixes(ROWS)} == {3 + 64}  # no more is taken
+    with pytest.raises(CheckpointError, match="Mock"):
         fixed.save(tmp_path)
 
 

@@ -87,7 +87,6 @@ def test_a_bank_holds_the_encoders_vectors(tmp_path: Path) -> None:
     torch.testing.assert_close(bank.embeddings(), F.normalize(encode(texts)), atol=1e-3, rtol=0)
     raw = make(tmp_path / "raw", dtype="float32", unit=False, keep_texts=False)
     torch.testing.assert_close(raw.embeddings(), encode(texts), atol=1e-6, rtol=1e-5)
-    assert raw.texts is None
     small = make(tmp_path / "small", rows=5)
     assert len(small) == 5 and int(small.counts.sum()) == len(CORPUS) - 1
     assert set(small.texts or ()) <= set(texts)

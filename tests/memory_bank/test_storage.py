@@ -114,7 +114,6 @@ def test_a_bad_text_line_is_named_when_it_is_read(tmp_path: Path, line: str, mes
 @pytest.mark.parametrize("older", [False, True], ids=["named", "of an earlier release"])
 @pytest.mark.parametrize("file", ["bank.json", "bank.safetensors", "texts.jsonl"])
 def test_a_bank_replaced_file_by_file_is_refused(tmp_path: Path, file: str, older: bool) -> None:
-    """Of the same size and precision: nothing but the fingerprint tells."""
     one, two = tmp_path / "one", tmp_path / "two"
     for folder, rows in ((one, torch.eye(6)), (two, torch.eye(6).flip(0))):
         MemoryBank(rows, [f"{folder.name} {row}" for row in range(6)]).save(folder)

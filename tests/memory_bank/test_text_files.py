@@ -31,11 +31,23 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
-@pytest.mark.parametrize("name", CASES["whole"])
-def test_the_same_captions_from_every_file(tmp_path: Path, name: str, packed: str) -> None:
-    path = write(tmp_path / (name + packed), CASES["whole"][name])
-    assert read_captions(str(path)) == CAPTIONS
+EXCEL = {"excel.txt": "image\tcaption\r\n1.jpg\ta dog\r\n2.jpg\ta cat\r\n".encode("utf-16")}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "column", "captions"),
+    [
+        *((name + packed, content, None, CAPTIONS)
+          for name, content in CASES["whole"].items() for packed in ("", ".gz", ".zst")),
+        # What others write is read as they mean it.
+        *((name, content, None, ["a dog", "a cat"]) for name, content in (CASES["read"] | EXCEL).items()),
+        *CASES["as asked"],
+    ],
+)  # fmt: skip
+def test_captions_out_of_every_file(
+    tmp_path: Path, name: str, content: Any, column: str | None, captions: list[str]
+) -> None:
+    assert read_captions(str(write(tmp_path / name, content)), column) == captions
 
 
 @pytest.mark.parametrize(
@@ -65,36 +77,6 @@ def test_what_cannot_be_read_says_where(
     with pytest.raises(TextError, match=said) as caught:
         read_captions(path, column)
     assert str(path) in str(caught.value)
-
-
-EXCEL = {"excel.txt": "image\tcaption\r\n1.jpg\ta dog\r\n2.jpg\ta cat\r\n".encode("utf-16")}
-
-
-@pytest.mark.parametrize(("name", "content"), [*CASES["read"].items(), *EXCEL.items()])
-def test_what_others_write_is_read_as_they_mean_it(tmp_path: Path, name: str, content: Any) -> None:
-    assert read_captions(write(tmp_path / name, content)) == ["a dog", "a cat"]
-
-
-QUOTED = ['signs say "stop" "go"', "a kite"]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "column", "captions"),
-    [
-        ("a.csv", "caption,alt\nwrong,right\n", "alt", ["right"]),
-        ("a.csv", "caption,alt\nright,wrong\n", None, ["right"]),
-        ("a.json", '[{"caption": "wrong", "alt": "right"}]', "alt", ["right"]),
-        # Thousands are no numbers of photos; an emoji that Python does not know yet.
-        ("a.txt", "2,000 dogs\n\U0003fffd", None, ["2,000 dogs", "\U0003fffd"]),
-        # Quotes in a TSV, and inside of a listed caption, are text.
-        ("a.tsv", 'url\tcaption\nu\t"no entry" sign\nu\t"the end', None, ['"no entry" sign', '"the end']),
-        *(("a.tsv", f"caption\n{listed}\n", None, QUOTED) for listed in (QUOTED, json.dumps(QUOTED))),
-    ],
-)  # fmt: skip
-def test_columns_and_marks_that_are_text(
-    tmp_path: Path, name: str, content: str, column: str | None, captions: list[str]
-) -> None:
-    assert read_captions(write(tmp_path / name, content), column) == captions
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.zst"])

@@ -1,5 +1,3 @@
-"""Logistic curves survive JSON, are fitted where the slope of the loss is nought; files of pairs are checked."""
-
 from __future__ import annotations
 
 from pathlib import Path

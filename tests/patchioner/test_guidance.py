@@ -101,7 +101,6 @@ def test_only_kinds_with_guidance_are_guided(model: Patchioner) -> None:
 
 @pytest.mark.parametrize("crop", [False, "add"])
 def test_the_best_of_some_candidates_is_that_of_plain_code(crop: Any) -> None:
-    """A set is chosen as its kind says, or as crops say, whichever counts; so is a guided box."""
     own, near = Candidates(5, 1.5, 0.01, 0.5), Candidates(6, 2.0, 0.0, 0.25, nouns=0.2)
     kinds = {"region_set": KindSettings(candidates=own), "box": KindSettings(guidance=GUIDANCE)}
     choosing = Patchioner(parts(kinds=kinds, crop_candidates=near), device="cpu")
@@ -216,23 +215,17 @@ def test_a_checkpoint_keeps_it_all(model: Patchioner, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "lacking", "said"),
     [
-        ({}, {"nouns": None}, "nouns"),
+        ({}, {"nouns": None}, "nouns"), ({}, {"decoder": RetrievalDecoder(64)}, "Retrieval"),
         ({"kinds": {}, "crop_candidates": Candidates(nouns=0.1)}, {"nouns": None}, "nouns"),
-        ({}, {"decoder": RetrievalDecoder(64)}, "Retrieval"),
-        ({"kinds": SETS}, {"tower": None}, "candidates"),
-        ({"kinds": SETS}, {"decoder": RetrievalDecoder(64)}, "candidates"),
+        *(({"kinds": SETS}, lacking, "candidates") for lacking in ({"tower": None}, {"decoder": RetrievalDecoder(64)})),
     ],
-)
+)  # fmt: skip
 def test_settings_need_their_parts(settings: Any, lacking: dict[str, Any], said: str) -> None:
     with pytest.raises(CheckpointError, match=said):
         replace(parts(**settings), **lacking)
-
-
-def test_calibrations_need_their_features() -> None:
-    stored = {**CALIBRATION, "inputs": ["a", "b", "c", "d", "e"]}
-    other = Patchioner(parts(calibration={KEY: stored}), device="cpu")
+    other = parts(calibration={KEY: {**CALIBRATION, "inputs": ["a", "b", "c", "d", "e"]}})
     with pytest.raises(CheckpointError, match="captions"):
-        other.caption(noise_photo(), min_confidence=0.1)
+        Patchioner(other, device="cpu").caption(noise_photo(), min_confidence=0.1)
 
 
 @pytest.mark.parametrize("boxes", [True, False])
@@ -269,7 +262,6 @@ def test_the_command_calibrates_a_folder(tmp_path: Path, capsys: Capture, boxes:
 
 
 def test_odds_tell_kinds_of_nouns_apart() -> None:
-    """Also of nouns that no caption had."""
     draw, flat = torch.Generator().manual_seed(0), torch.ones(2, 20)
     kinds = torch.eye(8)[[0] * 10 + [1] * 10] + 0.1 * torch.randn(20, 8, generator=draw)
     names = (*(f"noun{chr(97 + place)}" for place in range(19)), "woman")

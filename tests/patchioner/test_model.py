@@ -51,7 +51,6 @@ def words(captions: Sequence[Any]) -> list[str]:
 
 
 def test_a_photo_and_its_features(model: Patchioner, features: Features, tmp_path: Path) -> None:
-    """Captioned in the order of the regions, in whatever form the photo is given."""
     photo, path = noise_photo(), tmp_path / "photo.png"
     photo.save(path)
     captions = model.caption(features, REGIONS)
@@ -60,6 +59,9 @@ def test_a_photo_and_its_features(model: Patchioner, features: Features, tmp_pat
     assert words(model.caption(features, REGIONS[::-1])) == words(captions)[::-1]
     for source in (photo, np.asarray(photo), path, str(path)):
         assert model.caption(source, REGIONS) == captions
+    assert model.caption(features) == [captions[0]]
+    found: Any = model.caption_many([(features, [WholeImage()]), (features, [])])
+    assert (len(found), [len(captions) for captions in found]) == (2, [1, 0])
 
 
 def test_a_stream_keeps_the_order_however_it_is_cut(model: Patchioner, tmp_path: Path) -> None:
@@ -156,15 +158,6 @@ def test_a_saved_model_captions_alike(model: Patchioner, tmp_path: Path) -> None
         assert words(one.caption(noise_photo(), REGIONS)) == expected
 
 
-def test_no_region_and_regions_off_the_photo(model: Patchioner, features: Features) -> None:
-    assert model.caption(features) == model.caption(features, [WholeImage()])
-    found: Any = model.caption_many([(features, [WholeImage()]), (features, [])])
-    assert (len(found), [len(captions) for captions in found]) == (2, [1, 0])
-    for region in (Box(200, 200, 300, 300), Patch(99, 0)):
-        with pytest.raises(RegionError):
-            model.caption(features, [WholeImage(), region])
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_tokens_that_are_not_finite(model: Patchioner, features: Features, value: float) -> None:
     broken = replace(features, tokens=features.tokens.clone())
@@ -177,7 +170,6 @@ def test_tokens_that_are_not_finite(model: Patchioner, features: Features, value
 
 
 def test_a_label_is_the_softmax_of_cosines(model: Patchioner, features: Features) -> None:
-    """A calibrated one may be none of the texts."""
     found = model.label(features, REGIONS, LABELS, temperature=0.05)
     regions = F.normalize(model.embed_regions(features, REGIONS).double(), dim=1)
     texts = F.normalize(model.embed_text(LABELS).double(), dim=1)
@@ -267,6 +259,9 @@ def test_what_fails(model: Patchioner, features: Features, tmp_path: Path, caplo
     assert words(next(stream)) == words(model.caption(features))
     with pytest.raises(ImageError, match=r"gone\.jpg"):
         next(stream)
+    for region in (off, Patch(99, 0)):
+        with pytest.raises(RegionError):
+            model.caption(features, [WholeImage(), region])
     with pytest.raises(OptionError, match="'ignore'"):
         model.caption_many(items, on_error="ignore")  # type: ignore[arg-type]
 

@@ -83,13 +83,12 @@ def test_a_model_that_crops_keeps_the_photo_and_captions_it() -> None:
 
 
 def test_what_has_no_crop(features: PatchFeatures) -> None:
-    bare = replace(features, image=None)
     with pytest.raises(OptionError, match="keep_image=True"):
-        embed_crops(tiny_backbone(), bare, BOXES, ModelSettings())
+        build().embed_regions(replace(features, image=None), BOXES, crop=True)
     with pytest.raises(OptionError, match="'twice'"):
         build().caption(PHOTO, BOXES, crop="twice")  # type: ignore[arg-type]
     with pytest.raises(RegionError):
-        embed_crops(tiny_backbone(), features, [Box(200, 0, 220, 20)], ModelSettings())
+        build().embed_regions(features, [Box(200, 0, 220, 20)], crop=True)
 
 
 @pytest.mark.parametrize(("mode", "size"), [("aspect", 32), ("crop", 64)])
