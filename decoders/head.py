@@ -122,8 +122,8 @@ def _scored(
     head: OutputHead, states: Tensor, bans: StepBans, totals: list[Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
     """First token and logits, bans applied, of each stretch of the vocabulary, 0 to 2047 and so on; fills `totals`."""
-    few = head.whole or len(states) <= _FEW_ROWS
-    size = head.vocab_size if few else PIECE
+    at_once = head.whole or len(states) <= _FEW_ROWS
+    size = head.vocab_size if at_once else PIECE
     for first in range(0, head.vocab_size, size):
         logits = head.logits(states, first, min(first + size, head.vocab_size))
         totals.append(log_total(head, logits))  # before the bans: of the network's own distribution
