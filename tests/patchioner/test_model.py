@@ -62,6 +62,7 @@ def test_a_photo_and_its_features(model: Patchioner, features: Features, tmp_pat
     assert words(model.caption(features)) == words(captions[:1])
     found: Any = model.caption_many([(features, [WholeImage()]), (features, [])])
     assert (len(found), [len(captions) for captions in found]) == (2, [1, 0])
+    assert model.caption(features, []) == [] and "memory bank of 30 rows" in repr(model)
 
 
 def test_a_stream_keeps_the_order_however_it_is_cut(model: Patchioner, tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_labels_of_many_photos_and_what_is_refused(model: Patchioner, features: 
     assert together[1][0].region == WholeImage()
     assert list(model.label_many([], LABELS)) == []
     assert model.embed_text([]).shape == (0, features.dim)
-    for texts, says in (([], "two"), (["a cat"], "two"), (["a cat", " "], "text 1")):
+    for texts, says in (([], "two"), (["a"], "two"), (["a", " "], "text 1"), ("a", "in a list")):
         with pytest.raises(TextError, match=says):
             model.label(features, None, texts)
     asking: Any = partial(model.label, features, None, LABELS)
