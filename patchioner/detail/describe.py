@@ -60,8 +60,6 @@ def share_inside(box: Rectangle, other: Rectangle) -> float:
 
 def overlap_share(one: DetailRegion, other: DetailRegion) -> float:
     """Share of the smaller region's box that the two have in common; 1 for a region and itself."""
-    if one.id == other.id:
-        return 1.0
     return share_inside(*sorted((one.box, other.box), key=area))
 
 

@@ -164,16 +164,3 @@ def test_labels_are_chosen_among_texts(
         assert caption[name] == pytest.approx(due, abs=1e-5)
     done = command(f"{CAPTION} {words} --min-confidence 1 --patches --out map.png")
     assert "none of these" in done.out and Path("map.png").is_file()
-
-
-@pytest.mark.parametrize(("words", "status", "says"), [
-    ("missing", 1, "missing"), ("scikit-image:cofee", 1, "coffee"), ("photo.png --regions missing", 1, "missing"),
-    ("photo.png --bank missing", 1, "missing"), ("photo.png --out picture.xyz", 2, "picture.xyz"),
-    ("photo.png photo.png --out one.png", 1, "one.png"), (f"photo.png --temperature 1 --seed {2**128}", 2, "seed"),
-])  # fmt: skip
-def test_what_can_be_checked_is_checked_before_the_model_is_loaded(
-    command: Command, words: str, status: int, says: str
-) -> None:
-    done = command(f"caption --model nowhere/at-all {words}")
-    assert done.status == status and says in done.err and "at-all" not in done.err
-    assert done.err.count("\n") <= 2 and "Traceback" not in done.err

@@ -34,11 +34,14 @@ DETAIL = "detail --model tiny --samples 2"
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a model that finds everything supported."""
     parts = tiny_parts()
-    fitted = []
-    for inputs in (SENTENCE_INPUTS, Evidence(Patchioner(parts)).object_inputs):
+
+    def certain(*inputs: str) -> Logistic:
         zeros, ones = (0.0,) * len(inputs), (1.0,) * len(inputs)
-        fitted.append(Logistic(inputs, zeros, ones, zeros, 2.0, 0.5))
-    settings = replace(parts.settings, calibration={"detail": Calibration(*fitted).to_json()})
+        return Logistic(inputs, zeros, ones, zeros, 2.0, 0.5)
+
+    objects = certain(*Evidence(Patchioner(parts)).object_inputs)
+    fitted = Calibration(certain(*SENTENCE_INPUTS), objects)
+    settings = replace(parts.settings, calibration={"detail": fitted.to_json()})
     folder = tmp_path_factory.mktemp("models") / "tiny"
     Patchioner(replace(parts, settings=settings)).save_pretrained(folder)
     return folder
@@ -110,20 +113,6 @@ def test_unsupported_sentences_leave_nothing(command: Command) -> None:
     assert done.status == 0
     assert done.out == "\n" and "nothing is said: none of" in done.err
     assert "Nothing is said of this photo: none of" in Path("x.html").read_text()
-
-
-@pytest.mark.parametrize(("words", "message"), [
-    ("--out x.txt", "does not end in .jsonl"), ("--report x", "does not end in .html"),
-    ("--json --out x.jsonl", "leave --json out"), ("--max-cost 1", "--price-in"), ("--grid 0x3", "ROWSxCOLUMNS"),
-    ("--min-support 2", "0 to 1"), ("--min-support 0.5 --scorer none", "needs a scorer"),
-    ("--calibration x", "belongs to"), ("--preset best", "invalid choice"),
-    ("--describer opnai:qwen:7b", "patchioner, hf:MODEL, openai:MODEL"), ("--describer patchioner:x", "patchioner:x"),
-    ("--fuser hf:", "hf:MODEL"), ("--scorer blap:x", "blip:MODEL"), ("--scorer clip", "clip:NAME"),
-    ("--scorer clip:ViT-B-32", "give --calibration FILE"), ("--model none", "name another --describer"),
-])  # fmt: skip
-def test_wrong_usage(command: Command, words: str, message: str) -> None:
-    done = command(f"{DETAIL} photo.png {words}")
-    assert done.status == 2 and message in done.err
 
 
 # A batch that asks a server, stopped in every way: it ends like one that was not, and asks nothing twice.

@@ -21,14 +21,54 @@ from tests.support import Capture, MonkeyPatch
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize(("line", "status", "says"), [
-    ("", 0, "caption"), ("--version", 0, "patchioner "), ("caption --help", 0, "--region-set"),
-    ("capton x.jpg", 2, "--help"), ("caption", 2, "--help"), ("caption x.jpg --boks", 2, "--help"),
+@pytest.mark.parametrize(("line", "says"), [
+    ("", "caption"), ("--version", "patchioner "), ("caption --help", "--region-set")
 ])  # fmt: skip
-def test_help_version_and_wrong_usage(command: Command, line: str, status: int, says: str) -> None:
+def test_help_and_version(command: Command, line: str, says: str) -> None:
     done = command(line)
-    assert done.status == status and says in (done.err if status else done.out)
-    assert done.err.count("\n") == (status == 2)
+    assert (done.status, done.err) == (0, "") and says in done.out
+
+
+REFUSED = {
+    ("caption photo.png", 2): [
+        ("--box 1,2,3", "X1,Y1,X2,Y2"), ("--box a,b,c,d", "a,b,c,d"), ("--box 30,0,10,10", "inverted"),
+        ("--point 7", "X,Y"), ("--trace=", "trace"), ("--trace missing.json", "missing.json"), ("--boks", "--help"),
+        ("--mask missing.png", "missing.png"), ("--region-set 0,0,9", "0,0,9"), ("--normalized", "--regions"),
+        ("--weighting uniform,variance=1", "gaussian,variance=0.5"), ("--weighting gausian", "gaussian"),
+        ("--weighting gaussian,variance=-1", "'-1'"), ("--weighting gaussian,variance=nan", "'nan'"),
+        ("--temperature 0", "'0'"), ("--temperature inf", "'inf'"), ("--temperature 1 --beam 3", "--beam"),
+        ("--beam 0", "'0'"), ("--beam 1.5", "'1.5'"), ("--min-confidence 1.5", "'1.5'"), ("--labels ''", "''"),
+        ("--labels one", "'one'"), ("--labels c.txt", "c.txt"), ("--labels 'a;b' --beam 3", "--beam"),
+        ("--labels 'a;b' --plain", "--plain"), ("--labels 'a;b' --style phrase", "--style"),
+        ("--patches --point 1,1", "--patches"), (f"--temperature 1 --seed {2**128}", "seed"), ("--out a.xyz", "a.xyz"),
+    ],
+    ("caption photo.png", 1): [("--regions missing", "missing"), ("--bank missing", "missing")],
+    ("caption photo.png photo.png", 1): [("--out one.png", "one.png")],
+    ("caption", 1): [("missing", "missing"), ("scikit-image:cofee", "coffee")],
+    ("detail photo.png", 2): [
+        ("--out x.txt", "does not end in .jsonl"), ("--report x", "does not end in .html"), ("--fuser hf:", "hf:MODEL"),
+        ("--json --out x.jsonl", "leave --json out"), ("--max-cost 1", "--price-in"), ("--grid 0x3", "ROWSxCOLUMNS"),
+        ("--min-support 2", "0 to 1"), ("--min-support 0.5 --scorer none", "needs a scorer"),
+        ("--calibration x", "belongs to"), ("--preset best", "invalid choice"), ("--scorer blap:x", "blip:MODEL"),
+        ("--describer opnai:qwen:7b", "patchioner, hf:MODEL, openai:MODEL"), ("--scorer clip", "clip:NAME"),
+        ("--describer patchioner:x", "patchioner:x"), ("--scorer clip:ViT-B-32", "give --calibration FILE"),
+        ("--model none", "name another --describer"),
+    ],
+    ("capton", 2): [("x.jpg", "--help")], ("caption", 2): [("", "--help")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("verb", "status", "words", "says"),
+    [(*verb, *row) for verb, rows in REFUSED.items() for row in rows],
+)
+def test_what_can_be_checked_is_refused_in_a_line_before_a_model_is_loaded(
+    command: Command, verb: str, status: int, words: str, says: str
+) -> None:
+    done = command(f"{verb} --model nowhere/at-all {words}")
+    assert (done.status, done.out) == (status, "")
+    assert says in done.err and "at-all" not in done.err
+    assert done.err.count("\n") == 1 and "Traceback" not in done.err
 
 
 def test_help_and_a_batch_of_nothing_need_no_torch() -> None:

@@ -30,7 +30,7 @@ def tiny_vit(monkeypatch: MonkeyPatch) -> list[str]:
     return modes
 
 
-def said(name: str) -> list[tuple[str, Any]]:
+def said(name: str) -> list[tuple[Any, Any]]:
     captions = Patchioner.from_pretrained(name, device="cpu").caption(noise_photo())
     return [(one.text, pytest.approx(one.score, abs=1e-4)) for one in captions]
 

@@ -13,7 +13,6 @@ from patchioner.base.errors import ImageError, OptionError, UnknownNameError
 from patchioner.cli import spelling
 from patchioner.cli.spelling import SAMPLES, PhotoSource, find_photos, picture_name, plan_pictures
 from patchioner.regions import Mask, Trace
-from tests.patchioner.cli.conftest import Command
 from tests.support import Capture
 
 
@@ -28,32 +27,6 @@ def test_masks_traces_and_texts_come_from_files() -> None:
     assert spelling.parse_texts("classes.txt") == ("a cat", "a dog; or two")
     Path("classes.json").write_text('["a cat", "a dog"]')
     assert spelling.parse_texts("classes.json") == ("a cat", "a dog")
-
-
-@pytest.mark.parametrize(("words", "says"), [
-    ("--box 1,2,3", "X1,Y1,X2,Y2"), ("--box a,b,c,d", "a,b,c,d"), ("--box 30,0,10,10", "inverted"),
-    ("--point 7", "X,Y"), ("--trace=", "trace"), ("--trace nowhere.json", "nowhere.json"),
-    ("--mask nowhere.png", "nowhere.png"), ("--region-set 0,0,9", "0,0,9"), ("--beam 0", "'0'"),
-    ("--weighting uniform,variance=1", "gaussian,variance=0.5"), ("--temperature 1 --beam 3", "--beam"),
-    ("--patches --point 1,1", "--patches"), ("--weighting gausian", "gaussian"), ("--labels c.txt", "c.txt"),
-    ("--labels 'a;b' --beam 3", "--beam"), ("--labels 'a;b' --plain", "--plain"), ("--normalized", "--regions"),
-    ("--labels one", "'one'"), ("--labels ''", "''"), ("--beam 1.5", "'1.5'"), ("--temperature 0", "'0'"),
-    ("--temperature inf", "'inf'"), ("--weighting gaussian,variance=-1", "'-1'"), ("--min-confidence 1.5", "'1.5'"),
-    ("--labels 'a;b' --style phrase", "--style"), ("--weighting gaussian,variance=nan", "'nan'"),
-])  # fmt: skip
-def test_wrong_usage(command: Command, words: str, says: str) -> None:
-    done = command(f"caption photo.png --model tiny {words}")
-    assert (done.status, done.out) == (2, "")
-    assert says in done.err and done.err.count("\n") == 1
-
-
-def test_samples_come_with_scikit_image() -> None:
-    pytest.importorskip("skimage")
-    for name in SAMPLES:
-        (source,) = find_photos([f"scikit-image:{name}"])
-        assert min(source.load().size) >= 300 and source.file_name == f"{name}.png"
-    with pytest.raises(UnknownNameError, match="coffee"):
-        PhotoSource("scikit-image:cofee").check()
 
 
 def test_pictures_of_photos_never_overwrite_each_other() -> None:
@@ -90,3 +63,12 @@ def test_a_folder_is_its_photos(capsys: Capture) -> None:
     Path("empty").mkdir()
     with pytest.raises(ImageError, match="empty"):
         find_photos(["empty"])
+
+
+def test_samples_come_with_scikit_image() -> None:
+    pytest.importorskip("skimage")
+    for name in SAMPLES:
+        (source,) = find_photos([f"scikit-image:{name}"])
+        assert min(source.load().size) >= 300 and source.file_name == f"{name}.png"
+    with pytest.raises(UnknownNameError, match="coffee"):
+        PhotoSource("scikit-image:cofee").check()

@@ -61,7 +61,7 @@ def test_settings_are_changed_by_name_and_stages_may_need_a_model() -> None:
     assert (new.fuse.max_words, new.divide.rows, new.divide.merge_iou) == (60, 4, 0.3)
     for parts in ({"scorer": None}, {"describer": SimpleNamespace(settings={})}):
         with pytest.raises(errors.OptionError, match=r"scorer=|describer="):
-            batch.DetailCaptioner(None, **parts)  # type: ignore[arg-type]
+            batch.DetailCaptioner(None, **parts)
     with pytest.raises(errors.UnknownNameError, match="published"):
         batch.preset("publishd")
     for wrong in ("fuse.max_word", "fuses.max_words", "fuse.max_words.x"):
@@ -232,7 +232,7 @@ def test_paths_start_at_the_list_and_regions_are_read(tmp_path: Path) -> None:
     beside = str(tmp_path / "b.jpg")
     assert names == (str(tmp_path / "10:30.jpg"), "scikit-image:coffee", beside, beside, beside)
     assert readers[:2] == (None, None)
-    found = [as_region(*read((64, 64)), (64, 64)) for read in readers[2:4]]
+    found = [as_region(one, (64, 64)) for read in readers[2:4] for one in read((64, 64))]
     assert [(one.name, one.box) for one in found] == [("bus", (1, 2, 30, 40)), (None, (5, 6, 7, 8))]
     with pytest.raises(errors.RegionFileError, match="entry 4"):
         readers[4]((64, 64))

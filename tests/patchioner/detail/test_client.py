@@ -186,10 +186,11 @@ def test_after_an_interrupt(make: Make, monkeypatch: MonkeyPatch) -> None:
     with ChatServer(*[fails(503)] * 2) as server, ThreadPoolExecutor(2) as threads:
         client = make(server)
         how: Any = {"temperature": 0.5, "max_tokens": 7}
-        under_way = [threads.submit(client.ask, "", "What?", **how) for _ in range(2)]
+        asked = [threads.submit(client.ask, "", "What?", **how) for _ in range(2)]
         pausing.wait(20)
         client.stop()
-        for one in (*under_way, threads.submit(client.complete, ASKED)):
+        asked.append(threads.submit(client.ask, "", "And this?", **how))
+        for one in asked:
             with pytest.raises(FutileError, match="tiny at http://127.*interrupted"):
                 one.result(timeout=10)
     assert len(server.requests) == 2
@@ -217,7 +218,7 @@ def test_an_error_of_one_call_ends_its_own_pauses_alone(make: Make, monkeypatch:
 def test_a_spent_price_and_budgets_that_make_no_sense_are_refused() -> None:
     budget = chat.Budget(max_cost=0.003, price_in=10.0, price_out=20.0)
     budget.record(100, 100, estimated=True)
-    assert (budget.cost, budget.estimated) == (pytest.approx(0.003), 1)
+    assert budget.cost == pytest.approx(0.003) and budget.estimated == 1
     with pytest.raises(FutileError, match=r"0\.003.*max-cost"):
         budget.reserve()
     for named, wrong in {"max_calls": -1, "price_in": math.nan, "max_cost": 1.0}.items():

@@ -121,11 +121,12 @@ def test_who_excuses_himself_says_nothing(refusal: str) -> None:
     assert (fuse.clean(refusal) or ("",))[0] == "preamble"
 
 
-def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(DetailError, match="'nowhere'"):
-        judged(("A cat.", "nowhere", 0))
-    with pytest.raises(DetailError, match="once"):
-        judged(regions=PLACES[:1] * 2)
+@pytest.mark.parametrize(("said", "regions", "wrong"), [
+    ([("A cat.", "nowhere", 0)], PLACES, "'nowhere'"), ([], PLACES[:1] * 2, "once")
+])  # fmt: skip
+def test_what_does_not_fit_is_refused(said: Any, regions: Any, wrong: str) -> None:
+    with pytest.raises(DetailError, match=wrong):
+        judged(*said, regions=regions)
 
 
 REGIONS = (

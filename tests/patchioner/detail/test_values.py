@@ -70,7 +70,8 @@ def test_there_and_back_through_a_file() -> None:
 def test_damage_is_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DetailError, match=message):
         from_json({**EXAMPLE, **change})
-    for other in (None, [], "x", {}, {**EXAMPLE, "format": "other"}):
+    others: tuple[Any, ...] = (None, [], "x", {}, {**EXAMPLE, "format": "other"})
+    for other in others:
         with pytest.raises(DetailError, match="patchioner-detail"):
             from_json(other)
 
