@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+import patchioner.pipeline as pipeline  # a name of the package would be looked for first
 from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
-from patchioner import pipeline
 from patchioner.backbones import Encodable, PatchFeatures
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError
 from patchioner.base.weights import Storage, usable_device, usable_dtype
