@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.data import SAMPLE
 from patchioner.base.progress import guarded
+from patchioner.cli import spelling
 
 Parser = argparse.ArgumentParser
 CIDER_WARNING = "CIDEr counts how rare words are in its own set: figures of other sets (published ones) do not compare."
@@ -64,17 +65,4 @@ def with_interval(score: Mapping[str, Any] | None) -> str:
     return figure(score["value"], ends["low"], ends["high"])
 
 
-def number(kind: type[int] | type[float], low: float) -> Any:
-    """An argument type: a finite number of at least `low`."""
-
-    def read(text: str) -> float:
-        value = kind(text)
-        if not math.isfinite(value) or value < low:
-            raise argparse.ArgumentTypeError(f"{text} is not a number of at least {low:g}")
-        return value
-
-    read.__name__ = kind.__name__
-    return read
-
-
-positive, natural = number(int, 1), number(int, 0)
+positive, natural = spelling.positive_int, spelling.whole_number(0)

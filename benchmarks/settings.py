@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from benchmarks.command import Parser, command_parser, natural, number, positive
+from benchmarks.command import Parser, command_parser, natural, positive
 from benchmarks.data import SAMPLE, Task, task_named
 from decoders import DecodeOptions
 from patchioner import Patchioner, Weighting
 from patchioner.base.errors import OptionError
+from patchioner.cli.spelling import not_negative
 
 BASELINES = ("whole", "crop", "nearest", "majority", "random", "oracle", "clip")
 # These decide how captions are scored, or where files lie; what is said is the same.
@@ -42,7 +43,7 @@ class RunSettings:
     images: str = _option("", "photos of a --data that is a file in the authors' form")
     references: str | None = _option(None, "captions of a --data without any", tasks=("image",))
     weighting: str | None = _own(None, "of patches", choices=_WEIGHTINGS)
-    variance: float | None = _own(None, "of --weighting gaussian", type=number(float, 0))
+    variance: float | None = _own(None, "of --weighting gaussian", type=not_negative)
     rounding: str | None = _own(None, "reference: as published", choices=("coverage", "reference"))
     beam: int | None = _own(None, "beam width, 1 = greedy", type=positive)
     crop: bool = _own(False, "caption each region's crop instead of its patches")
