@@ -286,17 +286,6 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def box_of(value: object) -> Box:
-    """A box from [x1, y1, x2, y2]; BenchmarkDataError or RegionError when it is none or has no area."""
-    corners = list_of(value, "the box")
-    if len(corners) != 4 or not all(type(number) in (int, float) for number in corners):
-        raise BenchmarkDataError(f"a box needs 4 numbers x1, y1, x2, y2, not {corners!r:.80}")
-    try:
-        return Box(*corners)
-    except OverflowError as error:  # a whole number beyond any float
-        raise BenchmarkDataError(f"the box {corners!r:.80} is not finite") from error
-
-
 def share_of_boxes(boxes: list[Box], photos: PhotoFolder, photo: str) -> float:
     """Their share of the photo's area; BenchmarkDataError for one wholly outside (one that sticks out is cut)."""
     size = photos.size(photo)

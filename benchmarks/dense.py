@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import data
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 from benchmarks.run import run_task
+from patchioner.regions.items import box_of
 
 FORM = '{"images": [{id, file_name}], "annotations": [{image_id, bbox: [x1, y1, x2, y2], caption}]}'
 
@@ -48,7 +49,7 @@ def _sample(annotation: Any, images: Mapping[Any, Any], photos: PhotoFolder, row
     image_id = entry.get("image_id")
     if not isinstance(image_id, (str, int)) or image_id not in images:
         raise BenchmarkDataError(f"image_id {image_id!r:.40} is not among the images of the file")
-    text, box = data.text_of(entry.get("caption")), data.box_of(entry.get("bbox"))
+    text, box = data.text_of(entry.get("caption")), box_of(entry.get("bbox"), "xyxy")
     listed = images[image_id]
     photo = photos.find(listed.get("file_name"), image_id)
     size, stated = photos.size(photo), (listed.get("width"), listed.get("height"))

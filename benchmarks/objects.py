@@ -11,6 +11,7 @@ from benchmarks import data
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 from benchmarks.metrics.regions import SYNONYMS
 from benchmarks.run import run_task
+from patchioner.regions.items import box_of
 
 FORM = '[{"file_name", "image_id", "boxes": [{"xyxy": [x1, y1, x2, y2], "name"}, ...]}, ...]'
 MIN_AREA_SHARE = 0.02
@@ -42,7 +43,7 @@ def _sample(box: Any, entry: Any, photos: PhotoFolder, row: int) -> Sample:
     name = box.get("name")
     if not isinstance(name, str) or name not in SYNONYMS:
         raise BenchmarkDataError(f"the class {name!r:.40} is none of COCO's 80")
-    region = data.box_of(box.get("xyxy"))
+    region = box_of(box.get("xyxy"), "xyxy")
     photo = photos.find(entry.get("file_name"), entry.get("image_id"))
     share = data.share_of_boxes([region], photos, photo)
     return Sample(f"{Path(photo).stem}/{row}", photo, region, (name,), row, share)

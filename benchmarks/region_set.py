@@ -10,6 +10,7 @@ from benchmarks import data
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 from benchmarks.run import run_task
 from patchioner.regions import RegionSet
+from patchioner.regions.items import box_of
 
 FORM = '{image id: {"caption[\\ncaption...]": [[x1, y1, x2, y2], ...]}}'
 
@@ -27,7 +28,7 @@ def read(path: Path, photos: PhotoFolder) -> Reading:
             with rows.row(f"{key}/{index}") as row:
                 data.text_of(captions)
                 references = tuple(text for text in captions.split("\n") if text.strip())
-                members = [data.box_of(box) for box in data.list_of(boxes, "the list of boxes")]
+                members = [box_of(box, "xyxy") for box in data.list_of(boxes, "the list of boxes")]
                 if not members:
                     raise BenchmarkDataError("the list of boxes is empty")
                 photo = photos.find(key)
