@@ -1,7 +1,6 @@
 """Decoders on a language model: vectors stand before the caption, padded at the left and masked: rows are independent.
 
-Sources: Mokady et al. 2021 (ClipCap, arXiv 2111.09734); Fei et al. 2023 (ViECap, arXiv 2307.16525); Hu et al. 2021
-(LoRA, arXiv 2106.09685).
+Sources: ClipCap (Mokady et al. 2021, arXiv 2111.09734), ViECap (arXiv 2307.16525), LoRA (arXiv 2106.09685).
 """
 
 from __future__ import annotations

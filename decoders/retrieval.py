@@ -1,7 +1,6 @@
 """Decoders that draw on a memory of texts: `retrieval`, the nearest of them, and `meacap`, what the nearest agree on.
 
-Source of the latter: Zeng et al. 2024 (MeaCap, arXiv 2403.03715), on ViECap's networks; here each text is parsed once,
-and nothing has to be downloaded.
+Source of the latter: Zeng et al. 2024 (MeaCap, arXiv 2403.03715), on ViECap's networks; nothing is downloaded.
 """
 
 from __future__ import annotations

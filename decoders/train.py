@@ -1,6 +1,5 @@
-"""Text-only training: a decoder learns to say a text from its embedding.
+"""Text-only training: a decoder learns to say a text from its embedding (DeCap, Li et al. 2023; CapDec, Nukrai 2022).
 
-Sources: Li et al. 2023 (DeCap); Nukrai et al. 2022 (CapDec: Gaussian noise on embeddings).
 Every random number comes from (seed, step) or (seed, epoch): a resumed run ends where an uninterrupted one does.
 """
 

@@ -1,7 +1,6 @@
 """The `viecap` decoder: a soft prompt from a mapping network and a hard prompt of entities before GPT-2.
 
-Source: Fei et al. 2023 (ViECap, arXiv 2307.16525). Unlike in the published code, a caption does not depend on its
-batch, and scores are log-probabilities.
+Source: Fei et al. 2023 (ViECap, arXiv 2307.16525). Unlike there, no caption depends on its batch.
 """
 
 from __future__ import annotations

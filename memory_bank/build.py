@@ -394,11 +394,7 @@ def _keep(bank: MemoryBank, chosen: Tensor) -> MemoryBank:
 
 
 def _importance(bank: MemoryBank, rows: int, seed: int) -> Tensor:
-    """Draw rows by the sensitivity of lightweight coresets (Bachem, Lucic and Krause 2018).
-
-    A row of count c at distance d from the mean is drawn in proportion to
-    `c / sum(c) + c d**2 / sum(c d**2)`, without replacement: two passes over the bank.
-    """
+    """Rows of count c, at d from the mean, drawn in proportion to `c / sum(c) + c d**2 / sum(c d**2)`, each once."""
     counts, tiny = bank.counts.double(), torch.finfo(torch.float64).tiny
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(bank), _BLOCK)]
     total = torch.zeros(bank.dim, dtype=torch.float64, device=bank.device)

@@ -1,7 +1,6 @@
 """Indexes that find a query's nearest rows without looking at all of them, by FAISS.
 
-FAISS reads its files in trust: before it sees a byte, index.faiss must have the sha256 of index.json. That finds
-accidents, not malice: take an index only from whom you trust.
+FAISS reads files in trust: the sha256 in index.json finds accidents, not malice. Take an index from whom you trust.
 """
 
 from __future__ import annotations

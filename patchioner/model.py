@@ -522,11 +522,7 @@ class Patchioner:
 
 
 def _pair(item: Any) -> Item:
-    """An item as (photo, regions).
-
-    Raises:
-        ImageError: it is something else, such as a photo alone, or a list of photos with their regions.
-    """
+    """An item as (photo, regions); ImageError for a photo alone, or a list of photos with their regions."""
     if not isinstance(item, tuple | list) or len(item) != 2 or isinstance(item[0], list):
         raise ImageError(f"{item!r:.80} is no (photo, regions) pair; None is the whole image")
     photo, regions = item
@@ -534,11 +530,7 @@ def _pair(item: Any) -> Item:
 
 
 def _listed(given: Any) -> list[Region]:
-    """Regions as a list, None as the whole image.
-
-    Raises:
-        RegionError: one region without its list, or arrays and numbers in place of regions.
-    """
+    """Regions as a list, None as the whole image; RegionError for a region without its list, or for arrays."""
     if given is None:
         return [WholeImage()]
     if isinstance(given, Region):
