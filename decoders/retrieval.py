@@ -298,8 +298,9 @@ class MeacapDecoder(ViecapDecoder):
     TYPE = "meacap"
     prompter: ConceptPrompter
 
-    def __init__(self, *parts: Any, prompter: ConceptPrompter | None = None, **more: Any) -> None:
-        super().__init__(*parts, prompter=prompter or ConceptPrompter(), **more)
+    def __init__(self, *parts: Any, **more: Any) -> None:
+        super().__init__(*parts, **more)
+        self.prompter = self.prompter or ConceptPrompter()
         self.needs_memory = "hard" in self.config.prompts
 
     def _save_more(self, folder: Path) -> dict[str, Any]:
