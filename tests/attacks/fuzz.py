@@ -8,10 +8,9 @@ import json
 import random
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from PIL import Image
 
 from decoders import load_decoder
 from memory_bank import MemoryBank, read_captions
-from patchioner import Patchioner
 from patchioner.base.weights import load_weights
 from patchioner.checkpoints.folder import read_checkpoint
 from patchioner.detail import read_reply
@@ -28,7 +26,6 @@ from patchioner.geometry import fit_image
 from patchioner.images import load_image
 from patchioner.regions import Mask, read_regions, read_trace, region_weights
 from tests.support.server import picture_bytes
-from tests.support.tiny import tiny_parts
 
 TOOLS = Path(__file__).parents[1] / "patchioner" / "regions" / "cases" / "tools"
 SIZE = (200, 100)
@@ -40,13 +37,6 @@ ODD: tuple[Any, ...] = (
 WORDS = (
     b"\0", b"\xff\xfe", b"[" * 2000, b"9" * 400, b"-1", b"1e999", b"NaN", b'"', b"{", b"}", b",", b"\n", b"\x80\x04",
 )  # fmt: skip
-
-
-@cache
-def tiny() -> Path:
-    folder = Path(tempfile.mkdtemp()) / "tiny"
-    Patchioner(tiny_parts(), device="cpu").save_pretrained(folder)
-    return folder
 
 
 def regions(path: Path) -> None:
@@ -67,11 +57,11 @@ def reply(path: Path) -> None:
     read_reply(path.read_text("utf-8", "replace"), asked)
 
 
-def part(path: Path, name: str) -> None:
+def part(path: Path, name: str, model: Path) -> None:
     """The file as one of a checkpoint's."""
     copy = path.parent / "model"
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(tiny(), copy)
+    shutil.copytree(model, copy)
     shutil.copy(path, copy / name)
     if name.startswith("decoder"):
         load_decoder(copy / "decoder")
@@ -109,13 +99,13 @@ ANSWER = {"message": {"content": "A red box."}, "finish_reason": "stop"}
 REPLY = {"choices": [ANSWER], "usage": {"prompt_tokens": 1}}
 
 
-def readers() -> list[Reader]:
+def readers(model: Path) -> list[Reader]:
     configs = [f"{part}config.json" for part in ("", "backbone/", "text_tower/", "decoder/")]
     banks = [f"memory_bank/{name}" for name in ("bank.json", "bank.safetensors", "texts.jsonl")]
     picture = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
     kinds = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA")
     masks, boxes = _arrays(masks=np.ones((2, 100, 200), bool)), _arrays(boxes=[[1.0, 1, 9, 9]])
-    tensors = (tiny() / "decoder/weights.safetensors").read_bytes()[:4096]
+    tensors = (model / "decoder/weights.safetensors").read_bytes()[:4096]
     return [
         ("r.json", regions, _json({"regions": OURS}, SETS)),
         ("r.json", regions, _of_tools("json")),
@@ -131,7 +121,10 @@ def readers() -> list[Reader]:
         ("c.csv", read_captions, (b'caption;x\n"a dog";1\n',)),
         ("c.json", read_captions, _json(["a dog"], {"annotations": [{"caption": "a"}]})),
         ("c.txt.gz", read_captions, (gzip.compress(b"a dog\na cat\n", mtime=0),)),
-        *(("p", partial(part, name=n), ((tiny() / n).read_bytes(),)) for n in (*configs, *banks)),
+        *(
+            ("p", partial(part, name=name, model=model), ((model / name).read_bytes(),))
+            for name in (*configs, *banks)
+        ),
     ]
 
 

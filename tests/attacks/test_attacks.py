@@ -100,12 +100,12 @@ PANIC = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}  # of the tokeni
     ids=str,
 )
 def test_an_attack_by_a_part_of_a_checkpoint(
-    file: str, values: Any, tmp_path: Path, capfd: Capture
+    file: str, values: Any, tmp_path: Path, checkpoint: Path, capfd: Capture
 ) -> None:
-    held = json.loads((fuzz.tiny() / file).read_text())
+    held = json.loads((checkpoint / file).read_text())
     (tmp_path / "part").write_text(json.dumps(held | values))
     with pytest.raises(PatchionerError), fuzz.alarm(120):
-        fuzz.part(tmp_path / "part", file)
+        fuzz.part(tmp_path / "part", file, checkpoint)
     assert capfd.readouterr() == ("", "")
 
 
@@ -132,22 +132,23 @@ def started(*command: str, **how: Any) -> subprocess.CompletedProcess[str]:
 
 
 def command(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """`patchioner WORDS` through a shell; $TINY is the tiny model."""
-    line = f'TINY={fuzz.tiny()}; exec "$0" -m patchioner {words}'
-    return started("sh", "-c", line, sys.executable, cwd=folder)
+    """`patchioner WORDS` through a shell."""
+    return started("sh", "-c", f'exec "$0" -m patchioner {words}', sys.executable, cwd=folder)
 
 
 @pytest.mark.parametrize("redirected", [">&-", ">/dev/full"], ids=["closed", "full"])
-def test_without_room_for_output_it_ends_in_a_line(redirected: str, tmp_path: Path) -> None:
+def test_without_room_for_output_it_ends_in_a_line(
+    redirected: str, tmp_path: Path, checkpoint: Path
+) -> None:
     noise_photo(8, 8).save(tmp_path / "p.png")
-    done = command(f"caption *.png --model $TINY {redirected}", tmp_path)
+    done = command(f"caption *.png --model {checkpoint} {redirected}", tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
-def test_a_name_that_is_not_utf_8(tmp_path: Path, capfd: Capture) -> None:
+def test_a_name_that_is_not_utf_8(tmp_path: Path, checkpoint: Path, capfd: Capture) -> None:
     photo = os.path.join(os.fsencode(tmp_path), b"caf\xe9.png")
     noise_photo(8, 8).save(os.fsdecode(photo))
-    assert main(["caption", os.fsdecode(photo), "--model", str(fuzz.tiny())]) == 0
+    assert main(["caption", os.fsdecode(photo), "--model", str(checkpoint)]) == 0
     assert "caf" in capfd.readouterr().out
 
 
@@ -176,7 +177,9 @@ def test_ctrl_c_in_the_first_moments_is_one_line(module: str) -> None:
 ESCAPES = "\x1b[31m\x07\x9b1m\u202e"
 
 
-def test_terminals_are_safe(tmp_path: Path, monkeypatch: MonkeyPatch, capfd: Capture) -> None:
+def test_terminals_are_safe(
+    tmp_path: Path, checkpoint: Path, monkeypatch: MonkeyPatch, capfd: Capture
+) -> None:
     """Names of files, labels, bank texts, splits and errors; of the log, of wrong usage and of the training script."""
     monkeypatch.chdir(tmp_path)
     noise_photo(60, 40).save(f"p{ESCAPES}.png")
@@ -187,9 +190,9 @@ def test_terminals_are_safe(tmp_path: Path, monkeypatch: MonkeyPatch, capfd: Cap
     for name, content in (("r", boxes), (f"c{ESCAPES}", [*lines, *left_out])):
         Path(f"{name}.json").write_text(json.dumps(content))
     # With what the log says.
-    built = command("bank build c* --out b --text-encoder $TINY", tmp_path)
+    built = command(f"bank build c* --out b --text-encoder {checkpoint}", tmp_path)
     said = [built.stdout + built.stderr]
-    photos = ["caption", f"p{ESCAPES}.png", f"q{ESCAPES}.png", "--model", str(fuzz.tiny())]
+    photos = ["caption", f"p{ESCAPES}.png", f"q{ESCAPES}.png", "--model", str(checkpoint)]
     for run, words in (
         (main, [*photos, "--regions", "r.json", "--labels", f"{ESCAPES};b"]),
         (main, [*photos, f"--unknown{ESCAPES}"]),
@@ -232,9 +235,9 @@ def test_a_command_that_runs_out_of_memory_ends_in_a_line(error: Exception, capf
         guarded(Mock(side_effect=RuntimeError("a bug")))
 
 
-def test_broken_inputs_end_in_a_value_or_an_error_of_ours(tmp_path: Path) -> None:
+def test_broken_inputs_end_in_a_value_or_an_error_of_ours(tmp_path: Path, checkpoint: Path) -> None:
     count, draw, values = int(os.environ.get("FUZZ", "150")), random.Random(7), 0
-    for file, read, seeds in itertools.islice(itertools.cycle(fuzz.readers()), count):
+    for file, read, seeds in itertools.islice(itertools.cycle(fuzz.readers(checkpoint)), count):
         data = fuzz.broken(draw.choice(seeds), draw)
         (tmp_path / file).write_bytes(data)
         try:
