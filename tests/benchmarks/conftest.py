@@ -63,7 +63,6 @@ def loads(model: Patchioner, monkeypatch: MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def encoded(monkeypatch: MonkeyPatch) -> list[str]:
-    """Names of the photos that went through a backbone."""
     names, encode = list[str](), Patchioner.encode
 
     def counted(self: Patchioner, images: Any, **options: Any) -> Any:
@@ -76,8 +75,6 @@ def encoded(monkeypatch: MonkeyPatch) -> list[str]:
 
 @dataclass
 class World:
-    """A data folder, and a way to run on it with the tiny model."""
-
     root: Path
     model: Patchioner
 
@@ -85,14 +82,12 @@ class World:
         return task_named(task).files(self.root)[0]
 
     def change(self, task: str, edit: Callable[[Any], object]) -> None:
-        """Edit the JSON of a task in place."""
         content = json.loads(self.file(task).read_text())
         edit(content)
         self.file(task).write_text(json.dumps(content))
 
     def run(self, folder: Path, task: str = "region_set", *, resume: bool = False, load: Any = None,
             **changes: Any) -> Outcome:  # fmt: skip
-        """Run one task into a folder."""
         given: dict[str, Any] = {"data": str(self.file(task)), "images": str(self.root / "photos")}
         given |= {"java": "no", "rounds": 20, "batch": 3, **changes}
         run = Run("tiny", RunSettings(task, **given), folder)

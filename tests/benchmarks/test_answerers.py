@@ -74,7 +74,6 @@ def test_clip_reads_the_cls_token_of_another_model(world: World, tmp_path: Path)
 
 
 def test_what_a_baseline_needs(world: World, tmp_path: Path) -> None:
-    """A memory, a model, or two references: of a sample without, the oracle says nothing."""
     parts = tiny_parts()
     settings = replace(parts.settings, projection="none")
     bare = Patchioner(replace(parts, bank=None, settings=settings), device="cpu")

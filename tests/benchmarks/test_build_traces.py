@@ -35,7 +35,6 @@ def stroke(*t: float) -> list[dict[str, float]]:
 
 
 def rewriter(request: dict[str, Any]) -> Reaction:
-    """Lower case without the stop; backgrounds are no captions."""
     words = request["messages"][1]["content"].rpartition("Sentence: ")[2]
     return says("INVALID" if "background" in words else f'Caption: "{words.lower()[:-1]}"')
 

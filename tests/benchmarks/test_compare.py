@@ -77,7 +77,6 @@ def test_what_is_said_of_a_difference(start: Start, finished: Finished) -> None:
 
 
 def rows(text: str) -> dict[str, list[str]]:
-    """First cells -> the other cells of every line of a table; of equal ones the first."""
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
     return {first.strip(): [cell.strip() for cell in rest] for first, *rest in reversed(lines)}
 

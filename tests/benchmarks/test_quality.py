@@ -19,7 +19,6 @@ from tests.support import Capture, MonkeyPatch
 
 
 def test_ranks() -> None:
-    """First, third, and a tie that counts against the query; a constant embedding retrieves nothing."""
     similarities = np.array([[3, 2, 1], [3, 2, 1], [1, 1, 0]])
     assert retrieval_ranks(similarities, np.array([0, 2, 0])).tolist() == [1, 3, 2]
     assert (retrieval_ranks(np.ones((4, 5)), np.zeros(4, dtype=np.intp)) == 5).all()

@@ -1,5 +1,3 @@
-"""Words and stems as published, stem-F by hand; BLEU, CIDEr-D and ROUGE-L equal the official programs in their file."""
-
 from __future__ import annotations
 
 import random

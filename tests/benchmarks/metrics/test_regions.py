@@ -50,7 +50,6 @@ def test_distinct_by_hand() -> None:
 
 
 def shared(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
-    """Most letters shared with a reference."""
     pairs = zip(said, due, strict=True)
     return [max(len(set(text) & set(other)) for other in group) for text, group in pairs]
 

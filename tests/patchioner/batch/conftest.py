@@ -32,5 +32,4 @@ def given(photos: Path) -> dict[str, Any]:
 
 
 def lines(out: Path) -> list[str]:
-    """The rows of a job, in an order of their own."""
     return sorted(json.dumps(row.to_dict()) for row in read_rows(out))

@@ -1,5 +1,3 @@
-"""Rows in the forms of other tools: whole files, read back by our own readers, pycocotools and XML."""
-
 from __future__ import annotations
 
 import itertools

@@ -9,20 +9,11 @@ import pytest
 from PIL import Image
 
 from patchioner.batch.gallery import write_gallery
-from patchioner.batch.rows import Row
+from patchioner.batch.rows import Row, read_rows
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-HOSTILE = "</script><img src=x onerror=alert(1)><svg onload='alert(2)'>\u202e{{1}}"
-SIZE: dict[str, Any] = {"width": 100, "height": 80}
-ROWS = [
-    Row(HOSTILE, 0, category=HOSTILE, kind="box", bbox=(50, 40, 100, 80), text=HOSTILE, confidence=0.5, **SIZE),
-    Row("sure.png", 0, kind="box", bbox=(0, 0, 50, 40), text="a dog", confidence=0.9, **SIZE),
-    Row("unknown.png", 0, kind="whole_image", bbox=(0, 0, 100, 80), text="a cat", **SIZE),
-    Row("doubt.png", 0, kind="box", bbox=(0, 0, 9, 9), text="a bus", confidence=0.95, **SIZE),
-    Row("doubt.png", 1, kind="box", bbox=(0, 0, 9, 9), text="a car", confidence=0.1, **SIZE),
-    Row("lost.png", 0, error="ImageError", message=HOSTILE),
-]  # fmt: skip
+ROWS = list(read_rows(Path(__file__).with_name("cases") / "gallery.jsonl"))
 
 
 def test_sorted_by_a_click_and_nothing_is_run_or_loaded(tmp_path: Path) -> None:
@@ -51,7 +42,11 @@ def _check_page(page: Any, url: str) -> None:
     for click, expected in orders.items():
         page.get_by_role("button", name=click).click()
         assert [name[:4] for name in page.locator("h2").all_inner_texts()] == expected.split()
-    assert page.locator("li").first.inner_text().startswith(HOSTILE.replace("\u202e", "\ufffd"))
+    assert (
+        page.locator("li")
+        .first.inner_text()
+        .startswith(str(ROWS[0].text).replace("\u202e", "\ufffd"))
+    )
     card = page.locator("article").nth(1)
     photo, edge = card.locator("image").bounding_box(), card.locator("rect").first.bounding_box()
     for side in ("width", "height"):

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -173,8 +174,6 @@ def written(out: Path) -> dict[str, bytes]:
 
 
 class Quick(Patchioner):
-    """Says the same of every photo, in the thread that asks."""
-
     def caption_many(self, items: Any, **how: Any) -> Any:
         for image, regions in items:
             try:
@@ -215,39 +214,27 @@ def test_at_every_failure_of_the_system_nothing_is_lost_or_doubled(
     assert every_failure(kind, work, check, writes if kind == "write" else 1) >= 4
 
 
-SCRIPT = """
-import sys
-from patchioner.batch import Reading, run
-photos, out, regions, model = sys.argv[1:]
-print("ready", flush=True)
-run(photos, out, reading=Reading(regions), shards=3, model=model)
-"""
-
-
-def started(photos: Path, out: Path, checkpoint: Path) -> subprocess.Popen[bytes]:
-    words = map(str, (SCRIPT, photos, out, photos.parent / "coco.json", checkpoint))
-    here = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    told: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "env": here}
-    return subprocess.Popen([sys.executable, "-c", *words], **told)
-
-
 KILLS = int(os.environ.get("PATCHIONER_KILLS", "1"))
 
 
 def test_two_processes_share_the_work_though_one_is_killed(
     photos: Path, checkpoint: Path, given: dict[str, Any], tmp_path: Path
 ) -> None:
-    run(photos, tmp_path / "sound.jsonl", model=str(checkpoint), **given)
+    model, regions = str(checkpoint), str(tmp_path / "coco.json")
+    run(photos, tmp_path / "sound.jsonl", model=model, **given)
     wanted, chance = lines(tmp_path / "sound.jsonl"), np.random.default_rng(0)
+    words = ["batch", str(photos), "--regions", regions, "--shards", "3", "--model", model, "--out"]
+    here = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    start: Any = partial(subprocess.Popen, env=here, stderr=subprocess.DEVNULL)
     for kill in range(KILLS):
         out = tmp_path / f"{kill}.jsonl"
-        with started(photos, out, checkpoint) as one, started(photos, out, checkpoint) as two:
-            assert two.stdout is not None and two.stdout.readline()
-            time.sleep(chance.uniform(0.0, 3.0))
-            two.send_signal(signal.SIGKILL)
+        command = [sys.executable, "-m", "patchioner", *words, str(out)]
+        with start(command) as one, start(command) as two:
+            time.sleep(chance.uniform(2.0, 8.0))
+            two.kill()
             assert one.wait(600) == 0
         assert lines(out) == wanted
-        assert run(photos, out, model=str(checkpoint), **given).photos == 0
+        assert run(photos, out, model=model, **given).photos == 0
 
 
 def test_the_command_says_what_failed(

@@ -1,5 +1,3 @@
-"""The official clients of OpenAI and Ollama, unmodified, and Label Studio's requests (label-studio-ml 1 and 2)."""
-
 from __future__ import annotations
 
 import base64
@@ -155,7 +153,6 @@ def test_what_is_drawn_in_label_studio_gets_texts(
 
 
 def test_label_studio_s_photos(tmp_path: Path, photo: bytes, model: Patchioner) -> None:
-    """By the names that it gives them; it is told which model this is."""
     folder = tmp_path / "upload" / "1"
     folder.mkdir(parents=True)
     (folder / "a b.png").write_bytes(photo)

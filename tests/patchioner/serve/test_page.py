@@ -100,8 +100,6 @@ class Desk:
         return x1, y1, x2, y2
 
     def asked(self, act: Callable[[], object]) -> dict[str, Any]:
-        """The region of the request that `act` leads to."""
-
         def alone(reply: Any) -> bool:  # captions of imported regions may still be on their way
             sent = reply.url.endswith("/captions") and json.loads(reply.request.post_data)
             return bool(sent) and len(sent["regions"]) == 1
@@ -113,8 +111,6 @@ class Desk:
         return dict(region)
 
     def drag(self, *points: tuple[float, float]) -> dict[str, Any]:
-        """Draw with the mouse; the region that the server is then asked about."""
-
         def draw() -> None:
             self.page.mouse.move(*points[0])
             self.page.mouse.down()
