@@ -22,7 +22,6 @@ from tests.support.tiny import noise_photo
 
 BASELINES = ("whole", "crop")
 LINES = "predictions.jsonl"
-CHANGES: dict[str, Any] = {"limit": 5, "seed": 1, "weighting": "uniform", "batch": 4, "beam": 2}
 
 
 def test_an_interrupted_run_goes_on(
@@ -69,7 +68,8 @@ def test_a_file_cut_at_any_byte_is_mended(world: World, tmp_path: Path) -> None:
 def test_what_may_not_be_resumed(world: World, tmp_path: Path) -> None:
     world.run(tmp_path)
     before = contents(tmp_path)
-    for name, value in CHANGES.items():
+    changes: Any = {"limit": 5, "seed": 1, "weighting": "uniform", "batch": 4, "beam": 2}
+    for name, value in changes.items():
         with pytest.raises(OptionError, match=rf"settings\.{name}"):
             world.run(tmp_path, resume=True, **{name: value})
     with pytest.raises(OptionError, match="--resume"):

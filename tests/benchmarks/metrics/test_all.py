@@ -16,12 +16,8 @@ DUE = [["The red bus.", "a bus"], ["Two dogs run"]]
 HERE = "tests.benchmarks.metrics.test_all"
 
 
-def words(said: Sequence[str], due: Sequence[Sequence[str]], rows: Sequence[Any]) -> list[int]:
-    return [len(text.split()) for text in said]
-
-
-def sizes(said: Sequence[str], due: Sequence[Sequence[str]], rows: Sequence[Any]) -> Any:
-    return [row["size"] for row in rows]
+def sizes(said: Sequence[str], due: Sequence[Sequence[str]], rows: Sequence[Any]) -> list[int]:
+    return [row["size"] * len(text.split()) for text, row in zip(said, rows, strict=True)]
 
 
 def test_without_java_the_single_functions_over_one_tokenisation(monkeypatch: MonkeyPatch) -> None:
@@ -55,25 +51,24 @@ def test_official(meteor: Meteor) -> None:
 
 
 def test_metrics_of_ones_own() -> None:
-    extra = {"words": f"{HERE}:words", "size": f"{HERE}:sizes"}
-    found = score_captions(SAID, DUE, ["cider"], extra=extra, samples=[{"size": 1}, {"size": 2}])
-    assert list(found) == ["cider", "words", "size"]
-    assert (found["words"].samples, found["words"].corpus) == ((5.0, 2.0), 3.5)
-    assert found["words"].made.startswith(f"{HERE}:words")
-    assert found["size"].samples == (1.0, 2.0)
+    rows, extra = [{"size": 1}, {"size": 2}], {"own": f"{HERE}:sizes"}
+    found = score_captions(SAID, DUE, ["cider"], extra=extra, samples=rows)
+    assert list(found) == ["cider", "own"]
+    assert (found["own"].samples, found["own"].corpus) == ((5.0, 4.0), 4.5)
+    assert found["own"].made.startswith(f"{HERE}:sizes")
 
 
 @pytest.mark.parametrize(("names", "source", "given", "message"), [
-    ([], "words", [1.0], r"shape \(1,\) for 2 predictions"), ([], "words", [1.0, float("nan")], "sample 1 is nan"),
-    ([], "words", ["a", "b"], "give a number"), (["cidre"], "words", [1, 2], "did you mean 'cider'"),
-    (["cider"], "words", [1, 2], "'cider'"), ([], "none", [], "no_such_module"), ([], "bare", [], "'module:function'"),
-    ([], "missing", [], "no_such_function"), ([], "pi", [], "not a function"),
+    ([], HERE, [1.0], r"shape \(1,\) for 2 predictions"), ([], HERE, [1.0, float("nan")], "sample 1 is nan"),
+    ([], HERE, ["a", "b"], "give a number"), (["cidre"], HERE, [1, 2], "did you mean 'cider'"),
+    (["cider"], HERE, [1, 2], "'cider'"), ([], "no_such_module", [], "no_such_module"),
+    ([], "", [], "'module:function'"), ([], "math", [], "sizes"),
 ])  # fmt: skip
 def test_what_is_refused(
     names: list[str], source: str, given: Any, message: str, monkeypatch: MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"{HERE}.words", lambda *_: given)
-    places = {"words": f"{HERE}:words", "none": "no_such_module:words", "bare": "words"}
-    places |= {"missing": "math:no_such_function", "pi": "math:pi"}
+    monkeypatch.setattr(f"{HERE}.sizes", lambda *_: given)
     with pytest.raises((OptionError, UnknownNameError), match=message):
-        score_captions(SAID, DUE, names, extra={"cider": places[source]})
+        score_captions(SAID, DUE, names, extra={"cider": f"{source}:sizes"})
+    with pytest.raises(OptionError, match="not a function"):
+        score_captions(SAID, DUE, [], extra={"own": "math:pi"})

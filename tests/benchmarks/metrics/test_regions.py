@@ -38,11 +38,8 @@ def test_dense_map() -> None:
 
 def test_distinct_by_hand() -> None:
     """Photo x: one pair of 3 alike. Photo y: two regions, another caption each. Photo z: one."""
-    for captions, photos, pairs in (
-        (["a dog", "A dog!", "a cat", "p", "q", "alone"], "xxxyyz", {"x": (1, 3), "y": (0, 1)}),
-        (["a"] * 4, "xxxx", {"x": (6, 6)}), (["a", "b"], "xy", {}),
-    ):  # fmt: skip
-        assert distinctness(captions, list(photos), range(len(captions))) == pairs
+    captions = ["a dog", "A dog!", "a cat", "p", "q", "alone"]
+    assert distinctness(captions, list("xxxyyz"), range(6)) == {"x": (1, 3), "y": (0, 1)}
     twice = distinctness(["A dog.", "a dog", "a cat"], ["p"] * 3, [0, 0, 1])
     assert twice == {"p": (0, 1)}, "a region that comes twice counts once"
     with pytest.raises(OptionError, match="region 0 of 'p'"):
