@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shlex
 import subprocess
 import sys
@@ -29,38 +30,13 @@ def test_help_and_version(command: Command, line: str, says: str) -> None:
     assert (done.status, done.err) == (0, "") and says in done.out
 
 
-REFUSED = {
-    ("caption photo.png", 2): [
-        ("--box 1,2,3", "X1,Y1,X2,Y2"), ("--box a,b,c,d", "a,b,c,d"), ("--box 30,0,10,10", "inverted"),
-        ("--point 7", "X,Y"), ("--trace=", "trace"), ("--trace missing.json", "missing.json"), ("--boks", "--help"),
-        ("--mask missing.png", "missing.png"), ("--region-set 0,0,9", "0,0,9"), ("--normalized", "--regions"),
-        ("--weighting uniform,variance=1", "gaussian,variance=0.5"), ("--weighting gausian", "gaussian"),
-        ("--weighting gaussian,variance=-1", "'-1'"), ("--weighting gaussian,variance=nan", "'nan'"),
-        ("--temperature 0", "'0'"), ("--temperature inf", "'inf'"), ("--temperature 1 --beam 3", "--beam"),
-        ("--beam 0", "'0'"), ("--beam 1.5", "'1.5'"), ("--min-confidence 1.5", "'1.5'"), ("--labels ''", "''"),
-        ("--labels one", "'one'"), ("--labels c.txt", "c.txt"), ("--labels 'a;b' --beam 3", "--beam"),
-        ("--labels 'a;b' --plain", "--plain"), ("--labels 'a;b' --style phrase", "--style"),
-        ("--patches --point 1,1", "--patches"), (f"--temperature 1 --seed {2**128}", "seed"), ("--out a.xyz", "a.xyz"),
-    ],
-    ("caption photo.png", 1): [("--regions missing", "missing"), ("--bank missing", "missing")],
-    ("caption photo.png photo.png", 1): [("--out one.png", "one.png")],
-    ("caption", 1): [("missing", "missing"), ("scikit-image:cofee", "coffee")],
-    ("detail photo.png", 2): [
-        ("--out x.txt", "does not end in .jsonl"), ("--report x", "does not end in .html"), ("--fuser hf:", "hf:MODEL"),
-        ("--json --out x.jsonl", "leave --json out"), ("--max-cost 1", "--price-in"), ("--grid 0x3", "ROWSxCOLUMNS"),
-        ("--min-support 2", "0 to 1"), ("--min-support 0.5 --scorer none", "needs a scorer"),
-        ("--calibration x", "belongs to"), ("--preset best", "invalid choice"), ("--scorer blap:x", "blip:MODEL"),
-        ("--describer opnai:qwen:7b", "patchioner, hf:MODEL, openai:MODEL"), ("--scorer clip", "clip:NAME"),
-        ("--describer patchioner:x", "patchioner:x"), ("--scorer clip:ViT-B-32", "give --calibration FILE"),
-        ("--model none", "name another --describer"),
-    ],
-    ("capton", 2): [("x.jpg", "--help")], ("caption", 2): [("", "--help")],
-}  # fmt: skip
+REFUSED = json.loads(Path(__file__).with_name("refused.json").read_text(encoding="utf-8"))
+"""Verb and status -> words, and what is said of them."""
 
 
 @pytest.mark.parametrize(
     ("verb", "status", "words", "says"),
-    [(*verb, *row) for verb, rows in REFUSED.items() for row in rows],
+    [(verb, status, *row) for verb, status, rows in REFUSED for row in rows],
 )
 def test_what_can_be_checked_is_refused_in_a_line_before_a_model_is_loaded(
     command: Command, verb: str, status: int, words: str, says: str

@@ -263,6 +263,10 @@ SHOWN = [{"type": "image_url"}, {"type": "text", "text": "x" * 40}]
 REQUEST: dict[str, Any] = {"messages": [{"role": "user", "content": SHOWN}], "n": 2, "seed": 1}
 
 
+def raw(body: Any) -> str:
+    return body if isinstance(body, str) else json.dumps(body)
+
+
 def test_a_reply_has_its_texts_and_a_count_that_may_be_estimated() -> None:
     choice = {"message": {"content": "A bus."}, "finish_reason": "stop"}
     counts = {"prompt_tokens": 30, "completion_tokens": 4}
@@ -272,44 +276,25 @@ def test_a_reply_has_its_texts_and_a_count_that_may_be_estimated() -> None:
         assert found == chat.Reply(("A bus.",), "stop", *counted)
 
 
-@pytest.mark.parametrize("text", [
-    "", "null", "[]", "3", "{}", '{"choices": []}', '{"choices": [{"message": null}]}', "[" * 100_000,
-    "<!DOCTYPE html><html><style>x{}</style><title>Some gateway</title></html>",
-    '{"choices": [{"message": {"content": 7}}]}',
-    'data: {"choices": [{"delta": {"content": "A dog. A man wal"}}]}\n\n',  # a cut stream
-])  # fmt: skip
-def test_what_is_no_reply_may_pass(text: str) -> None:
-    failure = chat.read_reply(text, REQUEST)
+@pytest.mark.parametrize("body", [*CASES["no replies"], "[" * 100_000])
+def test_what_is_no_reply_may_pass(body: Any) -> None:
+    failure = chat.read_reply(raw(body), REQUEST)
     assert isinstance(failure, chat.PassingError) and len(str(failure)) < 300
-    assert ("gateway" in text) == (": Some gateway; does the base URL" in str(failure))
+    assert ("gateway" in raw(body)) == (": Some gateway; does the base URL" in str(failure))
 
 
-def said(content: Any, **more: Any) -> str:
-    return json.dumps({"choices": [{"message": {"content": content}, **more}]})
-
-
-PIECES = [{"delta": {"content": "A "}}, {"delta": {"content": "bus."}}, {"delta": {}}]
-STREAM = "".join(f"data: {json.dumps({'choices': [piece]})}\n\n" for piece in PIECES)
-
-
-@pytest.mark.parametrize("text", [
-    "\ufeff" + said("A bus."), said(["A ", "bus."]), said({"type": "text", "text": "A bus."}),
-    said([{"type": "text", "text": "A "}, {"type": "output_text", "text": {"value": "bus."}}, {"type": "image"}]),
-    said([{"type": "thinking", "thinking": [{"text": "Hm."}]}, {"type": "reasoning", "text": "Hm."}, "A bus."]),
-    json.dumps({"choices": [{"text": "A bus."}], "error": None}),
-    json.dumps({"choices": [{"delta": {"content": "A bus."}}]}),
-    f": ping\n\n{STREAM}data: [DONE]\n", STREAM.replace('{"ch', '{"id": "\u2028", "ch') + "data: [DONE]",
-    said("A bus. A dog on", finish_reason="length"),
-])  # fmt: skip
-def test_texts_are_found_in_all_forms(text: str) -> None:
-    reply = chat.read_reply(text, REQUEST)
+@pytest.mark.parametrize("body", CASES["texts"])
+def test_texts_are_found_in_all_forms(body: Any) -> None:
+    reply = chat.read_reply(raw(body), REQUEST)
     assert isinstance(reply, chat.Reply) and "".join(reply.texts) == "A bus."
 
 
-def test_an_empty_answer_has_its_reason() -> None:
-    refusal = json.dumps({"choices": [{"message": {"refusal": "I will not."}}]})
-    for text in (said(None, finish_reason="I will not."), refusal):
-        assert chat.read_reply(text, REQUEST)[:2] == ((), "I will not.")  # type: ignore[index]
+@pytest.mark.parametrize("choice", [
+    {"message": {"content": None}, "finish_reason": "I will not."}, {"message": {"refusal": "I will not."}}
+])  # fmt: skip
+def test_an_empty_answer_has_its_reason(choice: Any) -> None:
+    reply = chat.read_reply(raw({"choices": [choice]}), REQUEST)
+    assert isinstance(reply, chat.Reply) and (reply.texts, reply.finish) == ((), "I will not.")
 
 
 KINDS = {"passing": chat.PassingError, "detail": DetailError, "futile": FutileError}
@@ -317,7 +302,7 @@ KINDS = {"passing": chat.PassingError, "detail": DetailError, "futile": FutileEr
 
 @pytest.mark.parametrize(("error", "words", "kind"), CASES["errors"])
 def test_a_servers_words_are_found_in_all_forms(error: Any, words: str, kind: str) -> None:
-    failure = chat.read_reply(json.dumps(error), REQUEST)
+    failure = chat.read_reply(raw(error), REQUEST)
     assert type(failure) is KINDS[kind] and words in str(failure)
 
 

@@ -23,6 +23,7 @@ from patchioner.detail.values import (
     Verdict,
     similarity_matrix,
 )
+from tests.patchioner.detail.conftest import CASES
 
 PHOTO = Photo("p", Image.new("RGB", (100, 100)), "")
 PLACES = (
@@ -112,11 +113,7 @@ def test_one_verdict_per_sentence_in_order_with_its_reason(
     assert all(one.kept == (one.reason is None) for one in found)
 
 
-@pytest.mark.parametrize("refusal", [
-    "I see:", "I\u2019m sorry, but I can\u2019t assist with that request.", "No image was provided.", "Lo siento.",
-    "Es tut mir leid, das geht nicht.", "Je suis désolé, mais je ne peux pas.", "К сожалению, фото не видно.",
-    "很抱歉，我无法查看图片。", "申し訳ありませんが、画像を見ることができません。", "죄송합니다.", "عذراً، لا أستطيع.",
-])  # fmt: skip
+@pytest.mark.parametrize("refusal", CASES["refusals"])
 def test_who_excuses_himself_says_nothing(refusal: str) -> None:
     assert (fuse.clean(refusal) or ("",))[0] == "preamble"
 
