@@ -6,15 +6,19 @@ An attack is a file and a reader; `failures` is a command, too.
 from __future__ import annotations
 
 import gzip
+import io
 import itertools
 import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock, patch
@@ -22,23 +26,66 @@ from unittest.mock import Mock, patch
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import train_text_decoder
-from memory_bank import read_captions
+from decoders import load_decoder
+from memory_bank import MemoryBank, read_captions
 from patchioner import Patchioner, PatchionerError, Polygon
 from patchioner.backbones import TimmViT
 from patchioner.base.progress import guarded
 from patchioner.base.weights import load_weights
+from patchioner.checkpoints.folder import read_checkpoint
 from patchioner.checkpoints.stored import read_yaml
 from patchioner.cli.main import main
-from patchioner.detail import DetailCaptioner
+from patchioner.detail import DetailCaptioner, read_reply
 from patchioner.detail.batch import describe_many, read_photo_list
+from patchioner.geometry import fit_image
 from patchioner.images import load_image
-from patchioner.regions import read_trace
-from tests.attacks import failures, fuzz
+from patchioner.regions import Mask, read_regions, read_trace, region_weights
+from tests.attacks import failures
 from tests.support import Capture, MonkeyPatch
 from tests.support.failing import CALLS
+from tests.support.server import picture_bytes
 from tests.support.tiny import Trap, noise_photo, tiny_parts
+
+SIZE = (200, 100)
+GEOMETRY = fit_image(SIZE, mode="stretch", size=56, patch_size=14)
+
+
+def regions(path: Path) -> None:
+    """A file of regions, with their weights."""
+    region_weights([one.region for one in read_regions(path, SIZE, "a.jpg")], GEOMETRY)
+
+
+@contextmanager
+def alarm(seconds: int) -> Iterator[None]:
+    """TimeoutError within it after some seconds."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"over {seconds} s")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def part(path: Path, name: str, model: Path) -> None:
+    """The file as one of a checkpoint's."""
+    copy = path.parent / "model"
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(model, copy)
+    shutil.copy(path, copy / name)
+    if name.startswith("decoder"):
+        load_decoder(copy / "decoder")
+    elif name.startswith("memory_bank"):
+        bank = MemoryBank.load(copy / "memory_bank", memory_map=path.read_bytes()[-1:] < b"\x80")
+        bank.nearest(np.ones((1, 64), np.float32), 2)
+    else:
+        assert read_checkpoint(copy).text_tower
 
 
 def piped(path: Path) -> None:
@@ -50,19 +97,19 @@ def piped(path: Path) -> None:
 CROSSING = [[(i * 7919) % 320, (i * 104729) % 240] for i in range(20_000)]
 PICKLE = pickle.dumps(Trap(Path("executed")))
 ATTACKS: dict[str, tuple[str, bytes | str | Callable[[Path], object], Callable[[Path], object]]] = {
-    "pickle as regions": ("r.npy", PICKLE, fuzz.regions),
+    "pickle as regions": ("r.npy", PICKLE, regions),
     "pickle as weights": ("w.safetensors", PICKLE, load_weights),
-    "pickle in an array": ("r.npy", lambda p: np.save(p, np.array([Trap(Path("executed"))])), fuzz.regions),
+    "pickle in an array": ("r.npy", lambda p: np.save(p, np.array([Trap(Path("executed"))])), regions),
     "pickle as a picture": ("p.png", PICKLE, load_image),
-    "deep json": ("r.json", "[" * 100_000, fuzz.regions),
+    "deep json": ("r.json", "[" * 100_000, regions),
     "deep trace": ("t.json", "[" * 100_000, read_trace),
     "gzip bomb": ("c.txt.gz", lambda p: p.write_bytes(gzip.compress(b"a" * 2**27)), read_captions),
-    "polygon in disorder": ("r.json", json.dumps([{"polygon": CROSSING}]), fuzz.regions),
-    "pipe as a mask": ("r.json", piped, fuzz.regions),
-    "pipe as a file": ("r.json", os.mkfifo, fuzz.regions),
+    "polygon in disorder": ("r.json", json.dumps([{"polygon": CROSSING}]), regions),
+    "pipe as a mask": ("r.json", piped, regions),
+    "pipe as a file": ("r.json", os.mkfifo, regions),
 }  # fmt: skip
 for _case in sorted((Path(__file__).parent / "cases").iterdir()):
-    _read: Callable[[Path], object] = read_yaml if _case.suffix == ".yaml" else fuzz.regions
+    _read: Callable[[Path], object] = read_yaml if _case.suffix == ".yaml" else regions
     ATTACKS[_case.name] = (f"r{_case.suffix}", _case.read_bytes(), _read)
 
 
@@ -75,7 +122,7 @@ def test_an_attack(name: str, tmp_path: Path, monkeypatch: MonkeyPatch, capfd: C
     else:
         (tmp_path / file).write_bytes(content.encode() if isinstance(content, str) else content)
     # What hangs, hangs for good; a busy machine is slow.
-    with pytest.raises(PatchionerError), fuzz.alarm(120):
+    with pytest.raises(PatchionerError), alarm(120):
         read(tmp_path / file)
     assert not (tmp_path / "executed").exists()
     assert capfd.readouterr() == ("", "")
@@ -104,8 +151,8 @@ def test_an_attack_by_a_part_of_a_checkpoint(
 ) -> None:
     held = json.loads((checkpoint / file).read_text())
     (tmp_path / "part").write_text(json.dumps(held | values))
-    with pytest.raises(PatchionerError), fuzz.alarm(120):
-        fuzz.part(tmp_path / "part", file, checkpoint)
+    with pytest.raises(PatchionerError), alarm(120):
+        part(tmp_path / "part", file, checkpoint)
     assert capfd.readouterr() == ("", "")
 
 
@@ -116,13 +163,13 @@ def test_a_list_s_region_files_stay_in_its_folder(tmp_path: Path) -> None:
     for _, reader in read_photo_list(tmp_path / "l.json"):
         assert reader is not None
         with pytest.raises(PatchionerError):
-            reader(fuzz.SIZE)
+            reader(SIZE)
 
 
 def test_a_hand_s_few_crossings_are_taken_apart() -> None:
     turn = np.linspace(0, 2 * np.pi, 6000, endpoint=False)
     ring = np.stack([100 + 60 * np.cos(turn), 50 + 40 * np.sin(2 * turn)], axis=1)
-    assert Polygon(ring).patch_weights(fuzz.GEOMETRY).sum() == pytest.approx(1)
+    assert Polygon(ring).patch_weights(GEOMETRY).sum() == pytest.approx(1)
 
 
 def started(*command: str, **how: Any) -> subprocess.CompletedProcess[str]:
@@ -235,13 +282,128 @@ def test_a_command_that_runs_out_of_memory_ends_in_a_line(error: Exception, capf
         guarded(Mock(side_effect=RuntimeError("a bug")))
 
 
+# Broken inputs of every reader, made of a few sound ones.
+
+TOOLS = Path(__file__).parents[1] / "patchioner" / "regions" / "cases" / "tools"
+ODD: tuple[Any, ...] = (
+    None, True, -1, 0, 1, 2**31, 2**63, 10**400, -1e308, 1e308, float("nan"), float("inf"), "", "\0", "\ud800",
+    "../x", "1", [], [[]], {}, [1], {"a": 1}, [[0, 0], [1, 1]], "9" * 5000, [[[[[]]]]],
+)  # fmt: skip
+WORDS = (
+    b"\0", b"\xff\xfe", b"[" * 2000, b"9" * 400, b"-1", b"1e999", b"NaN", b'"', b"{", b"}", b",", b"\n", b"\x80\x04",
+)  # fmt: skip
+
+
+def trace(path: Path) -> None:
+    region_weights([read_trace(path)], GEOMETRY)
+
+
+def rle(path: Path) -> None:
+    Mask.from_rle({"size": [48, 64], "counts": path.read_text("latin1")})
+
+
+def reply(path: Path) -> None:
+    asked: Any = {"messages": [{"content": "What is it?"}]}
+    read_reply(path.read_text("utf-8", "replace"), asked)
+
+
+Reader = tuple[str, Callable[[Path], object], tuple[bytes, ...]]
+"""A file's name, what reads it, and sound contents."""
+
+
+def _arrays(**arrays: Any) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)
+    return stream.getvalue()
+
+
+def _json(*values: Any) -> tuple[bytes, ...]:
+    return tuple(json.dumps(value).encode() for value in values)
+
+
+def _of_tools(ending: str) -> tuple[bytes, ...]:
+    return tuple(path.read_bytes() for path in sorted(TOOLS.glob(f"*.{ending}")))
+
+
+RING = [[1, 1], [40, 1], [40, 40], [1, 40]]
+RUNS = {"size": [100, 200], "counts": [10, 19990]}
+OURS = [{"box": [1, 1, 30, 30], "label": "a"}, {"polygon": RING}, {"trace": RING}, {"mask": RUNS}]
+SETS = {"images": {"a.jpg": [{"set": [{"point": [3, 4]}]}]}}
+TRACES = ([[1, 1], [30, 30]], {"trace": RING, "normalized": False}, {"traces": [[{"x": 0.1, "y": 0.2}]]})  # fmt: skip
+ANSWER = {"message": {"content": "A red box."}, "finish_reason": "stop"}
+REPLY = {"choices": [ANSWER], "usage": {"prompt_tokens": 1}}
+
+
+def readers(model: Path) -> list[Reader]:
+    configs = [f"{part}config.json" for part in ("", "backbone/", "text_tower/", "decoder/")]
+    banks = [f"memory_bank/{name}" for name in ("bank.json", "bank.safetensors", "texts.jsonl")]
+    picture = Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3))
+    kinds = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA")
+    masks, boxes = _arrays(masks=np.ones((2, 100, 200), bool)), _arrays(boxes=[[1.0, 1, 9, 9]])
+    tensors = (model / "decoder/weights.safetensors").read_bytes()[:4096]
+    return [
+        ("r.json", regions, _json({"regions": OURS}, SETS)),
+        ("r.json", regions, _of_tools("json")),
+        ("r.xml", regions, _of_tools("xml")),
+        ("a.txt", regions, _of_tools("txt")),
+        ("r.npz", regions, (masks, boxes)),
+        ("runs", rle, (b"PPYo1", b"0P^1")),
+        ("w.safetensors", load_weights, (tensors,)),
+        ("t.json", trace, _json(*TRACES)),
+        ("reply", reply, _json(REPLY, {"error": {"message": "no"}})),
+        ("image", load_image, tuple(picture_bytes(picture, kind) for kind in kinds)),
+        ("c.txt", read_captions, (b"a dog\na cat\n", b"image,caption\na.jpg,a dog\n")),
+        ("c.csv", read_captions, (b'caption;x\n"a dog";1\n',)),
+        ("c.json", read_captions, _json(["a dog"], {"annotations": [{"caption": "a"}]})),
+        ("c.txt.gz", read_captions, (gzip.compress(b"a dog\na cat\n", mtime=0),)),
+        *(
+            ("p", partial(part, name=name, model=model), ((model / name).read_bytes(),))
+            for name in (*configs, *banks)
+        ),
+    ]
+
+
+def broken(seed: bytes, draw: random.Random) -> bytes:
+    """A sound input with one to three faults."""
+    held = None
+    if draw.random() < 0.7:
+        with suppress(ValueError):
+            held = json.loads(seed)
+    for _ in range(draw.randint(1, 3)):
+        if held is not None:
+            held = _with_odd_value(held, draw)
+        else:
+            seed = _with_odd_bytes(seed, draw)
+    return seed if held is None else json.dumps(held).encode("utf-8", "surrogatepass")
+
+
+def _with_odd_value(held: Any, draw: random.Random) -> Any:
+    if not isinstance(held, (dict, list)) or not held or draw.random() < 0.15:
+        return draw.choice(ODD)
+    places: list[Any] = list(held) if isinstance(held, dict) else list(range(len(held)))
+    place = draw.choice(places)
+    if isinstance(held, dict) and draw.random() < 0.1:
+        return {key: value for key, value in held.items() if key != place}
+    changed = dict(held) if isinstance(held, dict) else list(held)
+    changed[place] = _with_odd_value(held[place], draw)
+    return changed
+
+
+def _with_odd_bytes(data: bytes, draw: random.Random) -> bytes:
+    place = draw.randint(0, len(data))
+    length = draw.choice((0, 1, 1, 2, 4, 16))
+    twice = data[place : place + length] * 2
+    put = draw.choice((b"", draw.randbytes(length), draw.choice(WORDS), twice))
+    return data[:place] + put + data[place + length :]
+
+
 def test_broken_inputs_end_in_a_value_or_an_error_of_ours(tmp_path: Path, checkpoint: Path) -> None:
     count, draw, values = int(os.environ.get("FUZZ", "150")), random.Random(7), 0
-    for file, read, seeds in itertools.islice(itertools.cycle(fuzz.readers(checkpoint)), count):
-        data = fuzz.broken(draw.choice(seeds), draw)
+    for file, read, seeds in itertools.islice(itertools.cycle(readers(checkpoint)), count):
+        data = broken(draw.choice(seeds), draw)
         (tmp_path / file).write_bytes(data)
         try:
-            with fuzz.alarm(20):
+            with alarm(20):
                 read(tmp_path / file)
             values += 1
         except PatchionerError as error:
