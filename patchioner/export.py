@@ -25,7 +25,6 @@ from torch.nn import functional as F
 from patchioner.backbones import Backbone, SingleViT, preprocessing_config
 from patchioner.backbones.exported import (
     NETWORK_FILES,
-    PACKAGES,
     ExportedBackbone,
     ExportPrecision,
     Format,
@@ -153,7 +152,7 @@ def export_backbone(
         raise UnknownNameError.among("format", str(format), PRECISIONS)
     if precision not in PRECISIONS[format]:
         raise OptionError(f"{format} has no precision {precision!r}: use {PRECISIONS[format]}")
-    for module in (PACKAGES[format], *_WRITERS[format]):
+    for module in _WRITERS[format]:
         require(module, format)
     source = exportable(backbone)
     changes = {key: value for key, value in (("size", size), ("mode", fit)) if value is not None}

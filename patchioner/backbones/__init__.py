@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn import functional as F
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import atomic_path, settings_from
@@ -139,14 +140,9 @@ def preprocess(image: Photo, settings: Preprocessing) -> tuple[Tensor, ImageGeom
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
     normalised = (pixels - mean) / std
     left, top = (round(value) for value in geometry.offset)
-    if (left, top) == (0, 0) and whole == (width, height):
-        return normalised.contiguous(), geometry
-    x, y = max(-left, 0), max(-top, 0)
-    seen = normalised[:, y : y + height, x : x + width]
-    canvas = torch.zeros(3, height, width, dtype=torch.float32)
-    x, y = max(left, 0), max(top, 0)
-    canvas[:, y : y + seen.shape[1], x : x + seen.shape[2]] = seen
-    return canvas, geometry
+    right, bottom = width - whole[0] - left, height - whole[1] - top
+    # What is negative is cut off.
+    return F.pad(normalised, (left, right, top, bottom)).contiguous(), geometry
 
 
 def _resize(photo: Photo, size: tuple[int, int]) -> Image.Image:

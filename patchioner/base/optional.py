@@ -100,9 +100,8 @@ class Registry(Generic[T]):
         """Return the part that a config names by its "type"; CheckpointError, with `source`, where it does not."""
         kind = config.get("type") if isinstance(config, Mapping) else None
         if not isinstance(kind, str) or kind not in self._homes:
-            known = ", ".join(map(repr, self.names()))
             unknown = UnknownNameError.among(f"type of {self.kind}", str(kind), self._homes)
-            raise CheckpointError(f'{source} must name its "type", one of {known}: {unknown}')
+            raise CheckpointError(f'{source} must name its "type": {unknown}')
         return self.get(kind)
 
     def names(self) -> tuple[str, ...]:

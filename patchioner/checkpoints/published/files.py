@@ -295,7 +295,7 @@ def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) ->
                 raise MemoryBankError(
                     f"{rows.name!r} takes {unpacked:,} bytes, over {MOST_UNPACKED} times its file"
                 )
-            given = _strings(texts)
+            given = texts.asstr("utf-8")[:].tolist()
             staged = _staged(rows, _columns(rows.shape[1], dim), unit_rows, Path(scratch) / "rows")
             bank = MemoryBank(staged, given, drop_zero_rows=True)
             del staged
@@ -321,6 +321,8 @@ def _datasets(file: Any, h5py: Any) -> tuple[Any, Any]:
         raise MemoryBankError(f"there is no dataset {texts!r} beside {named[0]!r}")
     if rows.ndim != 2 or rows.dtype.kind != "f":
         raise MemoryBankError(f"{named[0]!r} is {rows.shape} {rows.dtype}, not rows of floats")
+    if h5py.check_string_dtype(file[texts].dtype) is None:
+        raise MemoryBankError(f"{texts!r} is {file[texts].dtype}, not texts")
     if file[texts].shape != rows.shape[:1]:
         raise MemoryBankError(f"{len(rows)} rows, but texts of shape {file[texts].shape}")
     return rows, file[texts]
@@ -332,16 +334,6 @@ def _columns(width: int, dim: int | None) -> slice:
     if dim not in (None, width):
         raise MemoryBankError(f"rows have width {width}, the config says prefix_size {dim}")
     return slice(None)
-
-
-def _strings(dataset: Any) -> list[str]:
-    texts: list[str] = []
-    for start in range(0, len(dataset), _BLOCK):
-        for value in dataset[start : start + _BLOCK]:
-            if not isinstance(value, bytes | str):
-                raise MemoryBankError(f"text {len(texts)} is {value!r}, not a string")
-            texts.append(value.decode("utf-8") if isinstance(value, bytes) else value)
-    return texts
 
 
 def _staged(rows: Any, columns: slice, unit_rows: bool, scratch: Path) -> npt.NDArray[np.float32]:

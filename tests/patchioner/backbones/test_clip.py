@@ -12,7 +12,6 @@ import open_clip
 import pytest
 import torch
 from open_clip import transformer
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,10 +62,6 @@ def oracle(model: OpenClipViT, size: int) -> Any:
     return whole
 
 
-def pixels_of(model: OpenClipViT, image: Image.Image) -> Tensor:
-    return preprocess(image, model.preprocessing)[0][None]
-
-
 @pytest.mark.parametrize(
     ("kind", "size", "quick"),
     [
@@ -80,7 +75,7 @@ def test_tokens_and_cls_are_open_clips_own(kind: str, size: int, quick: bool) ->
     """At other sizes, positions are resized as open_clip does."""
     model, photo = tiny(kind, size=size, gelu=quick), noise_photo(60, 44)
     features = model.encode([photo])[0]
-    whole, pixels = oracle(model, size), pixels_of(model, photo)
+    whole, pixels = oracle(model, size), preprocess(photo, model.preprocessing)[0][None]
     inner = whole.visual.forward_intermediates(pixels, indices=1, output_fmt="NLC")
     patches = whole.visual.ln_post(inner["image_intermediates"][0][0]) @ whole.visual.proj
     assert features.tokens.shape == (size // PATCH, size // PATCH, 20)
@@ -110,7 +105,7 @@ def test_dense_modes_equal_their_plain_twin(dense: Any, rest: bool | None, kind:
     model, photo = tiny(kind, dense=dense, rest=rest), noise_photo()
     features, visual = model.encode([photo])[0], model.visual
     block = visual.transformer.resblocks[-1]
-    before = model.before_last(pixels_of(model, photo), (4, 4))
+    before = model.before_last(preprocess(photo, model.preprocessing)[0][None], (4, 4))
     kept = dense != "value" if rest is None else rest
     tokens = plain_twin(block, before[0], dense, kept)[1:]
     assert_close(features.tokens.flatten(0, 1), visual.ln_post(tokens) @ visual.proj)
@@ -170,7 +165,8 @@ def test_tokens_are_clips_values_along_the_proxys_affinities(vision: dict[str, A
     features, ordinary = ProxyClip(clip, proxy).encode([photo])[0], clip.encode([photo])[0]
     visual: Any = clip.visual
     block = visual.transformer.resblocks[-1]
-    normed = block.ln_1(clip.before_last(pixels_of(clip, photo), features.geometry.grid))[0, 1:]
+    pixels = preprocess(photo, clip.preprocessing)[0][None]
+    normed = block.ln_1(clip.before_last(pixels, features.geometry.grid))[0, 1:]
     values = normed @ block.attn.in_proj_weight[64:].T + block.attn.in_proj_bias[64:]
     along = plain_attention(proxy.encode([photo])[0].tokens.flatten(0, 1), 1.2, 3.0)
     expected = visual.ln_post(block.attn.out_proj(along @ values)) @ visual.proj

@@ -137,12 +137,11 @@ def dinotxt_tower(seed: int = 0, **settings: Any) -> clip.DinoTxtText:
     return shaken(clip.DinoTxtText(clip.DinoTxtTextSettings(columns=32, **SHAPE, **settings)))
 
 
-def open_clips_twin(tower: Any) -> Any:
-    """The same weights in open_clip's network, which pads to 77 and pools at the end token."""
-    twin = open_clip.transformer.TextTransformer(
-        width=24, heads=3, layers=2, output_dim=32, pool_type="argmax"
-    )
-    named = dict(tower.backbone.state_dict())
+def test_vectors_are_those_of_the_padded_published_form() -> None:
+    """Of the same weights in open_clip's network, which pads to 77 and pools at the end token."""
+    both, patch = dinotxt_tower(space="both"), dinotxt_tower()
+    twin = open_clip.transformer.TextTransformer(**SHAPE, output_dim=32, pool_type="argmax").eval()
+    named: Any = dict(both.backbone.state_dict())
     names = {
         "attention_norm": "ln_1", "ffn_norm": "ln_2", "attention.qkv.": "attn.in_proj_",
         "blocks": "transformer.resblocks", "attention.proj": "attn.out_proj",
@@ -152,14 +151,9 @@ def open_clips_twin(tower: Any) -> Any:
         named = {key.replace(ours, theirs): tensor for key, tensor in named.items()}
     for index in range(2):
         named[f"transformer.resblocks.{index}.attn.in_proj_bias"] = torch.zeros(72)
-    twin.load_state_dict({**named, "text_projection": tower.head.linear_projection.weight.T})
-    return twin.eval()
-
-
-def test_vectors_are_those_of_the_padded_published_form() -> None:
-    both, patch = dinotxt_tower(space="both"), dinotxt_tower()
+    twin.load_state_dict({**named, "text_projection": both.head["linear_projection"].weight.T})
     encoded = both.encode(DINOTXT_TEXTS)
-    close(encoded, open_clips_twin(both)(open_clip.tokenizer.tokenize(DINOTXT_TEXTS)).detach())
+    close(encoded, twin(open_clip.tokenizer.tokenize(DINOTXT_TEXTS)).detach())
     assert (both.dim, patch.dim) == (32, 16)  # the second half is the space of the patches
     assert torch.equal(patch.encode(DINOTXT_TEXTS), encoded[:, 16:])
 

@@ -120,14 +120,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, extra: dict[str, Tensor], said: 
 
 
 def memory_of(folder: Path) -> MemoryBank:
-    config = layout.read_config(folder / "config.yaml").viecap
-    assert config is not None and config.meacap is not None
+    config: Any = layout.read_config(folder / "config.yaml").viecap
     return layout.read_memory(PublishedFiles.of(folder), config.meacap, dim=DIM)
 
 
 def read(folder: Path) -> Any:
-    config = layout.read_config(folder / "config.yaml").viecap
-    assert config is not None
+    config: Any = layout.read_config(folder / "config.yaml").viecap
     return reading.read_viecap(PublishedFiles.of(folder), config, lambda: None, dim=DIM)
 
 

@@ -27,10 +27,7 @@ from tests.support import Capture, randn
 from tests.support.tiny import noise_photo, small_vit, tiny_backbone, tiny_decoder
 
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
-
-
-def backbone() -> Any:
-    return small_vit("vit_small_patch14_reg4_dinov2", mode="stretch")
+backbone = partial(small_vit, "vit_small_patch14_reg4_dinov2", mode="stretch")
 
 
 @pytest.fixture(scope="module")
