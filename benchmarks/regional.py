@@ -303,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--plain", action="store_true", help="the likeliest captions, not chosen among candidates")
     add("--crop", help="as the model takes it")
+    add("--style", choices=["phrase", "sentence"], help="of captions (default: the model's)")
     add("--limit", type=command.positive, help="the first N photos of each part")
     add("--against", type=Path, help="a report of this command: gains over it, photos paired")
     add("--out", type=Path, help="write measures and all answers as JSON")
@@ -312,8 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _work(arguments: argparse.Namespace) -> None:
     model = load_pretrained(arguments.model, arguments.device)
     how: dict[str, Any] = {"plain": True} if arguments.plain else {}
-    if arguments.crop:
-        how["crop"] = arguments.crop
+    how |= {key: getattr(arguments, key) for key in ("crop", "style") if getattr(arguments, key)}
     answers = ask(model, arguments.data, limit=arguments.limit, how=how)
     other = []
     if arguments.against is not None:
