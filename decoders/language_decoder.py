@@ -202,7 +202,6 @@ class LanguageDecoder(TrainableDecoder):
         tokenizer: LanguageTokenizer | None = None,
         *,
         keep: Literal["inside", "reference"] = "inside",
-        end: Literal["own", "stop"] = "own",
         seed: int = 0,
         **settings: Any,
     ) -> Self:
@@ -210,9 +209,8 @@ class LanguageDecoder(TrainableDecoder):
 
         Args:
             language_model: a trained one by its id or folder; or, by a configuration, a random one.
-            tokenizer: of a random one; None is that of a trained one.
+            tokenizer: of a random one; None is that of a trained one. Its end tokens end captions (`ending_with`).
             keep: store the language model "inside" the checkpoint, or only a "reference" to where it came from.
-            end: captions end with the language model's "own" end of text, or also at a full "stop" as published.
             settings: the other values of the configuration, and what the decoder's kind takes besides (`OWN`).
 
         Raises:
@@ -230,11 +228,6 @@ class LanguageDecoder(TrainableDecoder):
             raise OptionError(f"{wrong}; give one")
         else:
             model = language.build_language_model(language_model, seed=seed)
-        if end == "stop":
-            stops = tokenizer.full_stops()
-            if not stops:
-                raise OptionError('the tokenizer has no token for "."; use its own end of text')
-            tokenizer = tokenizer.ending_with(tuple(dict.fromkeys(stops + tokenizer.end_ids)))
         own = {name: settings.pop(name) for name in cls.OWN if name in settings}
         config = cls.CONFIG(embedding_dim, **settings)
         return cls(model, tokenizer, config, reference=referred, seed=seed, **own)

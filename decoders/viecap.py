@@ -252,7 +252,7 @@ class ViecapDecoder(LanguageDecoder):
     """Soft prompt, hard prompt, GPT-2 of any size (or another causal language model).
 
     A caption ends with one of the tokenizer's end tokens, which is no part of its text. The published decoder ends at
-    "." or " ." (`tokenizer.full_stops()`), after at most 64 tokens, greedily or with a beam of 5.
+    "." or " ." (`tokenizer.ending_with(tokenizer.full_stops())`), after at most 64 tokens, greedily or by beams (5).
 
     Published training: `TrainOptions(epochs=15, batch=80, learning_rate=2e-5, warmup_steps=5000, decay="linear",
     noise_sigma=0.126, label_smoothing=0.0)`, all weights of both networks.

@@ -34,7 +34,7 @@ LORA = {"tune": "lora", "lora_rank": 2}
         ("prefix_lm", "gpt2", LORA, "fp16"),
         ("prefix_lm", "opt", {**LORA, "mapper": "transformer"}, "fp32"),
         ("prefix_lm", "llama", {"tune": "full"}, "fp32"),
-        ("viecap", "gpt2", {"end": "stop"}, "int8"),
+        ("viecap", "gpt2", {}, "int8"),
     ],
 )
 def test_training_changes_what_it_should_and_is_stored(

@@ -55,7 +55,9 @@ def test_a_decoder_without_hard_prompt_needs_no_prompter(tmp_path: Path) -> None
 
 
 def test_names_are_the_published_ones_and_a_caption_ends_at_its_full_stop(tmp_path: Path) -> None:
-    decoder, own = make(end="stop"), make()
+    own = make()
+    ends = (*own.tokenizer.full_stops(), *own.tokenizer.end_ids)
+    decoder = make(tokenizer=own.tokenizer.ending_with(ends))
     one, other, cut = decoder.sequences(["a red bus.", "a red bus", "1.5 cats"])
     assert one == other and one[-1] == decoder.tokenizer.full_stops()[0]
     assert decoder.tokenizer.decode(cut) == "1"
