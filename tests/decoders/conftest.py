@@ -39,7 +39,6 @@ def embed_words(texts: list[str]) -> Tensor:
 
 
 def weights(decoder: Any) -> Tensor:
-    """All that is trained, in one row."""
     return torch.cat([p.detach().flatten() for p in decoder.module.parameters()])
 
 

@@ -102,7 +102,6 @@ def test_triples_become_entities_and_attributes(written: str, graph: str) -> Non
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random T5."""
     transformers = pytest.importorskip("transformers")
     words = ["<pad>", "</s>", "<unk>", "(", ")", ",", "man", "horse", "ride", "is", "brown", "a"]
     tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))

@@ -29,7 +29,6 @@ SAMPLE = DecodeOptions(strategy="sample", max_tokens=12, temperature=1.5, top_p=
 
 @torch.no_grad()
 def plain_log_probs(decoder: GPT2, row: Tensor, written: list[int]) -> Tensor:
-    """The network's own log-probabilities of the next token."""
     tokens = torch.tensor([written], dtype=torch.int64)
     return decoder.network.logits(decoder.network(row[None], tokens))[0, -1].log_softmax(0)
 

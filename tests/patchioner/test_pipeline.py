@@ -43,7 +43,6 @@ def expected(number: int) -> list[str]:
 
 
 def shown(outcome: Any) -> Any:
-    """Errors as text, for comparing."""
     if isinstance(outcome, list):
         return [shown(one) for one in outcome]
     return f"!{outcome}" if isinstance(outcome, Exception) else outcome
