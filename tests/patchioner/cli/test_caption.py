@@ -17,6 +17,7 @@ from tests.patchioner.cli.conftest import Command
 from tests.support import MonkeyPatch
 
 CAPTION = "caption --model tiny photo.png"
+Told = Callable[[str], Any]
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def model(checkpoint: Path) -> Patchioner:
 
 
 @pytest.fixture
-def told(command: Command) -> Callable[[str], Any]:
+def told(command: Command) -> Told:
     """What is said of the photo with `--json`."""
     return lambda words: json.loads(command(f"{CAPTION} --json {words}").out)["captions"]
 
@@ -41,7 +42,7 @@ def test_none_means_whole_images(command: Command, model: Patchioner) -> None:
     assert command(CAPTION) == (0, expected, "")
 
 
-def test_regions_keep_the_order_of_the_command_line(told: Callable[[str], Any]) -> None:
+def test_regions_keep_the_order_of_the_command_line(told: Told) -> None:
     Image.fromarray(np.full((60, 80), 255, dtype=np.uint8)).save("m.png")
     found = told(
         "--point 5,5.5 --box -5,0,9,9 --mask m.png --whole --trace '1,1 9,9' "
@@ -112,9 +113,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("words", SETTINGS)
-def test_settings_reach_the_model(
-    told: Callable[[str], Any], model: Patchioner, words: str
-) -> None:
+def test_settings_reach_the_model(told: Told, model: Patchioner, words: str) -> None:
     (found,) = told(f"--box 5,5,40,50 {words}")
     (caption,) = model.caption("photo.png", [Box(5, 5, 40, 50)], **SETTINGS[words])
     assert found["text"] == caption.text
@@ -140,7 +139,7 @@ def test_pictures_are_drawn_whole_or_not_at_all(command: Command, monkeypatch: M
 
 
 def test_patches_caption_the_grid_and_draw_the_map(
-    command: Command, told: Callable[[str], Any], model: Patchioner
+    command: Command, told: Told, model: Patchioner
 ) -> None:
     rows, columns = model.encode("photo.png").geometry.grid
     assert f"{rows} x {columns} patches" in command(f"{CAPTION} --patches --out map.png").out
@@ -150,9 +149,7 @@ def test_patches_caption_the_grid_and_draw_the_map(
     assert found[5]["region"] == {"patch": list(divmod(5, columns))}
 
 
-def test_labels_are_chosen_among_texts(
-    command: Command, told: Callable[[str], Any], model: Patchioner
-) -> None:
+def test_labels_are_chosen_among_texts(command: Command, told: Told, model: Patchioner) -> None:
     texts, words = ["a red cat", "a blue bus", "a kite"], "--labels 'a red cat;a blue bus;a kite'"
     (label,) = model.label("photo.png", [Box(0, 0, 9, 9)], texts)
     last = command(f"{CAPTION} --box 0,0,9,9 {words}").out.splitlines()[-1]

@@ -83,9 +83,7 @@ def test_our_own_models_convert_and_nothing_is_overwritten(command: Command) -> 
     assert done.status == 1 and "no photo at" in done.err and not Path("new").exists()
 
 
-def test_another_bank_its_equal_rows_merged_goes_along(
-    tiny_vit: list[str], command: Command
-) -> None:
+def test_another_bank_with_equal_rows_merged_goes_along(tiny_vit: Any, command: Command) -> None:
     doubled = torch.randn(4, DIM, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
     MemoryBank(doubled).save("bank", dtype="float32")
     published.write_capdec(Path("theirs"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from patchioner.base import errors
 from patchioner.detail import DetailedCaption, Photo, Statement, Support, batch
 from patchioner.detail.describe import as_region
 from patchioner.detail.values import FORMAT, to_json
+from tests.patchioner.detail.conftest import CASES
 from tests.support import Log, MonkeyPatch
 from tests.support.tiny import noise_photo
 
@@ -69,11 +69,7 @@ def test_settings_are_changed_by_name_and_stages_may_need_a_model() -> None:
             batch.preset("careful", {wrong: 1})
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("divide.spatial", "thirds"), ("divide.rows", 1.5), ("divide.merge_iou", math.nan), ("describe.jitter", 0.5),
-    ("describe.scales", ()), ("describe.temperature", 0.0), ("filter.alike", 2), ("filter.whole_sentences", "some"),
-    ("fuse.max_words", -1),
-])  # fmt: skip
+@pytest.mark.parametrize(("name", "value"), CASES["settings"])
 def test_settings_that_make_no_sense_are_refused(name: str, value: object) -> None:
     with pytest.raises(errors.OptionError, match=name.partition(".")[2]):
         batch.preset("careful", {name: value})
@@ -213,9 +209,7 @@ def test_somebody_elses_file_is_not_touched(text: str) -> None:
     assert OUT.read_bytes() == text.encode()
 
 
-@pytest.mark.parametrize("content", [
-    {}, [], "a.jpg", [3], [""], [{"regions": []}], [{"photo": "a", "region": []}], [{"photo": "a", "regions": 3}],
-])  # fmt: skip
+@pytest.mark.parametrize("content", CASES["lists"])
 def test_other_forms_of_lists_are_refused(content: Any) -> None:
     Path("list.json").write_text(json.dumps(content))
     with pytest.raises(errors.ImageError, match=r"list\.json"):

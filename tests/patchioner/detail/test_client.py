@@ -51,9 +51,7 @@ def test_what_may_pass_is_tried_again(make: Make, waits: list[float], trouble: R
     assert client.budget.answered == 1
 
 
-def test_pauses_are_as_asked_or_grow_until_a_server_is_given_up(
-    make: Make, waits: list[float]
-) -> None:
+def test_pauses_are_as_asked_or_grow_until_all_is_given_up(make: Make, waits: list[float]) -> None:
     later = fails(429, headers={"Retry-After": "11"})
     broken = ChatServer(later, then=lambda _: fails(503, "oh dear"))
     with broken as server, pytest.raises(DetailError, match="tiny at http.*HTTP 503.*oh") as caught:
@@ -156,9 +154,7 @@ def test_a_budget_stops_the_work_until_it_is_raised(make: Make) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 401, 500])
-def test_a_key_that_a_server_repeats_is_nowhere(
-    make: Make, tmp_path: Any, caplog: Log, status: int
-) -> None:
+def test_a_repeated_key_is_nowhere(make: Make, tmp_path: Any, caplog: Log, status: int) -> None:
     with caplog.at_level(logging.DEBUG), ChatServer(says(f"Your key is {KEY}.")) as server:
         client = make(server, cache=CallCache(tmp_path))
         assert client.ask("", "My key?", temperature=0.0, max_tokens=5) == "Your key is ***."
@@ -175,19 +171,25 @@ def test_a_key_that_a_server_repeats_is_nowhere(
         pickle.dumps(client)
 
 
-def test_after_an_interrupt(make: Make, monkeypatch: MonkeyPatch) -> None:
-    pausing = threading.Barrier(3)
+@pytest.fixture
+def paused(monkeypatch: MonkeyPatch) -> threading.Semaphore:
+    """Counts the pauses that were begun; each lasts until it is interrupted."""
+    begun = threading.Semaphore(0)
 
     def pause(client: chat.ChatClient, seconds: float, interrupt: threading.Event) -> None:
-        pausing.wait(20)
+        begun.release()
         assert interrupt.wait(20)
 
     monkeypatch.setattr(chat.ChatClient, "_pause", pause)
+    return begun
+
+
+def test_after_an_interrupt(make: Make, paused: threading.Semaphore) -> None:
     with ChatServer(*[fails(503)] * 2) as server, ThreadPoolExecutor(2) as threads:
         client = make(server)
         how: Any = {"temperature": 0.5, "max_tokens": 7}
         asked = [threads.submit(client.ask, "", "What?", **how) for _ in range(2)]
-        pausing.wait(20)
+        assert all(paused.acquire(timeout=20) for _ in asked)
         client.stop()
         asked.append(threads.submit(client.ask, "", "And this?", **how))
         for one in asked:
@@ -196,18 +198,11 @@ def test_after_an_interrupt(make: Make, monkeypatch: MonkeyPatch) -> None:
     assert len(server.requests) == 2
 
 
-def test_an_error_of_one_call_ends_its_own_pauses_alone(make: Make, monkeypatch: Any) -> None:
-    pausing = threading.Event()
-
-    def pause(client: chat.ChatClient, seconds: float, interrupt: threading.Event) -> None:
-        pausing.set()
-        assert interrupt.wait(20)
-
+def test_an_error_of_one_call_ends_its_own_pauses_alone(make: Make, paused: Any) -> None:
     def no_picture() -> Any:
-        assert pausing.wait(20)
+        assert paused.acquire(timeout=20)
         raise MemoryError
 
-    monkeypatch.setattr(chat.ChatClient, "_pause", pause)
     with ChatServer(fails(503)) as server:
         client = make(server)
         with pytest.raises(MemoryError):
@@ -243,9 +238,7 @@ def test_addresses_and_keys_are_checked_without_repeating_them(
     assert KEY not in str(caught.value) and (not key or key not in str(caught.value))
 
 
-def test_no_password_is_shown_and_a_key_in_the_clear_is_warned_of(
-    monkeypatch: Any, caplog: Any
-) -> None:
+def test_no_password_is_shown_and_an_open_key_is_warned_of(monkeypatch: Any, caplog: Log) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     client = chat.ChatClient("m", base_url="https://me:passw0rd@[::1]:8000/v1?token=tok123")
     assert client.url == "https://[::1]:8000/v1"
@@ -306,17 +299,11 @@ def test_a_servers_words_are_found_in_all_forms(error: Any, words: str, kind: st
     assert type(failure) is KINDS[kind] and words in str(failure)
 
 
-@pytest.mark.parametrize(("headers", "said", "seconds"), [
-    ({"retry-after": "5"}, "", 5), ({"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}, "", math.inf), ({}, "busy", 0),
-    ({"retry-after": f"Wed, 21 Oct {'9' * 20} 07:28:00 GMT"}, "", 0),
-    ({"retry-after": "soon"}, "try again in 7.5s", 7.5), ({}, '"retryDelay": "34s"', 34), ({}, "retry in 3 s", 3),
-])  # fmt: skip
+@pytest.mark.parametrize(("headers", "said", "seconds"), CASES["waits"])
 def test_how_long_a_server_asks_to_wait(headers: Any, said: str, seconds: float) -> None:
-    assert min(chat.asked_to_wait(headers, said), 1e6) == min(seconds, 1e6)
+    assert min(chat.asked_to_wait(headers, said), 1e6) == seconds
 
 
 @pytest.mark.parametrize(("status", "body", "futile"), CASES["judged"])
-def test_what_concerns_one_photo_is_told_from_what_concerns_all(
-    status: int, body: object, futile: bool
-) -> None:
+def test_what_concerns_a_photo_alone_is_told(status: int, body: object, futile: bool) -> None:
     assert isinstance(chat.judge(status, "no", body), FutileError) == futile

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,7 +42,7 @@ def judged(
     **settings: Any,
 ) -> list[Verdict]:
     """Of (text, region, sample)s, or of texts that are samples about the whole; `scores`: how true words are."""
-    told = [one if isinstance(one, tuple) else (one, "global", n) for n, one in enumerate(said)]
+    told = [(one, "global", n) if isinstance(one, str) else one for n, one in enumerate(said)]
     statements = [Statement(name, sample, text) for text, name, sample in told]
 
     def score(photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
@@ -69,45 +70,20 @@ def test_what_says_the_same_is_one_group_with_its_samples_counted_once() -> None
     assert told == [(True, ("c3",)), (True, ()), (False, ())]  # the right does not overlap the left
 
 
-WEAK, LONG = {"bus": 0.1}, "A bus waits. A dog sits."
-FOUR = ("A cat sleeps.", "A red kite.", "A boat.", "A horse.")
-BUSES = ("A red bus.", "A bus.", "The bus.", "A dog.")
-OURS = DetailRegion("mine", "user", (0, 0, 5, 5)), DetailRegion("mine", "spatial", (0, 0, 5, 5))
-MINE = [("A red kite.", "mine", 0), ("A kite.", "mine", 1), ("The kite.", "mine", 2)]
+VERDICTS = json.loads(Path(__file__).with_name("verdicts.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(("said", "scores", "settings", "reasons"), [
-    (["The image shows a red bus. I am sorry, a bus is not visible.", "A red bus. It might rain. Lighting.",
-      "A cat sleeps."], {}, {}, [None, "preamble", "duplicate", "hedge", "fragment", None]),
-    (["A bus passes a zebra.", "A cat sleeps.", "A bus waits."], {"bus": 0.9, "zebra": 0.1, "cat": 0.45}, {},
-     ["object", "unsupported", None]),
-    # As published, agreement is enough.
-    (["A zebra grazes.", "A zebra grazes.", "A zebra and a bus."], {"zebra": 0.1},
-     {"rules": False, "trusted_agreement": 2}, [None, "duplicate", "object"]),
-    # A weak thing that nobody else names, unless nobody had the occasion.
-    ([LONG, *FOUR], WEAK, {}, ["object", *[None] * 5]), ([LONG, *FOUR], {"bus": 0.3}, {}, [None] * 6),
-    ([LONG, *FOUR], WEAK, {"lone_support": 0.0}, [None] * 6), ([LONG, *FOUR[:1]], WEAK, {}, [None] * 3),
-    ([LONG, *FOUR, "A boat and a bus."], WEAK, {}, [*[None] * 6, "object"]),
-    # Whole sentences count in captions alone.
-    ([LONG], {"bus": 0.45}, {}, [None] * 2),
-    ([LONG], {"bus": 0.45}, {"whole_sentences": "always"}, ["unsupported", None]),
-    # What few of three samples or more say; words that are no things need half as many, and texts of several
-    # sentences none.
-    (BUSES, {}, {"share": 0.25}, [None, None, "duplicate", None]),
-    (BUSES, {}, {"share": 0.4}, [None, None, "duplicate", "unsupported"]),
-    (BUSES, {}, {"share": 0.6}, ["unsupported", None, "duplicate", "unsupported"]),
-    (BUSES[2:], {}, {"share": 1.0}, [None, None]),
-    ([LONG, *BUSES[2:]], {}, {"share": 0.9}, [None, None, "unsupported", "unsupported"]),
-    # Of a region that a user gave only its own texts tell.
-    ([*MINE, *[("A bus.", "global", n) for n in range(9)]], {}, {"share": 0.45, "regions": [PLACES[0], OURS[0]]},
-     [None, None, "duplicate", None, *["duplicate"] * 8]),
-    ([*MINE, *[("A bus.", "global", n) for n in range(9)]], {}, {"share": 0.45, "regions": [PLACES[0], OURS[1]]},
-     [*["unsupported"] * 3, None, *["duplicate"] * 8]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "scores", "settings", "reasons"),
+    [pytest.param(*row, id=about) for about, rows in VERDICTS.items() for row in rows],
+)
 def test_one_verdict_per_sentence_in_order_with_its_reason(
-    said: Sequence[Any], scores: Mapping[str, float], settings: Any, reasons: list[str | None]
+    said: list[Any], scores: dict[str, float], settings: dict[str, Any], reasons: list[str | None]
 ) -> None:
-    found = judged(*said, scores=scores, alike=0.99, **settings)
+    """Of samples about the whole, or (text, region, sample)s; "mine" is the kind of a region in its corner."""
+    regions = [*PLACES, DetailRegion("mine", settings.get("mine", "spatial"), (0, 0, 5, 5))]
+    chosen = {name: value for name, value in settings.items() if name != "mine"}
+    found = judged(*said, scores=scores, alike=0.99, regions=regions, **chosen)
     assert [one.claim.id for one in found] == [f"c{n + 1}" for n in range(len(reasons))]
     assert [one.reason for one in found] == reasons
     assert all(one.kept == (one.reason is None) for one in found)
@@ -253,13 +229,7 @@ def test_what_no_statement_says_or_what_does_not_fit_is_dropped(invented: str) -
     assert left_out["c1"] == left_out["c4"] == "no source"
 
 
-@pytest.mark.parametrize(("said", "message"), [
-    ('{"sentences": []}', "at least one"), ('{"sentence": []}', "no 'sentences'"),
-    ('{"sentences": [}', "not as asked for"), ('{"sentences": ["A dog."]}', "not as asked for"),
-    ('{"sentences": [{"text": "A dog."}]}', "no 'ids'"), (answer(("A dog.", [])), r"\[\]"),
-    (answer(("A dog.", [True])), "True"), (answer(("A dog.", [3])), "from 1 to 2"),
-    (answer(("  .", [1])), "must be words"),
-])  # fmt: skip
+@pytest.mark.parametrize(("said", "message"), CASES["written"])
 def test_answers_are_read_strictly(said: str, message: str) -> None:
     with pytest.raises(DetailError, match=message):
         fuse.read_written(said, 2)
