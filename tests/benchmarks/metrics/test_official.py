@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.metrics import Meteor, bleu, cider, official, official_score, rouge_l, tokenize
 from benchmarks.metrics.official import JavaError, find_java, ptb_tokenize, tokenize_pairs
 from patchioner.base.errors import OptionError
+from tests.benchmarks.conftest import CASES
 from tests.support import MonkeyPatch
 
 pytest.importorskip("pycocoevalcap")
@@ -143,13 +144,7 @@ def test_spice(fake_java: FakeJava, tmp_path: Path, monkeypatch: MonkeyPatch) ->
     with pytest.raises(JavaError, match=rf"fetch https://.*zip.*{home}/lib"):
         official.check_spice()
     (home / "lib" / official.SPICE_MODELS[1]).touch()
-    fake_java(
-        "import json\n"
-        "rows = json.load(open(sys.argv[sys.argv.index('-jar') + 2], encoding='utf-8'))\n"
-        "f = lambda row: 0.5 if row['test'] == 'a dog' else float('nan')\n"
-        "out = [{'image_id': r['image_id'], 'scores': {'All': {'f': f(r)}}} for r in rows][::-1]\n"
-        "json.dump(out, open(sys.argv[sys.argv.index('-out') + 1], 'w'))"
-    )
+    fake_java((CASES / "spice_program.txt").read_text())
     mean, scores = official.official_spice(["", "a\ndog"], [["a"], ["b", "c"]])
     assert (mean, scores.tolist()) == (25.0, [0.0, 50.0])
     fake_java("sys.exit(' '.join(sys.argv[1:]))")

@@ -17,7 +17,9 @@ from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from patchioner import Box, Caption, Patchioner
 from patchioner.base.errors import OptionError, PatchionerError
@@ -123,10 +125,9 @@ def test_a_tar_that_was_written_anew_is_done_over(model: Patchioner, tmp_path: P
 
 
 def test_keys_of_rows_of_several_shards(photos: Path, model: Patchioner, tmp_path: Path) -> None:
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     boxes = [[float(n), 4.0, 40.0 + n, 30.0] for n in range(6)]
     for name, given in (("0", boxes[:4]), ("1", boxes[4:])):
-        table = arrow.Table.from_pydict({"path": ["a.png"] * len(given), "bbox": given})
+        table = pyarrow.Table.from_pydict({"path": ["a.png"] * len(given), "bbox": given})
         parquet.write_table(table, photos / f"{name}.parquet", row_group_size=2)
     source, reading = str(photos / "*.parquet"), Reading(box_format="xyxy")
     out = photos / "captions.parquet"  # which is no source, though it lies among them
