@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from memory_bank import MemoryBank
 from patchioner import Box, DecodeOptions, Patch, Patchioner, Weighting
 from patchioner.regions import RegionFile
 from tests.patchioner.cli.conftest import Command
@@ -118,6 +119,13 @@ def test_settings_reach_the_model(told: Told, model: Patchioner, words: str) -> 
     (caption,) = model.caption("photo.png", [Box(5, 5, 40, 50)], **SETTINGS[words])
     assert found["text"] == caption.text
     assert found["score"] == pytest.approx(caption.score, abs=1e-5)
+
+
+def test_another_bank_is_used(told: Callable[[str], Any], model: Patchioner) -> None:
+    bank = MemoryBank(model.embed_text(["a bus", "a kite"]), ["a bus", "a kite"])
+    bank.save("bank", dtype="float32")
+    other = Patchioner(model.parts.with_bank(bank), device="cpu")
+    assert told("--bank bank")[0]["text"] == other.caption("photo.png")[0].text
 
 
 def test_pictures_are_drawn_whole_or_not_at_all(command: Command, monkeypatch: MonkeyPatch) -> None:
