@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from patchioner import Caption, WholeImage
 from patchioner.alt import NOTICE, alt_text
 
-LONG = "a " + "red " * 25 + "house by the river"
+LONG = "a " + "red " * 24 + "house by the river"
 UNSURE = Caption("a cat", -1.0, WholeImage(), confidence=0.2)
 
 
@@ -16,10 +18,12 @@ UNSURE = Caption("a cat", -1.0, WholeImage(), confidence=0.2)
         ("a woman with her dog. it is happy", "A person with their dog."),
         ("a man and a woman on a horse", "Two people on a horse."),
         ("a young boy and a young girl near him", "Two young children near them."),
+        ("men and women look at her", "People look at them."),
         ("a man-made lake by a manhole", "A man-made lake by a manhole."),
         (LONG + " with a " + "boat " * 9, f"A{LONG[1:]}."),
         ("", None),
         (UNSURE, f"{NOTICE}a cat."),
+        (replace(UNSURE, text="a" + " red" * 40), f"{NOTICE}a{' red' * 27}."),
         (Caption(None, -1.0, WholeImage(), reason="blank"), None),
     ],
 )

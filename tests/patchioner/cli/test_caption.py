@@ -121,11 +121,17 @@ def test_settings_reach_the_model(told: Told, model: Patchioner, words: str) -> 
     assert found["score"] == pytest.approx(caption.score, abs=1e-5)
 
 
-def test_another_bank_is_used(told: Callable[[str], Any], model: Patchioner) -> None:
+def test_another_bank_is_used_and_one_of_another_model_refused(
+    command: Command, told: Callable[[str], Any], model: Patchioner
+) -> None:
     bank = MemoryBank(model.embed_text(["a bus", "a kite"]), ["a bus", "a kite"])
     bank.save("bank", dtype="float32")
     other = Patchioner(model.parts.with_bank(bank), device="cpu")
     assert told("--bank bank")[0]["text"] == other.caption("photo.png")[0].text
+    MemoryBank(-bank.embeddings(), bank.texts).save("foreign")
+    for line in (CAPTION, "convert tiny copy"):
+        done = command(f"{line} --bank foreign")
+        assert done.status == 1 and "built with another model's text tower" in done.err
 
 
 def test_pictures_are_drawn_whole_or_not_at_all(command: Command, monkeypatch: MonkeyPatch) -> None:

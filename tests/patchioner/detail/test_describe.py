@@ -151,10 +151,12 @@ def test_any_box_gives_a_picture_that_a_model_can_be_given(
 
 def test_every_region_is_asked_about_with_its_own_picture(make: Make) -> None:
     with ChatServer() as server:
-        said = describe.VisionDescriber(make(server)).describe(PHOTO, REGIONS)
+        describer = describe.VisionDescriber(make(server))
+        said = describer.describe(PHOTO, REGIONS)
+        describer.describe(open_photo(noise_photo(seed=1)), REGIONS)  # which is asked about anew
     places = [(name, i) for name in ("spatial-1", "spatial-2") for i in range(3)]
     assert [(one.region_id, one.sample) for one in said] == [("global", 0), *places]
-    assert len(server.requests) == 3  # the samples of a region are one request
+    assert len(server.requests) == 6  # the samples of a region are one request
     sizes = set()
     for request in server.requests:
         url, words = request["messages"][0]["content"]
@@ -162,7 +164,7 @@ def test_every_region_is_asked_about_with_its_own_picture(make: Make) -> None:
         assert words["text"].startswith("Describe what can be seen")
         assert (request.get("n", 1), request["temperature"]) in {(1, 0.2), (3, 0.7)}
     assert sizes == {(96, 64), (48, 40), (66, 44)}
-    assert len({request["seed"] for request in server.requests}) == 3
+    assert len({request["seed"] for request in server.requests}) == 6
 
 
 def test_samples_may_fail_but_a_region_without_any_is_an_error(make: Make) -> None:
