@@ -62,13 +62,13 @@ def test_banned_words_pass_over_to_the_next_sentence() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "one two three four"), ({"max_tokens": 3}, "one two three"), ({"max_tokens": 2}, "one one"),
+        ({}, "one two three four"), ({"max_tokens": 3}, "one one"), ({"max_tokens": 1}, "one"),
         ({"max_tokens": 2, "no_repeat_ngram": 1}, "one"),
         ({"max_tokens": 3, "min_tokens": 3}, "one two three"),
     ],
 )  # fmt: skip
 def test_limits_count_words_of_whole_sentences(options: dict[str, Any], said: str) -> None:
-    texts = ["one two three four", "one two three", "one one", "one"]
+    texts = ["one two three four", "one one", "one two three", "one"]
     memory = MemoryBank(torch.tensor([[1, i / 10] for i in range(4)]), texts)
     row = torch.tensor([[1.0, 0.0]])
     assert RetrievalDecoder(2).generate(row, DecodeOptions(**options), memory)[0].text == said
@@ -163,8 +163,8 @@ def test_concepts_are_voted_for(names: tuple[str, ...], wanted: list[str]) -> No
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [
-        ("dogs", "dog", 1.0), ("hot dog", "dog", 0.8), ("puppy", "dog", 0.7), ("", "dog", 0.0),
-        ("tennis ball", "ball", 0.8), ("tennis ball", "tennis racket", 0.0),
+        ("dogs", "dog", 1.0), ("hot dog", "dog", 0.8), ("puppy", "dog", 0.7), ("big puppy", "dog", 0.0),
+        ("", "dog", 0.0), ("tennis ball", "ball", 0.8), ("tennis ball", "tennis racket", 0.0),
     ],
 )  # fmt: skip
 def test_names_are_alike_by_their_words(one: str, other: str, expected: float) -> None:

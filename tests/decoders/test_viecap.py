@@ -92,6 +92,7 @@ def test_training_prompts_name_the_captions_entities_masked_while_training() -> 
     assert seen[:20] == seen[20:] and len(set(map(len, seen))) > 1
     kept = [len(mask_entities(THINGS, share=0.4, most=5)) for _ in range(400)]
     assert sum(kept) / 2000 == pytest.approx(0.6, abs=0.04)
+    assert mask_entities(THINGS, share=0.0, most=3) == THINGS[:3]
 
 
 NAMES = ["cat", "dog", "hot dog", "bus"]

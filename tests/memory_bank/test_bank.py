@@ -152,11 +152,14 @@ def test_zero_rows_are_named_or_dropped() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("picks", [[0], [3, 3, 3], [5, 0, 5, 2, 2, 0], list(range(6)) * 4])
+@pytest.mark.parametrize(
+    "picks", [[0], [3, 3, 3], [5, 0, 5, 2, 2, 0], list(range(6)) * 4, [0, 6, 0]]
+)
 def test_merging_leaves_projections_as_they_were(picks: list[int], dtype: Any) -> None:
     """Counts are summed; the first texts stay, in order."""
     texts, counts = [f"{pick} {i}" for i, pick in enumerate(picks)], [*range(1, len(picks) + 1)]
-    bank = MemoryBank(random_rows(6, 4)[picks], texts, counts, dtype=dtype)
+    rows = random_rows(6, 4)  # and as many of twice the length
+    bank = MemoryBank(torch.cat([rows, 2 * rows])[picks], texts, counts, dtype=dtype)
     merged, due = bank.merge_duplicates(), dict.fromkeys(picks, 0)
     for pick, count in zip(picks, counts, strict=True):
         due[pick] += count
