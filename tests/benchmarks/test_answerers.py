@@ -103,6 +103,8 @@ def test_the_most_typical_sentence_is_nearest_to_the_others() -> None:
     """By tf-idf: words that all have count nothing."""
     assert most_typical(["a red cat", "a red cat at night", "two dogs", "a moon"]) == "a red cat"
     assert most_typical(["a", "a blue bus", "a bus", "a bus stops"]) == "a bus"
+    long = "cat bus bus red"  # in pairs, too
+    assert most_typical([long, "a bus", "bus bus bus cat"]) == long
 
 
 def test_a_rounding_alone_changes_the_tasks_own_kind(model: Patchioner) -> None:

@@ -111,6 +111,7 @@ def test_tensors_are_channels_first_and_arrays_channels_last() -> None:
         (np.full((4, 4, 3), np.nan), "NaN"),
         (torch.full((3, 4, 4), torch.inf), "infinite"),
         (np.full((4, 4, 3), 200.0), "divide by 255"),
+        (np.full((4, 4, 3), -0.5), r"0\.\.1, found -0\.5"),
         (np.zeros((4, 4, 3), np.int64), "int64"),
         (np.zeros((3, 4, 5), np.uint8), r"\(3, 4, 5\)"),
         (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),

@@ -36,6 +36,15 @@ def test_dense_map() -> None:
         regions.dense_map(matches, 0 * often)
 
 
+def test_boxes_are_merged_by_hand() -> None:
+    """Squares: the one that overlaps most of those left takes them, of equals the first; they are averaged."""
+    corners = np.array([[0, 3], [2, 1], [0, 2], [1, 3], [1, 2]])
+    squares = np.hstack([corners, corners + 9.0])
+    merged, texts = regions.merge_boxes(squares, [[name] for name in "abcde"])
+    assert texts == [["a", "c", "d"], ["b"], ["e"]]
+    assert merged[:, :2] == pytest.approx(np.array([[1 / 3, 8 / 3], [2, 1], [1, 2]]))
+
+
 def test_distinct_by_hand() -> None:
     """Photo x: one pair of 3 alike. Photo y: two regions, another caption each. Photo z: one."""
     captions = ["a dog", "A dog!", "a cat", "p", "q", "alone"]

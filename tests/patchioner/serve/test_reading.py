@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import io
 import struct
 from pathlib import Path
@@ -53,6 +54,16 @@ def test_bad_photos_are_named_in_our_words(data: bytes, kind: str) -> None:
     with pytest.raises(RequestError, match="^((?!Pillow|0x).)*$") as refused:
         open_photo(data, SETTINGS)
     assert refused.value.kind == kind
+
+
+def test_photos_come_in_every_base64() -> None:
+    for text in (
+        "++//",
+        "--__",
+        "data:image/png;charset=utf-8;base64,++//",
+        "DATA:;base64,%2B%2b%2F/",
+    ):
+        assert reading.photo_bytes(text) == base64.b64decode("++//")
 
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
