@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -200,7 +200,7 @@ def _work(options: argparse.Namespace, model: Patchioner | None) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = command.command_parser("bank", "When is an index over a memory bank worth it?")
     add = parser.add_argument
-    some = {"type": positive, "nargs": "+"}
+    some: Any = {"type": positive, "nargs": "+"}
     add("--rows", **some, default=[10_000, 100_000], help="sizes of banks")
     add("--dim", type=positive, help="width of random rows; with --bank only these make any (384)")
     add("--bank", type=Path, metavar="DIR", help="of real captions, without counts, for --model")

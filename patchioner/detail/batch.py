@@ -70,7 +70,7 @@ _PRESETS: dict[str, dict[str, object]] = {
     "careful": {},
     "full": {"filter.share": 0.07, "filter.alike": 0.7, "fuse.new_share": 0.3},
     "published": {
-        "divide.merge_iou": 0.3, "divide.growing_area": 1.0, "divide.spatial": "quadrants",
+        "divide.merge_iou": 0.3, "divide.growing_area": 1.0, "divide.objects": "union", "divide.spatial": "quadrants",
         "describe.samples": 3, "describe.jitter": 0.0, "describe.sampled": "all", "describe.temperature": 0.7,
         "describe.top_p": 1.0, "filter.rules": False, "filter.trusted_agreement": 2,
         "filter.whole_sentences": "always", "filter.lone_support": 0.0, "filter.share": 0.0,
@@ -148,7 +148,7 @@ class DetailCaptioner:
         opened = photo if isinstance(photo, Photo) else open_photo(photo)
         if opened.features is None and self._model is not None:
             opened = replace(opened, features=self._model.encode(opened.image))
-        chosen = tuple(divide(opened, regions or (), self._settings.divide))
+        chosen = tuple(divide(opened, regions or (), self._settings.divide, self._model))
         settings = {**self.settings, "seed": seed}
         blank = why_blank(opened.image)
         if blank is not None:

@@ -20,9 +20,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageDraw
 
+from decoders.scene_graph import noun_phrases
 from patchioner.base.errors import DetailError, OptionError, PatchionerError, RegionError
 from patchioner.detail.models import Answer, Asked, AskedModel, Question, mask_digest
-from patchioner.detail.values import DetailRegion, Photo, Rectangle, Statement, check, prompt
+from patchioner.detail.values import (
+    DetailRegion,
+    Photo,
+    Rectangle,
+    Statement,
+    canonical,
+    check,
+    prompt,
+)
 from patchioner.images import cut_out
 from patchioner.regions import Box, Mask, NamedRegion, Polygon, Region
 
@@ -34,6 +43,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 Size = tuple[int, int]
 _GROW = 0.3  # published: quadrants grow by boxes of which more than this lies in them
+_UNION_COVERAGE = 0.4  # published: the union is left out where its IoU with the photo is above this
 
 
 def area(box: Rectangle) -> float:
@@ -118,12 +128,27 @@ def as_region(given: Given, image_size: Size) -> DetailRegion:
     raise RegionError(f"{given!r:.80} is no region with an inside: give {forms}")
 
 
+def union_of_named(things: Sequence[DetailRegion], caption: str, size: Size) -> Rectangle | None:
+    """The published semantic patch: the box around all things that the photo's caption names, by word and synonym. None
+    where nothing is named, or its IoU with the photo is above 0.4."""
+    said = {canonical(phrase.head) for phrase in noun_phrases(caption)}
+    boxes = []
+    for one in things:
+        words = (one.name or "").replace("_", " ").lower().split()
+        if said & {canonical(word) for word in (*words[-1:], " ".join(words))}:
+            boxes.append(one.box)
+    whole = whole_photo(size).box
+    union = bounding_union(boxes or [whole])
+    return union if iou(union, whole) <= _UNION_COVERAGE else None
+
+
 @dataclass(frozen=True)
 class DivideSettings:
     """Which regions a photo is divided into, besides the whole of it and the things that are given.
 
     `spatial`: "quadrants", a "grid" of `rows` and `columns`, "both", or "none". Given boxes with IoU above `merge_iou`
-    are united; quadrants grow by those no larger than `growing_area`, a share of the photo.
+    are united; quadrants grow by those no larger than `growing_area`, a share of the photo. `objects`: "each" given
+    thing is a region; "union": the one box around those that the caption of the whole photo names, as published.
     """
 
     spatial: Literal["quadrants", "grid", "both", "none"] = "both"
@@ -131,23 +156,34 @@ class DivideSettings:
     columns: int = 3
     growing_area: float = 0.25
     merge_iou: float = 0.5
+    objects: Literal["each", "union"] = "each"
 
     def __post_init__(self) -> None:
-        check(self, spatial=("quadrants", "grid", "both", "none"), rows=(1, 1000))
-        check(self, columns=(1, 1000), growing_area=(0, 1), merge_iou=(0, 1))
+        check(self, objects=("each", "union"), spatial=("quadrants", "grid", "both", "none"))
+        check(self, rows=(1, 1000), columns=(1, 1000))
+        check(self, growing_area=(0, 1), merge_iou=(0, 1))
 
 
 def divide(
-    photo: Photo, given: Sequence[Given] = (), settings: DivideSettings | None = None
+    photo: Photo,
+    given: Sequence[Given] = (),
+    settings: DivideSettings | None = None,
+    model: Patchioner | None = None,
 ) -> list[DetailRegion]:
     """The whole photo first, then things that are given, then quadrants and cells in reading order. Parts that the
-    model sees nothing of (where its preprocessing crops) are left out. Nothing is random."""
+    model sees nothing of (where its preprocessing crops) are left out. Nothing is random. `OptionError`: a "union" of
+    things without a model, which captions the whole photo."""
     chosen = settings or DivideSettings()
-    things = _things([as_region(one, photo.size) for one in given])
-    width, height = map(float, photo.size)
-    regions = [DetailRegion("global", "global", (0.0, 0.0, width, height)), *things]
+    things = found = _things([as_region(one, photo.size) for one in given])
+    if chosen.objects == "union":
+        if model is None:
+            raise OptionError("objects='union' goes by a caption: give a model, or objects='each'")
+        caption = model.caption(photo.features or photo.image)[0].text if found else None
+        box, parents = union_of_named(found, caption or "", photo.size), ("global",)
+        things = [DetailRegion("semantic-1", "semantic", box, parents=parents)] if box else []
+    regions = [whole_photo(photo.size), *things]
     if chosen.spatial in ("quadrants", "both"):
-        regions += _grown_quadrants(things, photo.size, chosen)
+        regions += _grown_quadrants(found, things, photo.size, chosen)
     if chosen.spatial in ("grid", "both"):
         counts = chosen.columns, chosen.rows
         edges = (np.linspace(0, side, n + 1) for side, n in zip(photo.size, counts, strict=True))
@@ -160,10 +196,10 @@ def divide(
 
 
 def _grown_quadrants(
-    things: Sequence[DetailRegion], size: Size, settings: DivideSettings
+    found: list[DetailRegion], things: list[DetailRegion], size: Size, settings: DivideSettings
 ) -> list[DetailRegion]:
     largest = settings.growing_area * size[0] * size[1]
-    growing = [one.box for one in things if area(one.box) <= largest]
+    growing = [one.box for one in found if area(one.box) <= largest]
     merged = merge_overlapping(growing, settings.merge_iou)
     parts = []
     # Split as published; a photo one pixel wide or high at one half.
@@ -174,6 +210,11 @@ def _grown_quadrants(
         box, parents = bounding_union([part, *joined]), ("global", *held)
         parts.append(DetailRegion(f"spatial-{number}", "spatial", box, parents=parents))
     return parts
+
+
+def whole_photo(image_size: Size) -> DetailRegion:
+    """The region that is the whole photo, "global"."""
+    return DetailRegion("global", "global", (0.0, 0.0, float(image_size[0]), float(image_size[1])))
 
 
 def _things(given: Sequence[DetailRegion]) -> list[DetailRegion]:

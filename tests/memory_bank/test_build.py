@@ -138,7 +138,8 @@ def test_a_finished_build_is_only_read_and_another_run_is_named(tmp_path: Path) 
         ("encoder", other, r"text_tower\.weights differ"),
     ):  # fmt: skip
         with pytest.raises(OptionError, match=message):
-            make(tmp_path, **{"resume": True, name: value})
+            changes: dict[str, Any] = {"resume": True, name: value}
+            make(tmp_path, **changes)
 
 
 def test_shards_of_others_and_damaged_ones(tmp_path: Path) -> None:
@@ -184,8 +185,8 @@ def test_size_mass_and_mean_are_kept(rows: int) -> None:
 
 @pytest.mark.parametrize("iterations", [1, 2, 5])
 def test_compaction_equals_the_plain_twin(iterations: int) -> None:
-    bank, how = counted_bank(200, 3), {"seed": 3, "iterations": iterations}
-    fast, slow = compact(bank, 8, **how), plain_kmeans(bank, 8, **how)
+    bank = counted_bank(200, 3)
+    fast, slow = (make(bank, 8, seed=3, iterations=iterations) for make in (compact, plain_kmeans))
     torch.testing.assert_close(fast.embeddings(), slow.embeddings(), rtol=1e-4, atol=1e-5)
     assert (fast.counts.tolist(), fast.texts) == (slow.counts.tolist(), slow.texts)
 
@@ -197,7 +198,7 @@ def test_equal_rows_are_one_row_and_bad_options() -> None:
     assert compact(MemoryBank(rows), 40).counts.tolist() == [50, 1, 1]
     for wrong in ({"rows": 0}, {"rows": 5, "iterations": 0}, {"rows": 2.5}):
         with pytest.raises(OptionError, match="both must be whole numbers"):
-            compact(small, **wrong)  # type: ignore[arg-type]
+            compact(small, **wrong)
 
 
 @pytest.mark.parametrize(("dtype", "rows"), [("float32", 13), ("int8", 1), ("int8", 59)])

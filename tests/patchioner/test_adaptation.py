@@ -143,7 +143,7 @@ def test_what_cannot_be_adapted(source: Parts, tmp_path: Path) -> None:
                 adapt(source, texts, out, QUICK, fresh=fresh)
     for wrong in ({"bank_rows": 0}, {"storage": "fp8"}):
         with pytest.raises(OptionError, match=next(iter(wrong))):
-            adapt(source, CORPUS, out, QUICK, **wrong)  # type: ignore[arg-type]
+            adapt(source, CORPUS, out, QUICK, **wrong)
     with pytest.raises(OptionError, match="no text tower"):
         adapt(replace(source, tower=None), CORPUS, out)
 

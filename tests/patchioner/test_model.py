@@ -193,7 +193,7 @@ def test_a_label_is_the_softmax_of_cosines(model: Patchioner, features: Features
 def test_labels_of_many_photos_and_what_is_refused(model: Patchioner, features: Features) -> None:
     items: list[Any] = [(features, REGIONS[:3]), (noise_photo(seed=4), None)]
     together = list(model.label_many(items, LABELS))
-    assert together == [model.label(*item, LABELS) for item in items]
+    assert together == [model.label(photo, regions, LABELS) for photo, regions in items]
     assert together[1][0].region == WholeImage()
     assert list(model.label_many([], LABELS)) == []
     assert model.embed_text([]).shape == (0, features.dim)
@@ -264,7 +264,7 @@ def test_what_fails(model: Patchioner, features: Features, tmp_path: Path, caplo
         with pytest.raises(RegionError):
             model.caption(features, [WholeImage(), region])
     with pytest.raises(OptionError, match="'ignore'"):
-        model.caption_many(items, on_error="ignore")  # type: ignore[arg-type]
+        model.caption_many(items, on_error="ignore")
 
 
 def test_results_for_others(

@@ -192,7 +192,8 @@ def write_language_model(folder: Path) -> int:
 
     from tests.support.language import END, language_config, raw_tokenizer
 
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw_tokenizer(), eos_token=END)
+    kind: Any = PreTrainedTokenizerFast
+    tokenizer = kind(tokenizer_object=raw_tokenizer(), eos_token=END)
     tokenizer.save_pretrained(folder / "gpt2")
     config = language_config(n_positions=POSITIONS)
     AutoConfig.for_model(config.pop("model_type"), **config).save_pretrained(folder / "gpt2")

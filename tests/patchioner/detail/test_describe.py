@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from decoders.scene_graph import noun_phrases
 from patchioner import Box, Mask, Patchioner, Point, Polygon
-from patchioner.base.errors import DetailError, FutileError, RegionError
+from patchioner.base.errors import DetailError, FutileError, OptionError, RegionError
 from patchioner.detail import describe
 from patchioner.detail.values import DetailRegion, Photo, Rectangle, open_photo
 from patchioner.regions import NamedRegion
@@ -75,6 +76,27 @@ def test_what_the_model_does_not_see_is_left_out() -> None:
     settings = describe.DivideSettings(spatial="grid", rows=1, columns=10)
     regions = describe.divide(open_photo(noise_photo(400, 64), cropping), settings=settings)
     assert 2 <= len(regions) < 11
+
+
+@pytest.mark.parametrize(("caption", "union"), [
+    ("two dogs on a couch", (0, 0, 50, 40)), ("a traffic light", (80, 80, 99, 99)),
+    ("a traffic light and dogs", None),  # too large
+    ("a zebra", None),
+])  # fmt: skip
+def test_the_published_patch(caption: str, union: Rectangle | None) -> None:
+    things = [region(0, 0, 10, 10, name="dog"), region(30, 20, 50, 40, name="sofa")]
+    things += [region(80, 80, 99, 99, name="traffic_light"), region(0, 0, 99, 99)]
+    assert describe.union_of_named(things, caption, (100, 100)) == union
+
+
+def test_a_union_goes_by_the_models_caption(photo: Photo, model: Patchioner) -> None:
+    settings = describe.DivideSettings(objects="union", spatial="none")
+    caption = model.caption(photo.features or photo.image)[0].text
+    thing = NamedRegion(Box(1, 1, 20, 20), noun_phrases(caption)[0].name)
+    regions = describe.divide(photo, [thing], settings, model)
+    assert [(r.id, r.box) for r in regions[1:]] == [("semantic-1", (1, 1, 20, 20))]
+    with pytest.raises(OptionError, match="objects='union'"):
+        describe.divide(photo, [thing], settings)
 
 
 def test_polygons_become_masks_and_what_has_no_inside_is_refused() -> None:

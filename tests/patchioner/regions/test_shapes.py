@@ -54,7 +54,7 @@ def boxes_in_view(draw: st.DrawFn, geometry: ImageGeometry) -> Box:
     return Box(*np.transpose(ends).ravel())
 
 
-def cell_by_cell(geometry: ImageGeometry, xs: object, ys: object, filled: object) -> Array:
+def cell_by_cell(geometry: ImageGeometry, xs: Any, ys: Any, filled: Any) -> Array:
     """The slow twin: what each patch sees of `filled` (rows, columns), whose edges are `xs` and `ys`."""
     xs, ys = (
         np.clip(each, 0, end) for each, end in zip((xs, ys), geometry.image_size, strict=True)
