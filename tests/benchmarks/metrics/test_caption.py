@@ -1,17 +1,37 @@
 from __future__ import annotations
 
+import math
 import random
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from benchmarks.metrics import Meteor, cider, stem_f, tokenize
+from benchmarks.metrics import Meteor, bleu, cider, rouge_l, stem_f, tokenize
 from benchmarks.metrics.caption import stem
 from patchioner.base.errors import OptionError
 from tests.benchmarks.conftest import cases
 
 WORDS = cases("words")
+
+
+def test_by_hand() -> None:
+    """On any words these three equal the official programs (test_official.py); here is what the numbers mean."""
+    # Two words against three (the closest) and six; pooled, 1 of 1 and 0 of 3 words is 1/4, not the mean of 1 and 0.
+    for said, due, expected in (
+        (["red bus"], [["red bus stops", "the red bus stops here now"]], 100 * math.exp(-0.5)),
+        (["red", "x y z"], [["red"], ["a b c"]], 25.0),
+    ):
+        assert bleu(said, due)[0][0] == pytest.approx(expected, rel=1e-6)
+    # Two words have no 3-grams, idf is log 2, the unigram cosine 1/2; nothing is rare in a set of one.
+    assert cider(["red bus", "x"], [["red car"], ["blue sky"]])[1] == pytest.approx([125, 0])
+    # Weights 3w and w: clipped product w * w over 3w * w; lengths in bigrams differ by 2: exp(-4 / 72).
+    scores = cider(["red red red", "x"], [["red"], ["blue"]])[1]
+    assert scores == pytest.approx([250 * math.exp(-4 / 72) / 3, 0])
+    assert cider(["a dog"], [["a dog"]])[0] == 0
+    # Each reference with what it is best at: precision 2/3 and recall 1.
+    (score,) = rouge_l(["a red bus"], [["red bus stops here", "bus"]])[1]
+    assert score == pytest.approx(100 * 2.44 * 2 / 3 / (1 + 1.44 * 2 / 3))
 
 
 def test_cider_with_a_fixed_idf() -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -132,6 +133,25 @@ def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, read: str)
         with pytest.raises(JavaError, match="closed"):
             dying.score(["a"], [["a"]])
     dying.close()
+
+
+@needs_java
+def test_meteor_of_the_package(
+    meteor: Meteor, dev_captions: list[list[str]], monkeypatch: MonkeyPatch
+) -> None:
+    """The package's side of the protocol, with its command, talking to the program that runs already."""
+    module = pytest.importorskip("pycocoevalcap.meteor.meteor")
+    start = Mock(return_value=meteor._process)
+    monkeypatch.setattr(module.subprocess, "Popen", start)
+    monkeypatch.setattr(module.Meteor, "__del__", lambda _: None)
+    said = {i: [group[0]] for i, group in enumerate(dev_captions)}
+    due = {i: group[1:] for i, group in enumerate(dev_captions)}
+    corpus, samples = module.Meteor().compute_score(due, said)
+    running: Any = meteor._process.args
+    assert set(start.call_args.args[0]) - {"java"} <= set(map(str, running))
+    ours = meteor.score([text for (text,) in said.values()], list(due.values()))
+    assert ours[0] == pytest.approx(100 * corpus, abs=1e-9)
+    assert ours[1] == pytest.approx([100 * score for score in samples], abs=1e-9)
 
 
 def test_spice(fake_java: FakeJava, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from unittest.mock import Mock
 import numpy as np
 import pyarrow
 import pytest
+from filelock import FileLock
 from pyarrow import parquet
 
 from patchioner import Box, Caption, Patchioner
@@ -260,6 +261,17 @@ def test_the_command_says_what_failed(
     assert main(["alt", str(photos), "--out", str(tmp_path / "alt.csv"), *model]) == 3
 
 
+HERE = {"PYTHONPATH": str(Path(__file__).parents[3])}
+DRIVER = """
+import sys
+import ray
+from patchioner.batch import Reading, run
+photos, out, regions, model, address, here = sys.argv[1:]
+ray.init(address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": here}})
+run(photos, out, engine="ray", reading=Reading(regions), shards=6, model=model)
+"""
+
+
 def workers() -> list[int]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -271,14 +283,25 @@ def workers() -> list[int]:
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.usefixtures("cluster")
-def test_what_was_begun_here_is_finished_there_though_a_worker_is_killed(
+def test_begun_by_a_driver_that_is_killed_it_is_finished_though_a_worker_is_killed(
     photos: Path, given: dict[str, Any], checkpoint: Path, tmp_path: Path
 ) -> None:
+    """Begun locally, gone on with by the driver's workers, finished by ours: the rows are those of one local run."""
     out, more = tmp_path / "ray", given | {"shards": 6, "model": str(checkpoint)}
     run(photos, out, **more)
     wanted = lines(out)
     for number in (0, 4, 5):
         (out / f"{number:06d}.parquet").unlink()
+    address = pytest.importorskip("ray").get_runtime_context().gcs_address
+    words = (photos, out, tmp_path / "coco.json", checkpoint, address, HERE["PYTHONPATH"])
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-c", DRIVER, *map(str, words)]
+    with FileLock(out / ".locks" / "000005"):  # so that the driver cannot end before it is killed
+        with subprocess.Popen(command, env=os.environ | HERE, **quiet) as driver:
+            while driver.poll() is None and len(list(out.glob("*.parquet"))) == 3:
+                time.sleep(0.1)
+            driver.kill()
+        assert driver.returncode == -signal.SIGKILL
     killed, finished, theirs = list[int](), threading.Event(), set(workers())
 
     def kill() -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import parquet
@@ -17,11 +19,20 @@ ROWS = [
 ]
 
 
-def test_others_read_the_rows(tmp_path: Path) -> None:
-    path = tmp_path / "rows.parquet"
-    write_rows(path, ROWS)
-    read = pytest.importorskip("datasets").Dataset.from_parquet
-    assert list(read(str(path), cache_dir=tmp_path)["photo"]) == [row.photo for row in ROWS]
+READERS: dict[str, Callable[[Any, str], Any]] = {
+    "pyarrow.parquet": lambda library, path: library.read_table(path)["photo"].to_pylist(),
+    "pandas": lambda library, path: library.read_parquet(path)["photo"],
+    "duckdb": lambda library, path: library.sql(f"from '{path}'").df()["photo"],
+    "datasets": lambda library, path: library.Dataset.from_parquet(path, cache_dir=f"{path}.cache")["photo"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_others_read_the_rows(reader: str, tmp_path: Path) -> None:
+    library = pytest.importorskip(reader)
+    write_rows(tmp_path / "rows.parquet", ROWS)
+    found = READERS[reader](library, str(tmp_path / "rows.parquet"))
+    assert list(found) == [row.photo for row in ROWS]
 
 
 def test_a_file_gives_the_rows_back(tmp_path: Path) -> None:
