@@ -1,8 +1,10 @@
 // Captions of patches: under the pointer first, then around it, then everywhere; each is asked for once.
 
 import { ask } from "./api.js";
+import { $ } from "./dom.js";
 
 const AT_A_TIME = 8;
+const keyOf = (cell) => `${cell} ${$("style").value}`;
 
 export class Patches {
   #known = new Map();
@@ -18,7 +20,7 @@ export class Patches {
 
   /** The pointer is over this [row, column]; what was asked for ahead gives way to it. */
   look(cell) {
-    const key = String(cell), caption = this.#known.get(key) ?? null;
+    const key = keyOf(cell), caption = this.#known.get(key) ?? null;
     this.#here = cell;
     this.onready(cell, caption);
     if (!caption && this.#asked.length > 1 && !this.#asked.includes(key)) this.#turn.abort();
@@ -40,20 +42,17 @@ export class Patches {
   }
 
   #next() {
-    if (!this.#known.has(String(this.#here))) return [this.#here];
+    if (!this.#known.has(keyOf(this.#here))) return [this.#here];
     const [rows, columns] = this.photo.grid;
     const all = Array.from({ length: rows * columns }, (_, at) => [Math.floor(at / columns), at % columns]);
     const far = ([row, column]) => Math.hypot(row - this.#here[0], column - this.#here[1]);
-    const left = all.filter((cell) => !this.#known.has(String(cell)));
-    return left.sort((one, two) => far(one) - far(two)).slice(0, AT_A_TIME);
+    return all.filter((cell) => !this.#known.has(keyOf(cell))).sort((one, two) => far(one) - far(two)).slice(0, AT_A_TIME);
   }
 
   async #fetch(cells) {
-    this.#asked = cells.map(String);
-    const { captions } = await ask(this.photo, "patches", { cells }, this.#turn.signal);
-    for (const [index, key] of this.#asked.entries()) {
-      this.#known.set(key, captions[index]);
-      if (key === String(this.#here)) this.onready(this.#here, captions[index]);
-    }
+    this.#asked = cells.map(keyOf);
+    const { captions } = await ask(this.photo, "patches", { cells, style: $("style").value }, this.#turn.signal);
+    this.#asked.forEach((key, index) => this.#known.set(key, captions[index]));
+    if (this.#asked.includes(keyOf(this.#here))) this.onready(this.#here, this.#known.get(keyOf(this.#here)));
   }
 }

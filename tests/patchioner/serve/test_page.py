@@ -106,7 +106,9 @@ class Desk:
 
         with self.page.expect_response(alone) as reply:
             act()
-        (region,) = json.loads(reply.value.request.post_data)["regions"]
+        sent = json.loads(reply.value.request.post_data)
+        (region,) = sent["regions"]
+        assert sent["style"] == self.page.get_by_label("Style").input_value()
         assert "error" not in reply.value.json()["captions"][0]
         return dict(region)
 
@@ -179,6 +181,7 @@ def test_every_tool_sends_what_was_drawn(start: Start) -> None:
     x1, y1, x2, y2 = desk.mark()
     corners, scale = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)], (x2 - x1) / (MARK[2] - MARK[0])
     assert np.allclose(desk.drag((x1, y1))["point"], MARK[:2], atol=1.5)
+    desk.page.get_by_label("Style").select_option("sentence")
     desk.tool("Lasso")
     ring = np.array(desk.drag(*corners)["polygon"])
     assert np.allclose([*ring.min(axis=0), *ring.max(axis=0)], MARK, atol=1.5)
@@ -224,6 +227,10 @@ def test_patches_under_the_pointer_come_first_and_those_around_it_ahead(start: S
         desk.page.mouse.move(edges["x"] + edges["width"] - 2, edges["y"] + 2)
     assert cells(last.value.request) == [[0, columns - 1]]
     desk.says("score", "bubble")
+    desk.page.get_by_label("Style").select_option("phrase")
+    with desk.page.expect_request(lambda one: len(cells(one)) == 1) as again:
+        desk.page.mouse.move(edges["x"] + edges["width"] - 3, edges["y"] + 2)
+    assert json.loads(again.value.post_data) == {"cells": [[0, columns - 1]], "style": "phrase"}
 
 
 def test_the_keyboard_alone_draws_edits_and_deletes_and_no_text_runs(start: Start) -> None:
