@@ -1,7 +1,5 @@
 """The Dockerfiles' steps, without Docker: copies in an empty folder, pip's RUN lines in a virtual environment."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

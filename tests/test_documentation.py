@@ -1,7 +1,5 @@
 """Every command and every Python block of README and docs runs, in order, on the shipped model."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

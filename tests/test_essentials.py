@@ -1,7 +1,5 @@
 """What has to work with the lowest releases that setup.cfg names as with the newest (`.ci/run` runs both)."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import pkgutil

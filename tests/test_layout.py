@@ -1,7 +1,5 @@
 """The tree keeps its shape, and the package its public face: arrows, sizes, no prints, light imports, names."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import subprocess

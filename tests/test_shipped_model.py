@@ -1,7 +1,5 @@
 """The model inside the package, on real photos: true captions, offline, small, ours."""
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import replace

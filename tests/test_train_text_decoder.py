@@ -1,7 +1,5 @@
 """The script: arguments to options, one line for an error, exit statuses, and once the whole way."""
 
-from __future__ import annotations
-
 import runpy
 from pathlib import Path
 from unittest.mock import patch

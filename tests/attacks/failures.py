@@ -4,8 +4,6 @@ Afterwards the old state is there or the new one, the error is one of ours, and 
 python -m tests.attacks.failures [--step N] [--kill]
 """
 
-from __future__ import annotations
-
 import argparse
 import itertools
 import json

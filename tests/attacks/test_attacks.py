@@ -3,8 +3,6 @@
 An attack is a file and a reader; `failures` is a command, too.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
 import itertools

@@ -1,7 +1,5 @@
 """A tiny corpus and tiny decoders: one random but decisive, one trained for seconds."""
 
-from __future__ import annotations
-
 import zlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What holds for every decoder: options, embeddings, shapes and folders that make no sense are refused by name."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from pathlib import Path

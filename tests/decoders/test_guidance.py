@@ -1,7 +1,5 @@
 """Guided decoding against plain code that scores one prefix at a time."""
 
-from __future__ import annotations
-
 import math
 import pickle
 from dataclasses import replace

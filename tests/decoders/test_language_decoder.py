@@ -1,7 +1,5 @@
 """Any language model behind a prefix: what trains, what is stored, and that it learns."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

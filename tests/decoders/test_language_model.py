@@ -1,7 +1,5 @@
 """Language models: a plain forward pass says the same, no row minds its batch, files are strict."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Decoders that draw on a memory: nearest sentences, their scores, the concepts of captions; folders."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock

@@ -1,7 +1,5 @@
 """The rule-based parser against captions labelled by hand, and its rules one by one."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path

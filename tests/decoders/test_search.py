@@ -1,7 +1,5 @@
 """From states to captions, against plain, slow, uncached twins; batches; draws; bans; steps of fixed shape."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from itertools import product

@@ -1,7 +1,5 @@
 """The tokenizers: round trips, special tokens, damaged files; CLIP's against open_clip's own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

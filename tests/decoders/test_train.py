@@ -1,7 +1,5 @@
 """Training: it learns, resumes to the same place, refuses bad input; stored or in fewer bits it says the same."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

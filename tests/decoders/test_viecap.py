@@ -1,7 +1,5 @@
 """The ViECap decoder: prompts joined as published, independent rows, training on text alone, its folder."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

@@ -3,8 +3,6 @@
 `python -m tests.golden` checks all photos and ends with status 1 if one differs; `--write` freezes anew.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -1,7 +1,5 @@
 """The shipped model says what it said: alone, in batches, from threads, and from the command line."""
 
-from __future__ import annotations
-
 import json
 from concurrent.futures import ThreadPoolExecutor
 

@@ -1,7 +1,5 @@
 """What several tests of the bank share."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The bank: what enters and what it refuses; projection and search against plain twins, in every precision."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Banks from captions: what is kept, encoders that misbehave, and that a killed run ends where any other does."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Indexes of every kind, their files, and projections onto what they find."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

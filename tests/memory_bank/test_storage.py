@@ -1,7 +1,5 @@
 """Banks on disk: round trips, memory mapping, and every kind of damage."""
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import json

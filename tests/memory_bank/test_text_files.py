@@ -1,7 +1,5 @@
 """Captions out of every kind of file (`caption_files.json`), and every kind of damage by its row or place."""
 
-from __future__ import annotations
-
 import gzip
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Adaptations from text alone: corpus, options, noise, checkpoints; killed runs resumed."""
 
-from __future__ import annotations
-
 import json
 import logging
 from dataclasses import replace

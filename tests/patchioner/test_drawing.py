@@ -1,7 +1,5 @@
 """Regions leave their colour where they lie; tags, list, lines of text and sizes; the map of all patches."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 import pytest

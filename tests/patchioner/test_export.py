@@ -1,7 +1,5 @@
 """Export: graphs give the networks' own numbers, and an export is a checkpoint that says the same."""
 
-from __future__ import annotations
-
 import copy
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Pixels to patches and back, for every way of fitting a photo into the backbone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Choosing among candidates, against plain code; confidence, abstention, files, the command."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Pictures of every kind come out upright and RGB; what is no picture is refused by name."""
 
-from __future__ import annotations
-
 import io
 import subprocess
 import sys

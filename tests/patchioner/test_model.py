@@ -1,7 +1,5 @@
 """The captioner: batches, context, projection, threads, explanations, and files that give the same captions."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -1,7 +1,5 @@
 """Phrases cut from sentences, and where they are asked for."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Order, bounds, errors and threads of the line that many photos go through."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar

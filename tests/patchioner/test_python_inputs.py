@@ -1,7 +1,5 @@
 """Whatever people give from Python: it works and means the same, or an error of ours says what to give."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Regions as embeddings: settings of each kind, context, and crops against the same done by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch

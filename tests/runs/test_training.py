@@ -1,7 +1,5 @@
 """Training of the shipped model: the starting text tower, files that steps read, alignment by plain twins, tuning."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import math

@@ -1,7 +1,5 @@
 """Helpers shared by tests of several packages; short names of pytest's own fixtures."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The n-th call of one kind to the system fails: for campaigns over n = 1, 2, 3, ... until the work passes."""
 
-from __future__ import annotations
-
 import errno
 import importlib
 import itertools

@@ -1,7 +1,5 @@
 """Tiny language models with random weights, and a tokenizer made on the spot: no download."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Any

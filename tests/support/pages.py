@@ -1,7 +1,5 @@
 """An HTML page as its reader meets it."""
 
-from __future__ import annotations
-
 import base64
 import io
 from html.parser import HTMLParser

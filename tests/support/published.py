@@ -1,7 +1,5 @@
 """Folders in the layout of the published Patch-ioner models, small and random, written from the facts about them."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from collections import OrderedDict

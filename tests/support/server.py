@@ -1,7 +1,5 @@
 """A real server of a model on a free port of this machine, in a thread."""
 
-from __future__ import annotations
-
 import io
 import threading
 from collections.abc import Iterator

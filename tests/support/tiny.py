@@ -1,7 +1,5 @@
 """A whole checkpoint, tiny and random: every part is real, nothing is trained, all of it is made in a blink."""
 
-from __future__ import annotations
-
 import json
 import os
 import string

@@ -1,7 +1,5 @@
 """Tiny image-text-to-text models of `transformers` with random weights, as folders: no download."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What all backbones share: preprocessing, passes of equal grids, folders, copies for inference."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock

@@ -1,7 +1,5 @@
 """CLIP through open_clip, which is the oracle; the last block by head; ProxyCLIP's formula written out pair by pair."""
 
-from __future__ import annotations
-
 import pickle
 from functools import partial
 from pathlib import Path

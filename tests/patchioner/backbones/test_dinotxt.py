@@ -1,7 +1,5 @@
 """DINO.txt's vision side: the head against a plain twin, which token lives where, and the published names."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """timm's ViTs: timm's own tokens and attention, heads, SigLIP's pool, published layouts."""
 
-from __future__ import annotations
-
 import re
 from functools import partial
 from typing import Any

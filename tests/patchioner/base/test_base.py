@@ -1,7 +1,5 @@
 """The error tree, names that are close, parts and packages that are imported when they are asked for."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import subprocess

@@ -1,7 +1,5 @@
 """Files and folders are whole or absent, also after a kill at any point; JSON errors name the file."""
 
-from __future__ import annotations
-
 import math
 import os
 import subprocess

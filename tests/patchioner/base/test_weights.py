@@ -1,7 +1,5 @@
 """Weights: round trips, strict fits, files of another kind; inference copies against torch's own."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import pickle

@@ -1,7 +1,5 @@
 """Readable configs: each that we ship builds its backbone at true shapes; parts, paths and wrong keys."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Checkpoint folders written whole and read strictly; settings; parts that fit one another and are never changed."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

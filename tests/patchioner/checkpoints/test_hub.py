@@ -1,7 +1,5 @@
 """Names and where they lead; what is known by name, and how much memory parts take."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from unittest.mock import Mock
 

@@ -1,7 +1,5 @@
 """Files of others: wrappings come off, nothing is executed, names that do not fit are listed."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A desk with a photo and a tiny model, and the command as a person types it there."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`patchioner bank build | info | compact | index` on a tiny checkpoint."""
 
-from __future__ import annotations
-
 import pickle
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`patchioner caption` from arguments to output: it says what the library says, and one failure costs itself alone."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

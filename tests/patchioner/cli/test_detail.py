@@ -1,7 +1,5 @@
 """`patchioner detail` from the command line: texts, JSON, files, pages, regions, wrong usage, every kind of stop."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

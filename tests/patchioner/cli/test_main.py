@@ -1,7 +1,5 @@
 """The command as a whole: help, exit statuses, what is imported, `doctor`, and the script that people copy."""
 
-from __future__ import annotations
-
 import io
 import json
 import shlex

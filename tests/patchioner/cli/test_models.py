@@ -1,7 +1,5 @@
 """`patchioner models`, `convert` and `export`: what is listed, that conversions say the same, what exports report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

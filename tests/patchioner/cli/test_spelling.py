@@ -1,7 +1,5 @@
 """How regions, texts, numbers and photos are spelled, what is refused, and which do not go together."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """One photo in, one paragraph with its provenance out; and many photos, in a file that survives every stop."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The client against a server of our own that misbehaves: 429, 5xx, cut connections, hostile JSON, keys sent back."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math

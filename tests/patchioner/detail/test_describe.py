@@ -1,7 +1,5 @@
 """Photo -> regions -> statements: how a photo is divided, and who describes its parts."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Which sentences are kept, and the paragraph that is made of them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

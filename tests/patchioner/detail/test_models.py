@@ -1,7 +1,5 @@
 """Answers that are kept, so that nothing is asked twice; and models of `transformers` on this machine."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Sequence

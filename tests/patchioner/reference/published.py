@@ -4,8 +4,6 @@ A twin for tests: it knows plain numbers and tensors, and nothing of ours. Boxes
 float64; tokens (patches, dim) row by row.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import TypeAlias

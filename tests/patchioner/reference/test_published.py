@@ -1,7 +1,5 @@
 """`rounding="reference"` and the attention map give the published numbers to 1e-5, lengths too."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What every kind of region says of itself; weights against plain twins; other libraries' results."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

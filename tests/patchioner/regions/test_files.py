@@ -1,7 +1,5 @@
 """Files of regions: what they give (`cases/tools`, `cases/read.json`), what is refused (`cases/refused.json`)."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

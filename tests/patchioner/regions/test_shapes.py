@@ -1,7 +1,5 @@
 """Every shape against slow twins; masks, run lengths, traces and rings; `cases/refused_values.json`."""
 
-from __future__ import annotations
-
 import json
 import math
 import operator

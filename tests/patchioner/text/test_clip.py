@@ -1,7 +1,5 @@
 """CLIP's, SigLIP's and DINO.txt's text towers: open_clip's own vectors and tokens are the oracle."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 from pathlib import Path

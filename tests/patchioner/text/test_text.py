@@ -1,7 +1,5 @@
 """The text towers' contract, the BERT tower and Talk2DINO's: plain twins, batches, cuts, folders, published files."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from functools import partial

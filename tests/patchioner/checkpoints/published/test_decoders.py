@@ -1,7 +1,5 @@
 """The published decoders: token ids of a plain twin, strict files, nothing executed."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

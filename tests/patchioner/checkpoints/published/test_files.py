@@ -1,7 +1,5 @@
 """The published config.yaml, key by key; the files around it; HDF5 banks: rows, lengths and texts, damage named."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock

@@ -1,7 +1,5 @@
 """Options of the authors' interface, number by number; the captions that come of them, by library and command."""
 
-from __future__ import annotations
-
 import json
 import pickle
 from functools import partial

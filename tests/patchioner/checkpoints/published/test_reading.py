@@ -1,7 +1,5 @@
 """Whole published folders, their backbones and towers."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path
