@@ -49,7 +49,8 @@ def best_phrases(
 
 def _best(sentences: Sequence[Decoded], shown: Mapping[str, float] | None) -> Decoded:
     weights = [_OWN, *(1 for _ in sentences[1:])]
-    named = [{_one(phrase.head) for phrase in noun_phrases(one.text)} for one in sentences]
+    listed = [noun_phrases(one.text) for one in sentences]
+    named = [{_one(phrase.head) for phrase in phrases} for phrases in listed]
 
     def value(noun: str, *others: str) -> float:
         together = {_one(noun), *others}
@@ -58,8 +59,8 @@ def _best(sentences: Sequence[Decoded], shown: Mapping[str, float] | None) -> De
         return math.log(said / sum(weights)) + known
 
     best, most = sentences[0], -math.inf
-    for one in sentences:
-        for joined in _joined(one.text):
+    for one, phrases in zip(sentences, listed, strict=True):
+        for joined in _joined(one.text, phrases):
             first, *others = (phrase.head for phrase in joined if phrase.head not in NO_THINGS)
             found = value(first) + sum(value(other, _one(first)) for other in others)
             found += _SUBJECT if joined[0].start == 0 else 0.0
@@ -69,15 +70,16 @@ def _best(sentences: Sequence[Decoded], shown: Mapping[str, float] | None) -> De
     return best
 
 
-def _joined(sentence: str) -> Iterator[Sequence[NounPhrase]]:
-    """Its noun phrases, alone and with those that prepositions and "and" join to them; no thing twice."""
-    phrases = noun_phrases(sentence)
+def _joined(sentence: str, phrases: Sequence[NounPhrase]) -> Iterator[Sequence[NounPhrase]]:
+    """Its noun phrases, alone and with those that prepositions and "and" join to them; no thing twice, no "a man's"."""
     for first in range(len(phrases)):
         for last in range(first, min(first + _MOST, len(phrases))):
             if last > first:
                 between = tag(sentence[phrases[last - 1].end : phrases[last].start])
                 if {token.tag for token in between} - {"prep", "conj"}:
                     break
+            if sentence[: phrases[last].end].endswith(("'s", "\u2019s")):
+                continue
             found = phrases[first : last + 1]
             things = [_one(phrase.head) for phrase in found if phrase.head not in NO_THINGS]
             if things and len({*things}) == len(things):

@@ -24,6 +24,7 @@ from patchioner.backbones import BACKBONES, Backbone, load_backbone
 from patchioner.base.errors import (
     CheckpointError,
     HubError,
+    MissingExtraError,
     OptionError,
     UnknownNameError,
     first_line,
@@ -304,7 +305,10 @@ class Parts:
 
     def check_bank(self, bank: MemoryBank) -> None:
         """CheckpointError for a bank of another model's: its texts, embedded, are not near to their own rows."""
-        tower, texts = self.text_tower, bank.texts
+        try:
+            tower, texts = self.text_tower, bank.texts
+        except (HubError, MissingExtraError):  # captions need no tower
+            return
         if tower is None or texts is None or bank.dim != tower.dim:
             return
         tried = range(0, len(bank), math.ceil(len(bank) / _TRIED))

@@ -256,7 +256,7 @@ class OwnSettings:
 
 
 class PatchionerDescriber:
-    """Describe regions with our own captioner (a `Describer`): sample 0 is what `Patchioner.caption` gives of a region,
+    """Describe regions with our own captioner (a `Describer`): sample 0 is the sentence that it gives of a region,
     others are of sub-regions, moved and scaled at random, or drawn from the decoder. Nothing is encoded again.
     """
 
@@ -280,7 +280,8 @@ class PatchionerDescriber:
         decodings = {sample: self._decoding(sample, seed) for sample in samples}
         for options in dict.fromkeys(decodings.values()):
             keys = [key for key in asked if decodings[key[1]] == options]
-            found = self._model.caption(features, [asked[key] for key in keys], options=options)
+            some = [asked[key] for key in keys]
+            found = self._model.caption(features, some, options=options, style="sentence")
             captions.update(zip(keys, found, strict=True))
         return [Statement(*key, captions[key].text or "", captions[key].score) for key in asked]
 

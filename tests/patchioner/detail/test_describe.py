@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from decoders.scene_graph import noun_phrases
 from patchioner import Box, Mask, Patchioner, Point, Polygon
 from patchioner.base.errors import DetailError, FutileError, OptionError, RegionError
+from patchioner.checkpoints.folder import KINDS, KindSettings
 from patchioner.detail import describe
 from patchioner.detail.values import DetailRegion, Photo, Rectangle, open_photo
 from patchioner.regions import NamedRegion
@@ -111,8 +112,11 @@ def test_polygons_become_masks_and_what_has_no_inside_is_refused() -> None:
 def test_a_photo_is_encoded_once_and_its_first_statements_are_the_plain_captions(
     photo: Photo, monkeypatch: MonkeyPatch
 ) -> None:
-    model = Patchioner(tiny_parts(), device="cpu")
-    plain = model.caption(photo.image, [one.region for one in REGIONS])
+    parts = tiny_parts()
+    short = dict.fromkeys(KINDS, KindSettings(style="phrase"))  # which a paragraph has no use for
+    settings = replace(parts.settings, kinds=short)
+    model = Patchioner(replace(parts, settings=settings), device="cpu")
+    plain = model.caption(photo.image, [one.region for one in REGIONS], style="sentence")
     monkeypatch.setattr(model, "encode", lambda *_, **__: pytest.fail("encoded again"))
     describer = describe.PatchionerDescriber(model, describe.OwnSettings(samples=2))
     found = describer.describe(photo, REGIONS, seed=5)
