@@ -94,6 +94,7 @@ def test_another_run_in_the_same_place_is_refused(batch: Batch, tmp_path: Path) 
     for named, changed in (
         ("task", {"task": Task("alt")}), (r"how\.min_confidence", {"task": unsure}),
         ("regions", {"reading": others}),
+        ("normalized", {"reading": Reading(str(tmp_path / "coco.json"), normalized=True)}),
     ):  # fmt: skip
         with pytest.raises(OptionError, match=named):
             batch(**changed)

@@ -56,6 +56,7 @@ def test_every_field_is_part_of_the_key() -> None:
 @pytest.mark.parametrize(("text", "left"), [*CASES["answers"], ("[/INST]" * 7_000, "")])
 def test_answers_are_cleaned(text: str, left: str) -> None:
     assert clean_answer(text) == left
+    assert clean_answer("A bus. " * 9, limit=9) == "A bus. A"
 
 
 def test_what_was_answered_is_not_asked_again_and_an_error_is(tmp_path: Path) -> None:
