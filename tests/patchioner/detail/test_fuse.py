@@ -66,6 +66,8 @@ def test_what_says_the_same_is_one_group_with_its_samples_counted_once() -> None
     apart = judged(*(("A red bus.", name, 0) for name in ("left", "right", "wide")))
     told = [(one.kept, one.merged) for one in apart]
     assert told == [(True, ("c3",)), (True, ()), (False, ())]  # the right does not overlap the left
+    typical = judged("A red kite.", "A kite.", "The kite.", alike=0.3)
+    assert [one.kept for one in typical] == [False, True, False]
 
 
 VERDICTS = json.loads(Path(__file__).with_name("verdicts.json").read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from patchioner.base.errors import DetailError, ImageError
 from patchioner.detail.values import (
@@ -76,6 +77,8 @@ def test_the_same_pixels_have_the_same_digest_from_any_file(tmp_path: Path) -> N
         image.save(file)
     photos = [open_photo(files[0]), open_photo(str(files[1])), open_photo(image)]
     assert len({photo.sha256 for photo in photos}) == 1
+    turned = Image.frombytes("RGB", image.size[::-1], image.tobytes())  # the same bytes
+    assert open_photo(turned).sha256 != photos[0].sha256
     assert [photo.name for photo in photos] == [*map(str, files), "photo"]
     with pytest.raises(ImageError, match=r"none\.jpg"):
         open_photo(tmp_path / "none.jpg")
