@@ -29,6 +29,7 @@ from patchioner.regions import (
 
 if TYPE_CHECKING:
     from decoders import DecodeOptions
+    from memory_bank import read_captions
     from patchioner.backbones import PatchFeatures
     from patchioner.model import Patchioner
     from patchioner.pipeline import Batching
@@ -61,6 +62,7 @@ __all__ = [
     "as_supervision",
     "from_coco",
     "from_sam",
+    "read_captions",
     "read_regions",
     "read_trace",
 ]
@@ -74,6 +76,7 @@ _LAZY = {
     "PatchFeatures": "patchioner.backbones",
     "Patchioner": "patchioner.model",
     "as_supervision": "patchioner.results",
+    "read_captions": "memory_bank",
 }
 
 
