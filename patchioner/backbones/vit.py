@@ -275,12 +275,13 @@ def is_plain_block(block: Any) -> bool:
     if weight.is_meta:
         return True
     width = weight.shape[1]
-    tokens = torch.linspace(-1, 1, 3 * width, device=weight.device).sin().view(1, 3, width)
+    ramp = torch.linspace(-1, 1, 3 * width, dtype=weight.dtype, device=weight.device)
+    tokens = ramp.sin().view(1, 3, width)
     try:
         maps = cls_attention(*cls_query_keys(block, tokens, 0))  # of the first token over all three
         normed, heads = block.norm1(tokens), maps.shape[1]
         values = _part_of_linear(attention.qkv, normed, 2, 3).unflatten(2, (heads, -1))
-        mixed = torch.einsum("bhn,bnhd->bhd", maps, values).flatten(1)
+        mixed = torch.einsum("bhn,bnhd->bhd", maps.to(values), values).flatten(1)
         found = attention.proj(getattr(attention, "norm", nn.Identity())(mixed))
         expected = attention(normed)[:, 0]
         room = 1e-4 * float(expected.abs().max()) + 1e-6

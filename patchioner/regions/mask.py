@@ -100,7 +100,7 @@ class Mask(Shape):
         """A mask from a picture of the image's size, PNG say; every pixel that is not black or transparent counts.
 
         Of a path or the bytes; a palette picture is read by its indices, a colour one by its channels. RegionError for
-        what is no picture, or where no pixel counts.
+        what is no picture, where no pixel counts, or where the darkest are nearly black.
         """
         from patchioner.images import read_picture
 
@@ -112,6 +112,9 @@ class Mask(Shape):
             raise RegionError(
                 f"mask {str(path)!r:.200} is empty: it has no pixel that is not black"
             )
+        if 0 < pixels.min() < pixels.max() / 4:
+            dark = f"its darkest pixels are {pixels.min()}; write 0 outside the region"
+            raise RegionError(f"mask {str(path)!r:.200} is nowhere black: {dark}")
         return cls(pixels != 0)
 
     @classmethod

@@ -70,5 +70,6 @@ def test_a_copied_model_says_the_same(model: Patchioner) -> None:
     torch.set_default_dtype(torch.float64)
     try:
         assert said == model.caption(PHOTO)[0].text
+        assert Patchioner.from_pretrained().caption(PHOTO, [Box(*BOX)])
     finally:
         torch.set_default_dtype(torch.float32)

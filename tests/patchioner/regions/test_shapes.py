@@ -241,7 +241,8 @@ def test_pictures_of_any_mode_are_read(
 def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.png").write_bytes(b"")
     Image.new("L", (4, 4)).save(tmp_path / "black.png")
-    for name in ("empty.png", "black.png", "missing.png"):
+    Image.fromarray(np.array([[1, 255]], np.uint8)).save(tmp_path / "grey.png")
+    for name in ("empty.png", "black.png", "grey.png", "missing.png"):
         with pytest.raises(RegionError, match=name):
             Mask.from_file(tmp_path / name)
 
