@@ -207,3 +207,5 @@ def test_a_spent_budget(command: Command, key: None) -> None:
         assert "0 of 6 photos described" in done.err and "--cache would keep them" in done.err
         assert "are lost" not in command(f"{line} --max-calls 2 --cache kept").err
     assert [*Path("kept").rglob("*.json")]
+    left = [one.name for one in threading.enumerate()]
+    assert not [name for name in left if name.startswith(("patchioner", "chat"))]
