@@ -55,6 +55,7 @@ def test_training_changes_what_it_should_and_is_stored(
     stored = load_file(tmp_path / "weights.safetensors")
     if (kind, model) == ("prefix_lm", "gpt2"):  # as others have it, with or without LoRA
         assert stored["language_model.transformer.h.0.attn.c_attn.weight"].shape == (32, 96)
+        assert "mapper.input.weight" in stored  # an MLP's, unless another is named
     loaded = load_decoder(tmp_path)
     assert isinstance(loaded, LanguageDecoder) and loaded.config == decoder.config
     left, right = (one.generate(embed_words(PAIRS[:8]), SHORT) for one in (decoder, loaded))
