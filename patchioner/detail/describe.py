@@ -178,7 +178,8 @@ def divide(
     if chosen.objects == "union":
         if model is None:
             raise OptionError("objects='union' goes by a caption: give a model, or objects='each'")
-        caption = model.caption(photo.features or photo.image)[0].text if found else None
+        told = model.caption(photo.features or photo.image, style="sentence") if found else ()
+        caption = told[0].text if told else None
         box, parents = union_of_named(found, caption or "", photo.size), ("global",)
         things = [DetailRegion("semantic-1", "semantic", box, parents=parents)] if box else []
     regions = [whole_photo(photo.size), *things]
