@@ -95,9 +95,9 @@ def write(
         guidance = kind.guidance
         if guidance is not None and gendered:
             guidance = replace(guidance, neutral=False)
-        own = kind.candidates if isinstance(region, WholeImage) else near or kind.candidates
-        candidates = None if plain or options else own
         short = (kind.style if style == "auto" else style) == "phrase"
+        own = kind.candidates if isinstance(region, WholeImage) else near or kind.candidates
+        candidates = None if plain or options or short else own
         alike.setdefault((guidance, candidates, short), []).append(place)
     found: dict[int, Decoded] = {}
     for (guidance, candidates, short), places in alike.items():
