@@ -160,6 +160,11 @@ class DetailCaptioner:
         kept = [verdict for verdict in verdicts if verdict.kept]
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
+        told = said.union(*(sentence.region_ids for sentence in sentences))
+        told -= {verdict.claim.id for verdict in kept} | {region.id for region in chosen}
+        if told:
+            wrong = f"the fuser speaks of claims or regions that are not there: {sorted(told)}"
+            raise errors.DetailError(wrong)
         used = tuple(verdict for verdict in kept if verdict.claim.id in said)
         unused = (*(verdict for verdict in verdicts if not verdict.kept), *left_out)
         text, why = " ".join(one.text for one in sentences), _why_empty(unused)

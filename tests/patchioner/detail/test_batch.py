@@ -14,7 +14,7 @@ from patchioner import Box, Patchioner
 from patchioner.base import errors
 from patchioner.detail import DetailedCaption, Photo, Statement, Support, batch
 from patchioner.detail.describe import as_region
-from patchioner.detail.values import FORMAT, to_json
+from patchioner.detail.values import FORMAT, FusedSentence, to_json
 from tests.patchioner.detail.conftest import CASES
 from tests.support import Log, MonkeyPatch
 from tests.support.tiny import noise_photo
@@ -24,14 +24,7 @@ UNICORNS = {"global": ["A unicorn.", "Two unicorns."]}
 GREY = Image.new("RGB", (448, 448), "gray")
 
 
-@pytest.mark.parametrize(("texts", "photo", "text", "reasons", "why"), [
-    (TEXTS, noise_photo(), "A dog sits. A red kite.", [None, "unsupported", None, "duplicate"], ""),
-    (UNICORNS, noise_photo(), "", ["unsupported"] * 2, "none of 2 sentences could be kept: 2 unsupported"),
-    ({}, noise_photo(), "", [], "nothing was said of the photo"), (TEXTS, GREY, "", [], "one colour"),
-])  # fmt: skip
-def test_every_claim_is_accounted_for_once(
-    texts: Any, photo: Image.Image, text: str, reasons: list[str | None], why: str
-) -> None:
+def described(texts: Any, photo: Image.Image, **stages: Any) -> DetailedCaption:
     """By stand-ins: one says the texts, one believes in all but unicorns."""
 
     def describe(photo: Photo, regions: Any, *, seed: int) -> list[Statement]:
@@ -43,8 +36,26 @@ def test_every_claim_is_accounted_for_once(
     said: Any = SimpleNamespace(settings={"describer": "fake"}, describe=describe)
     scorer: Any = SimpleNamespace(settings={}, threshold=0.5, score=score)
     settings = batch.preset("careful", {"filter.share": 0.0, "fuse.new_share": 1.0})
-    captioner = batch.DetailCaptioner(None, describer=said, scorer=scorer, settings=settings)
-    caption = captioner.describe(photo, seed=2)
+    stages |= {"describer": said, "scorer": scorer, "settings": settings}
+    return batch.DetailCaptioner(None, **stages).describe(photo, seed=2)
+
+
+@pytest.mark.parametrize(("claim", "region"), [("c9", "global"), ("c1", "nowhere")])
+def test_a_fuser_that_speaks_of_what_is_not_there_is_refused(claim: str, region: str) -> None:
+    fused: Any = [FusedSentence("A.", (claim,), (region,))], []
+    with pytest.raises(errors.DetailError, match="c9|nowhere"):
+        described(TEXTS, noise_photo(), fuser=SimpleNamespace(settings={}, fuse=lambda *_: fused))
+
+
+@pytest.mark.parametrize(("texts", "photo", "text", "reasons", "why"), [
+    (TEXTS, noise_photo(), "A dog sits. A red kite.", [None, "unsupported", None, "duplicate"], ""),
+    (UNICORNS, noise_photo(), "", ["unsupported"] * 2, "none of 2 sentences could be kept: 2 unsupported"),
+    ({}, noise_photo(), "", [], "nothing was said of the photo"), (TEXTS, GREY, "", [], "one colour"),
+])  # fmt: skip
+def test_every_claim_is_accounted_for_once(
+    texts: Any, photo: Image.Image, text: str, reasons: list[str | None], why: str
+) -> None:
+    caption = described(texts, photo)
     verdicts = sorted((one.claim.id, one.reason) for one in (*caption.kept, *caption.dropped))
     assert verdicts == [(f"c{n}", reason) for n, reason in enumerate(reasons, 1)]
     kept = [one.claim.id for one in caption.kept]
