@@ -472,7 +472,7 @@ class Patchioner:
             return replace(rows, shares=taken, whole=photo, blank=seen[0].blank)
 
         steps = Steps(read, encode, embed, answer)
-        outcomes = pipeline.run(items, steps, batching or Batching.on(self.device.type))
+        outcomes = pipeline.run(items, steps, batching or Batching.on(self.device.type, items))
         return Answers(pipeline.delivered(outcomes, on_error), items)
 
     def _read(self, source: ImageSource, keep_image: bool) -> _Read:

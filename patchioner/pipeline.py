@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
 import torch
@@ -33,6 +34,8 @@ Outcome: TypeAlias = "list[Answer | PatchionerError] | PatchionerError"
 """What becomes of an item: per region an answer or its error; or the error that cost all of it."""
 
 _LEAST = 4  # regions that a photo counts for
+_LANES = 8  # most threads that encode side by side, each with its activations
+_FEW = 4  # photos for each of them, from which that pays
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +50,8 @@ class Batching:
         readers: threads that read photos ahead; 0 reads each when its turn comes.
         ahead: how many photos may wait, read but not yet encoded.
         overlap: captions of one batch are written while the photos of the next are encoded.
+        encoders: threads that encode groups side by side and share torch's threads: on a CPU more photos an hour than
+            one photo by all threads; 1 encodes in the caller's thread.
 
     Raises:
         OptionError: a number below its least.
@@ -57,12 +62,13 @@ class Batching:
     readers: int = 1
     ahead: int = 4
     overlap: bool = True
+    encoders: int = 1
 
     def __post_init__(self) -> None:
-        for name, least in (("photos", 1), ("regions", 1), ("readers", 0), ("ahead", 1)):
-            value = getattr(self, name)
+        for one in fields(self):
+            value, least = getattr(self, one.name), int(one.name not in ("readers", "overlap"))
             if value < least:
-                raise OptionError(f"Batching({name}={value}): give {least} or more")
+                raise OptionError(f"Batching({one.name}={value}): give {least} or more")
 
     @classmethod
     def alone(cls) -> Batching:
@@ -70,10 +76,16 @@ class Batching:
         return cls(readers=0, overlap=False)
 
     @classmethod
-    def on(cls, device_type: str) -> Batching:
-        """What suits a device: small groups on a CPU, whose caches are small; large ones on a GPU."""
+    def on(cls, device_type: str, items: Iterable[object] = ()) -> Batching:
+        """What suits a device: small groups on a CPU, whose caches are small; large ones on a GPU.
+
+        Of few photos each is encoded by all threads; of more, or where nobody knows how many `items` there are, several
+        side by side.
+        """
         if device_type == "cpu":
-            return cls()
+            lanes = min(torch.get_num_threads(), _LANES)
+            few = isinstance(items, Sized) and len(items) < _FEW * lanes
+            return cls(encoders=1 if few else lanes)
         return cls(photos=16, regions=2048, readers=4, ahead=64)
 
 
@@ -120,29 +132,35 @@ def run(
 ) -> Generator[Outcome[Answer], None, None]:
     """Yield what becomes of each item, in their order.
 
-    At most `ahead` photos, one group of encoded ones, and the embeddings of three batches are held at a time, however
-    many items there are. An item that fails costs itself alone. An error of `items` itself is raised after the
+    At most `ahead` photos, a group for each of the `encoders`, and the embeddings of three batches are held at a time,
+    however many items there are. An item that fails costs itself alone. An error of `items` itself is raised after the
     outcomes of those before it.
     """
 
     def read(item: Item) -> Photo | PatchionerError:
         return attempt(lambda some: [steps.read(some[0])], [item])[0]
 
+    def encode(group: Sequence[Photo | PatchionerError]) -> list[Embedded | PatchionerError]:
+        seen = _through(steps.encode, group)
+        return [_through(lambda one: [steps.embed(one[0])], [photo])[0] for photo in seen]
+
     def answer(batch: Sequence[Embedded | PatchionerError]) -> list[Outcome[Answer]]:
         answered = _through(steps.answer, batch)
         return [_merged(rows, answers) for rows, answers in zip(batch, answered, strict=True)]
 
-    # Both are closed here, not when the garbage is collected, so that no thread outlives the loop.
+    lanes = batching.encoders if batching.encoders > 1 else 0
+    own = max(1, torch.get_num_threads() // lanes) if lanes else None
+    # All are closed here, not when the garbage is collected, so that no thread outlives the loop.
     with closing(map_ahead(read, items, workers=batching.readers, ahead=batching.ahead)) as photos:
         groups = chunks(photos, lambda group: len(group) == batching.photos)
-        encoded = (seen for group in groups for seen in _through(steps.encode, group))
-        embedded = (_through(lambda one: [steps.embed(one[0])], [seen])[0] for seen in encoded)
-        batches = chunks(embedded, lambda batch: sum(map(_size, batch)) >= batching.regions)
-        with closing(
-            map_ahead(answer, batches, workers=int(batching.overlap), ahead=1)
-        ) as answered:
-            for outcomes in answered:
-                yield from outcomes
+        with closing(map_ahead(encode, groups, workers=lanes, ahead=lanes, threads=own)) as encoded:
+            embedded = (one for group in encoded for one in group)
+            batches = chunks(embedded, lambda batch: sum(map(_size, batch)) >= batching.regions)
+            with closing(
+                map_ahead(answer, batches, workers=int(batching.overlap), ahead=1, threads=own)
+            ) as answered:
+                for outcomes in answered:
+                    yield from outcomes
 
 
 def delivered(
@@ -250,6 +268,7 @@ def map_ahead(
     workers: int,
     ahead: int,
     on_stop: Callable[[], object] = lambda: None,
+    threads: int | None = None,
 ) -> Generator[Out, None, None]:
     """`map` with threads: results in order, never more than `ahead` of them waiting to be taken.
 
@@ -259,6 +278,7 @@ def map_ahead(
         workers: threads; 0 is plain `map`.
         ahead: how many items are worked on beyond the one that is taken next.
         on_stop: called ahead of the wait for work under way, where the caller has seen enough or an error ends it.
+        threads: of torch's, for each worker; None is as many as the process has.
 
     Example:
         >>> list(map_ahead(abs, [-1, 2, -3], workers=2, ahead=1))
@@ -270,6 +290,8 @@ def map_ahead(
     waiting: deque[Future[Out]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="patchioner") as pool:
         try:
+            if threads is not None:
+                _limit(pool, workers, threads)
             stopped: Exception | None = None
             upcoming = iter(items)
             while True:
@@ -292,6 +314,21 @@ def map_ahead(
             for future in waiting:
                 future.cancel()
             raise
+
+
+def _limit(pool: ThreadPoolExecutor, workers: int, threads: int) -> None:
+    """Give each worker of a new pool so many of torch's threads; the caller's, and those begun later, keep theirs."""
+    usual, ready = torch.get_num_threads(), threading.Barrier(workers + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()  # the first question gives a thread the process's number
+        torch.set_num_threads(threads)
+        ready.wait()
+
+    for _ in range(workers):
+        pool.submit(begin)
+    ready.wait()
+    torch.set_num_threads(usual)
 
 
 def chunks(items: Iterable[In], is_full: Callable[[Sequence[In]], bool]) -> Iterator[list[In]]:

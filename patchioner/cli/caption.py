@@ -273,7 +273,7 @@ def caption_photos(options: argparse.Namespace) -> int:
         model = PublishedCaptioner(model.parts, options.weighting, device=model.device)
     # Smaller batches than the library's, so that lines appear as the work goes on.
     asked["batching"] = replace(
-        Batching.on(model.device.type), regions=32 if model.device.type == "cpu" else 512
+        Batching.on(model.device.type, jobs), regions=32 if model.device.type == "cpu" else 512
     )
     items = ((job.photo.source(), job.regions) for job in jobs)
     found: Iterator[Any]

@@ -48,7 +48,7 @@ def shown(outcome: Any) -> Any:
 
 CUTS = st.builds(
     Batching, photos=st.integers(1, 5), regions=st.integers(1, 20), readers=st.integers(0, 3),
-    ahead=st.integers(1, 4), overlap=st.booleans(),
+    ahead=st.integers(1, 4), overlap=st.booleans(), encoders=st.integers(1, 3),
 )  # fmt: skip
 NUMBER = st.integers(0, 50)
 
@@ -165,14 +165,19 @@ def test_an_error_of_the_source_comes_after_the_outcomes_before_it(workers: int)
 def test_threads_work_beside_the_caller_and_see_its_context() -> None:
     name: ContextVar[str] = ContextVar("name", default="nobody")
     name.set("caller")
-    look = lambda _: (name.get(), threading.get_ident())  # noqa: E731
-    ((seen, thread),) = pipeline.map_ahead(look, [1], workers=2, ahead=1)
-    assert seen == "caller" and thread != threading.get_ident()
+    usual = torch.get_num_threads()
+    look = lambda _: (name.get(), threading.get_ident(), torch.get_num_threads())  # noqa: E731
+    ((seen, thread, own),) = pipeline.map_ahead(look, [1], workers=2, ahead=1, threads=usual + 2)
+    assert seen == "caller" and thread != threading.get_ident() and own == usual + 2
+    ((*_, own),) = pipeline.map_ahead(look, [1], workers=1, ahead=1)
+    assert torch.get_num_threads() == usual == own
 
 
 def test_impossible_batches_are_refused_and_a_gpu_gets_larger_groups() -> None:
     for name, value in (("photos", 0), ("regions", 0), ("readers", -1), ("ahead", 0)):
         with pytest.raises(OptionError, match=name):
             Batching(**{name: value})  # type: ignore[arg-type]
-    assert Batching.on("cpu") == Batching()
+    threads = min(torch.get_num_threads(), 8)
+    assert Batching.on("cpu", range(4 * threads)) == Batching(encoders=threads)
+    assert Batching.on("cpu", [1]) == Batching()
     assert Batching.on("cuda").photos > Batching.on("cpu").photos
