@@ -17,6 +17,7 @@ from patchioner.base.files import file_sha256, is_copy, walk
 from patchioner.base.optional import require
 from patchioner.images import ImageSource, is_picture, readable_formats
 from patchioner.regions import RegionFile
+from patchioner.regions.items import plain_name
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 TABLES = (".parquet", ".arrow")
@@ -288,8 +289,8 @@ def _absent(source: Source) -> int:
     """How many photos the file of regions names that the folder does not have."""
     photos = source.regions.photos if source.regions else ()
     here = {name.rpartition("/")[2] for name in source.sizes}
-    named = [photo.name.replace("\\", "/") for photo in photos if photo.name]
-    return sum(name.rpartition("/")[2] not in here for name in named)
+    ends = (one.name.replace("\\", "/").rpartition("/")[2] for one in photos if one.name)
+    return sum(here.isdisjoint((name, plain_name(name))) for name in ends)
 
 
 def _of_list(store: Store, name: str, how: Reading, identity: str) -> Source:
@@ -324,7 +325,7 @@ def _named(store: Store, name: str | None) -> str | None:
         return name
     path = name.partition("://")[2].partition("?")[0] if is_url else name
     tails = path.replace("\\", "/").split("/")
-    ends = ("/".join(tails[at:]) for at in range(1, len(tails)))
+    ends = [*("/".join(tails[at:]) for at in range(1, len(tails))), plain_name(tails[-1])]
     found = next((end for end in ends if store.size(end) is not None), None)
     return found or (tails[-1] if name.startswith("http") else name)
 

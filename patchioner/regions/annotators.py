@@ -39,6 +39,7 @@ _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 _SQUARE = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
 _NAMED: tuple[tuple[tuple[str, ...], BoxFormat], ...] = (
     (("x1", "y1", "x2", "y2"), "xyxy"),
+    (("xmin", "ymin", "xmax", "ymax"), "xyxy"),
     (("x", "y", "w", "h"), "xywh"),
     (("x", "y", "width", "height"), "xywh"),
 )
@@ -77,8 +78,12 @@ def labelme(shape: Entry, image_size: Size) -> Region:
 
 
 def drawn(part: Entry, image_size: Size) -> Region:
-    """An outline, or a box whose numbers have names: of ultralytics, Visual Genome, BDD100K, Cityscapes, Darwin."""
+    """An outline, or a box whose numbers have names: of ultralytics, transformers, VIA, Visual Genome, BDD100K ..."""
+    part = part.get("shape_attributes", part)
     outline, segments = part.get("polygon"), part.get("segments")
+    if "all_points_x" in part:
+        points = zip(part["all_points_x"], part["all_points_y"], strict=True)
+        return Trace(points) if part.get("name") == "polyline" else Polygon(points)
     if isinstance(outline, list):
         return Polygon(outline)
     if isinstance(outline, Mapping):
@@ -118,8 +123,7 @@ def label_studio(task: Entry, make: Make) -> Photo:
     data = task.get("data")
     names = [str(value) for value in data.values()] if isinstance(data, Mapping) else []
     names.sort(key=lambda name: re.search(r"\.\w{3,4}(\?|$)", name) is None)  # pictures first
-    # Uploads are renamed: eight hexadecimal digits before the photo's name.
-    name = re.sub(r"([/\\]|^)[0-9a-f]{8}-(?=[^/\\]+$)", r"\1", names[0]) if names else None
+    name = names[0] if names else None
     return Photo(name, items_from(results, "result", from_label_studio, label), in_pixels=False)
 
 
@@ -204,11 +208,15 @@ def yolo(lines: Sequence[str], folder: Path) -> Photo:
             raise RegionError(f"{values.tolist()!r:.80}: labels of YOLO are in 0..1 of the photo")
         if len(values) in (4, 5):  # or with its confidence
             return box_of(values[:4] * (image_size * 2), "cxcywh")
-        if len(values) == 6 and values[5] == 1 and (values[:2] <= 1 - values[2:4] / 2).all():
-            what = f"{values.tolist()} may be a box, its confidence and a track, or a triangle"
-            raise RegionError(f"{what}: leave the track out")
-        if len(values) < 6 or len(values) % 2:
-            raise RegionError(f"{len(values)} numbers: give 4 of a box, or x, y pairs")
+        if len(values) % 2 or len(values) < 6:
+            raise RegionError(f"{len(values)} numbers: give 4 of a box, or x, y pairs alone")
+        if values[-1] == 1 and (values[1:-2:2] < 1).all():  # a number of its own?
+            what = (
+                f"{values.tolist()!r:.80} may end with its confidence and a track, or with a point"
+            )
+            raise RegionError(
+                f"{what} on the photo's edge: leave the track out, or give its y as 0.999"
+            )
         return Polygon(values.reshape(-1, 2) * image_size)
 
     rows, kinds = [], []
@@ -371,11 +379,16 @@ def _grounded_sam(record: Entry, make: Make) -> Photo:
     def boxed(entry: Entry, image_size: Size) -> Region:
         return make({"bbox_mode": record["box_format"], **entry}, image_size)
 
-    return photo_of(record, boxed, size=("img_width", "img_height"), label="class_name")
+    return photo_of(
+        record, boxed, name="image_path", size=("img_width", "img_height"), label="class_name"
+    )
 
 
-def _phrase(part: Entry) -> object:
-    return part.get("phrase", part.get("name", at(part, "names.0")))
+def called(part: Entry) -> object:
+    """What one of the shapes that `drawn` reads is called."""
+    given = part.get("region_attributes") or {}
+    keys = ("phrase", "name", "label", *(f"region_attributes.{key}" for key in given), "names.0")
+    return next((one for one in (at(part, key) for key in keys) if isinstance(one, str)), None)
 
 
 def _refused(record: Entry, make: Make, why: str) -> Photo:
@@ -391,20 +404,21 @@ FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ("annotations", "image.filename"): partial(
         _drawn, name="image.filename", size=_INNER, label="name"
     ),
-    ("annotations", "image.width"): partial(photo_of, size=_INNER),
-    ("annotations", "image.image_id"): partial(photo_of, size=_INNER),
+    ("annotations", "image.width"): partial(photo_of, name="image.file_name", size=_INNER),
+    ("annotations", "image.image_id"): partial(photo_of, name="image.file_name", size=_INNER),
     ("annotations", "file_name"): partial(photo_of, name="file_name"),
     ("shapes",): partial(
         photo_of, parts="shapes", name="imagePath", size=("imageWidth", "imageHeight"), read=labelme
     ),
     ("objects", "imgWidth"): partial(_drawn, parts="objects", size=("imgWidth", "imgHeight")),
     ("labels", "name"): partial(_drawn, parts="labels", name="name", label="category"),
-    ("regions.0.x",): partial(_drawn, parts="regions", label=_phrase),
-    ("objects.0.x",): partial(_drawn, parts="objects", label=_phrase),
+    ("regions.0.x",): partial(_drawn, parts="regions", label=called),
+    ("objects.0.x",): partial(_drawn, parts="objects", label=called),
+    ("regions", "filename"): partial(_drawn, parts="regions", name="filename", label=called),
     ("data", "annotations"): label_studio,
     ("data", "predictions"): label_studio,
     ("annotator", "image"): partial(_refused, why=_MIN),
     ("annotator", "label"): partial(_refused, why=_MIN),
 }
 """Keys that tell a photo's record of JSON -> its reader: Grounded SAM 2, Darwin 2 and 1, SA-1B, detectron2, labelme,
-Cityscapes, BDD100K, Visual Genome, Label Studio; the first that fits, in this order."""
+Cityscapes, BDD100K, Visual Genome, VIA, Label Studio; the first that fits, in this order."""

@@ -6,7 +6,6 @@ import difflib
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,13 +14,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args, overload
 from urllib.parse import unquote
 
+import numpy as np
+
 from patchioner.base.errors import OptionError, RegionError, RegionFileError
 from patchioner.regions import formats
 from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size
-from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo, id_key
+from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo, box_of, id_key, plain_name
 from patchioner.regions.mask import require_same_size
 from patchioner.regions.paths import Trace
+from patchioner.regions.shapes import Box
 
 _OWN = (".txt", ".json", ".xml", ".npz", ".npy")  # what a file for one photo may be
 _SAM = "metadata.csv"  # in a folder of SAM's masks
@@ -77,8 +79,9 @@ class RegionFile:
         self._by_id = {photo.image_id: photo for photo in reversed(self._photos)}
         self._by_file_name: dict[str, list[Photo]] = {}
         for photo in self._photos:
-            if photo.name is not None:
-                self._by_file_name.setdefault(_lowered(_parts(photo.name)[-1]), []).append(photo)
+            end = _parts(photo.name)[-1] if photo.name else ""
+            for name in {end, plain_name(end)} - {""}:
+                self._by_file_name.setdefault(_lowered(name), []).append(photo)
 
     @property
     def photos(self) -> Sequence[Photo]:
@@ -138,6 +141,10 @@ class RegionFile:
                     found.append(named)
             except RegionFileError as error:
                 found.append(error)
+        with _named_errors(self.path):
+            if self._how["box_format"] is None and _are_corners(found, stored):
+                wrong = "boxes stick out of the image as x, y, width, height, all fit as corners"
+                raise RegionError(f"{wrong}: say which by box_format (--box-format xywh or xyxy)")
         return found
 
     def of(self, image_name: str | None) -> RegionFile:
@@ -173,17 +180,33 @@ class RegionFile:
                     yield from (place / f"{stem}{suffix}" for suffix in _OWN_NAMES)
 
     def ambiguous(self, image_names: Iterable[str]) -> dict[str, RegionFileError]:
-        """Of a folder: an error for each of the photos whose file is that of another one, too."""
-        own = {name: self.own_path(name) for name in image_names if self.has_own_files}
-        times = Counter({os.path.normpath(name): path for name, path in own.items()}.values())
-        wrong = (
-            "is called like several photos, {!r} among them: name them, or folders of files, apart"
-        )
-        return {
-            name: RegionFileError(f"region file {str(path)!r} {wrong.format(name)}")
-            for name, path in own.items()
-            if path is not None and times[path] > 1
-        }
+        """An error for each of the photos that would get what is another's by its path, or as much."""
+        groups: dict[object, dict[str, Any]] = {}
+        for name in image_names:
+            found, alike = self._nearest(name)
+            groups.setdefault(found, {})[name] = alike
+        groups.pop(None, None)
+        wrong = "is called like several photos, {!r} among them: name them, or folders, apart"
+        errors = {}
+        for found, names in groups.items():
+            most = max(names.values())
+            is_one = len({os.path.normpath(name) for name in names if names[name] == most}) == 1
+            for name in names:
+                if names[name] < most or not is_one:
+                    what = f"region file {str(self.path)!r}: {str(found)!r}"
+                    errors[name] = RegionFileError(f"{what} {wrong.format(name)}")
+        return errors
+
+    def _nearest(self, image_name: str) -> tuple[object, Any]:
+        """What is called like a photo: the file in a folder or the name in a file, and how much alike; or None."""
+        wanted = _parts(image_name)
+        if self.has_own_files or not self._by_file_name:
+            number = wanted[-1] if len(self._photos) > 1 else None
+            return self.own_path(image_name) or number, ()
+        named = self._by_file_name.get(_lowered(wanted[-1]), ())
+        alike = ((_alike(_parts(str(one.name)), wanted), one.name) for one in named)
+        length, name = max(alike, default=((), None))
+        return name, length
 
     def _matching(self, image_name: str | None) -> list[Photo]:
         """The photos that are the named one; several where one name has several ids."""
@@ -299,6 +322,19 @@ def _named_errors(path: Path) -> Iterator[None]:
         # A file that only looks like its format fails in any way.
         what = "a value in it is not of the kind that belongs there"
         raise RegionFileError(f"{name} is broken: {what}") from error
+
+
+def _are_corners(found: Iterable[object], size: Size) -> bool:
+    """Whether a photo's boxes of COCO, (width, height), stick out of it, and corners as these numbers would not."""
+    known = [one for one in found if isinstance(one, NamedRegion) and one.source]
+    pairs = [(one.region, one.source.get("bbox")) for one in known if one.source]
+    rows = [
+        row for box, row in pairs if isinstance(box, Box) and row and box == box_of(row, "xywh")
+    ]
+    table = np.array(rows, dtype=np.float64).reshape(-1, 4)
+    start, end = table[:, :2], table[:, 2:]
+    sticks_out = (start + end > np.array(size) * 1.05).any()
+    return bool(sticks_out and ((start >= 0) & (end > start) & (end <= np.array(size) + 1)).all())
 
 
 def _orientation(image_name: str | None) -> int:

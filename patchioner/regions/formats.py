@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.annotators import FORMS, drawn, xml_photos, yolo
+from patchioner.regions.annotators import FORMS, called, drawn, xml_photos, yolo
 from patchioner.regions.base import Region, Size, as_numpy
 from patchioner.regions.items import (
     LARGE,
@@ -169,6 +169,10 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
                 return large
         content = read_json(path)
     records: list[Any] = content if isinstance(content, list) else [content]
+    if isinstance(content, Mapping):
+        via = content.get("_via_img_metadata", content)
+        if via and all(isinstance(one, Mapping) and "filename" in one for one in via.values()):
+            records = [*via.values()]
     if not all(isinstance(record, Mapping) for record in records):
         raise RegionError(f"JSON, but of no known form: {_GIVE}")
     found = _of_records(records, make)
@@ -202,7 +206,7 @@ def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
         ):
             return [photo_of(record, make) for record in records]
     if "box" in keys and any(isinstance(record.get("box"), Mapping) for record in records):
-        return [Photo(None, items_from(records, "entry", drawn, "name"))]
+        return [Photo(None, items_from(records, "entry", drawn, called))]
     if keys & {"segmentation", "bbox"}:
         groups = _by_image(records, "annotation" if "image_id" in keys else "entry", make)
         return [Photo(None, items, image_id=one) for one, items in groups.items()]

@@ -32,6 +32,9 @@ LARGE = 64 * 2**20
 _WINDOW = 4 * 2**20
 _AHEAD = 2**16  # numbers and words are never cut off by the window's end
 _DECODER, _SPACES = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
+# Eight digits that begin like a year are a date.
+_UPLOADED = re.compile(r"^(?!(?:19|20)\d{6})[0-9a-f]{8}-(?=.)")
+_ROBOFLOW = re.compile(r"_([A-Za-z0-9]{2,5})\.rf\.\w{8,}\.\w+$")
 _logger = logging.getLogger(__name__)
 NAME_KEYS = ("file_name", "filename", "path", "coco_url")  # LVIS v1 has URLs alone
 _IMAGE_KEYS = (*NAME_KEYS, "id", "width", "height")
@@ -140,6 +143,11 @@ def id_key(value: object, what: str = "an id") -> str:
         raise RegionError(f"{what} is {value!r:.80}; give a number or a text")
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value)
     return (text.lstrip("0") or "0") if text.isascii() and text.isdigit() else text
+
+
+def plain_name(name: str) -> str:
+    """A file's name without the hash that uploads to Label Studio and exports of Roboflow get."""
+    return _ROBOFLOW.sub(r".\1", _UPLOADED.sub("", name))
 
 
 def warn_of_lost(counts: Mapping[str, int], ids: Iterable[str]) -> None:

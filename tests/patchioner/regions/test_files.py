@@ -227,6 +227,9 @@ def test_the_longest_common_path_tells_photos_apart(tmp_path: Path) -> None:
             file.for_photo(SIZE, asked)
     with pytest.raises(RegionFileError, match=r"'7-c.jpg'.*close: .*c\.jpg"):
         file.for_photo(SIZE, "7-c.jpg")
+    # Of two photos each that which is more alike has it.
+    two = ["x/1/a.jpg", "z/x/1/a.jpg", "b.jpg", "z/b.jpg", "q.jpg", "z/q.jpg"]
+    assert set(file.ambiguous(two)) == {"z/x/1/a.jpg", "b.jpg", "z/b.jpg"}
 
 
 def test_annotations_of_no_image_are_told(tmp_path: Path, caplog: Log) -> None:
