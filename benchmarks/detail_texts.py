@@ -22,7 +22,7 @@ from benchmarks.metrics.caption import Floats, Groups, Texts
 from benchmarks.metrics.regions import SYNONYMS, named_classes, plural
 from benchmarks.run import load_pretrained
 from benchmarks.scoring import PERSON, Interval, bootstrap_mean, finite
-from decoders.tagging import word_set
+from decoders.scene_graph import word_set
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.progress import progress

@@ -1,11 +1,13 @@
 """Decoders that draw on a memory of texts: `retrieval`, the nearest of them, and `meacap`, what the nearest agree on.
 
-Source of the latter: Zeng et al. 2024 (MeaCap, arXiv 2403.03715), on ViECap's networks; nothing is downloaded.
+Source of the latter: Zeng et al. 2024 (MeaCap, arXiv 2403.03715), on ViECap's networks; nothing is downloaded but
+where its parser is the T5 of Li et al. 2023 ("FACTUAL").
 """
 
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -27,14 +29,19 @@ from decoders.base import (
     reading,
 )
 from decoders.guidance import Guide
-from decoders.scene_graph import Graph, Parser, T5Parser, parse_all
+from decoders.language_model import EXTRA
+from decoders.scene_graph import WORDS, Entity, Graph, Parser, entries, parse_all, singular
 from decoders.search import draw, row_uniforms
-from decoders.tagging import WORDS, entries, singular
 from decoders.viecap import ViecapDecoder, entity_prompt
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.errors import CheckpointError, DecoderError, HubError, OptionError
 from patchioner.base.files import write_json
+from patchioner.base.optional import require
 from patchioner.base.weights import Storage
 
+PUBLISHED = "lizhuang144/flan-t5-base-VG-factual-sg"
+_PROMPT = "Generate Scene Graph: "
+_TRIPLE = re.compile(r"\(([^()]*)\)")
+_ATTRIBUTE_WORDS = ("is", "are", "has attribute")
 _WIDEN = 8  # how many times more sentences are looked at when none of the nearest will do
 _SYNONYMS = {name: group for group, names in enumerate(entries("synonyms")) for name in names}
 _MOST_GRAPHS = 100_000  # remembered, of about 1 kB each
@@ -322,3 +329,75 @@ class MeacapDecoder(ViecapDecoder):
             raise OptionError(f"concepts: parser {name!r} (known: rules, t5), {concepts!r}")
         parser = T5Parser(**kind) if name == "t5" else parse_all
         return {"prompter": ConceptPrompter(parser, **limits)}
+
+
+class T5Parser:
+    """A `Parser`: graphs written by a sequence-to-sequence model (about 1 GB) of transformers, greedily.
+
+    Args:
+        model: hub id or folder, read at the first call (MissingExtraError, HubError there), never unpickled.
+        max_tokens: most tokens read of a text and written for it; a triple cut short is left out.
+    """
+
+    def __init__(self, model: str = PUBLISHED, *, max_tokens: int = 200) -> None:
+        self.model, self.max_tokens = model, max_tokens
+        self._loaded: tuple[Any, Any] | None = None
+        self._lock = threading.Lock()
+
+    def __call__(self, texts: Sequence[str]) -> list[Graph]:
+        """One graph for each text, in their order; text that the model wrote badly adds nothing."""
+        return [parse_triples(written) for written in self.write(texts)]
+
+    @torch.inference_mode()
+    def write(self, texts: Sequence[str]) -> list[str]:
+        """What the model writes for each text."""
+        network, tokenizer = self._parts()
+        how = {"max_new_tokens": self.max_tokens, "num_beams": 1, "do_sample": False}
+        written = {}
+        for text in dict.fromkeys(texts):  # one by one: padding would change what is written
+            given = {"truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
+            ids = tokenizer(_PROMPT + text, **given)["input_ids"]
+            out = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
+            written[text] = tokenizer.decode(out[0], skip_special_tokens=True)
+        return [written[text] for text in texts]
+
+    def _parts(self) -> tuple[Any, Any]:
+        """The network and the tokenizer; the first call loads them."""
+        with self._lock:
+            if self._loaded is None:
+                transformers = require("transformers", EXTRA)
+                try:
+                    tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
+                    network = transformers.AutoModelForSeq2SeqLM.from_pretrained(
+                        self.model, dtype=torch.float32, use_safetensors=True
+                    )
+                except (OSError, ValueError) as error:
+                    raise HubError(
+                        f"{self.model!r} cannot be loaded: {error}. Check the name and the network, or use "
+                        "the rule-based parser, which needs no download"
+                    ) from error
+                self._loaded = network.eval(), tokenizer
+            return self._loaded
+
+
+def parse_triples(written: str) -> Graph:
+    """Read "( a , relation , b )" triples; ( a , is , b ) makes b an attribute of a.
+
+    One entity for each name, in the order of first mention. Anything that is not a triple of words (cut short,
+    nested, with a part missing) is passed over; "( a )" alone is an entity.
+
+    Example:
+        >>> parse_triples("( pigs , is , 2 ) , ( pigs , fly in , sky ) , ( bag ,")
+        (Entity(name='pigs', attributes=('2',)), Entity(name='sky', attributes=()))
+    """
+    attributes: dict[str, dict[str, None]] = {}
+    for inside in _TRIPLE.findall(written.lower()):
+        parts = [" ".join(part.split()) for part in inside.split(",")]
+        if not all(parts) or len(parts) not in (1, 3):
+            continue
+        said = attributes.setdefault(parts[0], {})
+        if len(parts) == 3 and parts[1] in _ATTRIBUTE_WORDS:
+            said[parts[2]] = None
+        elif len(parts) == 3:
+            attributes.setdefault(parts[2], {})
+    return tuple(Entity(name, tuple(said)) for name, said in attributes.items())

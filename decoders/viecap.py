@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from decoders.base import TextMemory, check_whole
 from decoders.language_decoder import LanguageDecoder, MappingNetwork
-from decoders.tagging import entries, singular
+from decoders.scene_graph import entries, singular
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import atomic_path

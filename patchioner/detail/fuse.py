@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
 from typing import Any, Final, Literal, NamedTuple
 
-from decoders.tagging import word_set
+from decoders.scene_graph import word_set
 from patchioner.base.errors import DetailError, FutileError
 from patchioner.detail.describe import overlap_share
 from patchioner.detail.models import AskedModel

@@ -32,8 +32,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from decoders.scene_graph import WORD, noun_phrases
-from decoders.tagging import WORDS, Token, singular, tag, word_set
+from decoders.scene_graph import WORD, WORDS, Token, noun_phrases, singular, tag, word_set
 from patchioner.base.errors import DetailError, OptionError, RegionError
 from patchioner.images import ImageSource, load_image
 from patchioner.nouns import PEOPLE

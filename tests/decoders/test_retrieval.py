@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from decoders import Decoded, DecodeOptions, load_decoder
-from decoders.retrieval import ConceptPrompter, RetrievalDecoder, find_concepts, likeness
-from decoders.scene_graph import Entity, T5Parser, parse_all
+from decoders.retrieval import ConceptPrompter, RetrievalDecoder, T5Parser, find_concepts, likeness
+from decoders.scene_graph import Entity, parse_all
 from memory_bank import MemoryBank
 from patchioner.base.errors import CheckpointError, DecoderError
 from tests.decoders.conftest import DIM as WIDTH

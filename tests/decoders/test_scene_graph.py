@@ -14,7 +14,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from decoders.scene_graph import Entity, T5Parser, noun_phrases, parse, parse_triples
+from decoders.retrieval import T5Parser, parse_triples
+from decoders.scene_graph import Entity, noun_phrases, parse
 from patchioner.base.errors import HubError
 from tests.support.language import spread
 
