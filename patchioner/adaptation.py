@@ -321,6 +321,10 @@ def adapt(
             source.settings,
             name=out.resolve().name,
             projection="none" if training.noise_sigma else "memory",
+            # The corpus' own style, whole.
+            kinds={
+                key: replace(kind, style="sentence") for key, kind in source.settings.kinds.items()
+            },
             decode=replace(decode, max_tokens=min(decoder.max_tokens, longest)),
         )
         parts = Parts(source.backbone, decoder, bank, tower, settings, source.nouns)

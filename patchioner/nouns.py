@@ -1,10 +1,13 @@
-"""The nouns that captions name, how near the regions of photos usually are to each, and which of them a text names."""
+"""The nouns that captions name, how near the regions of photos usually are to each, and which of them a text names.
+
+And captions cut to the things that their regions show, as a phrase.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -31,6 +34,10 @@ NO_THINGS = frozenset({
     "view", "front", "side", "top", "area", "background", "picture", "image", "photo", "group", "couple",
     "bunch",
 })  # fmt: skip
+_AROUND = 0.3  # weight of a noun's z-score with the whole photo, against that with the region
+_ODDS = 0.25  # weight of how much surer than others its captions are
+_UNKNOWN = -1.0  # z-score of a noun that the table does not have
+_LESS = 1.5  # how far below the best shown thing of a caption others may be
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,3 +174,62 @@ def named(text: str) -> frozenset[str]:
         ['person', 'umbrella']
     """
     return frozenset("person" if head in PEOPLE else head for head in heads(text))
+
+
+def cut_to_shown(
+    sentences: Sequence[str], nouns: NounTable | None, here: Tensor, around: Tensor
+) -> list[str]:
+    """Of each caption the things that its region shows, joined by its own prepositions, commas and "and".
+
+    A thing is shown as its z-score with the region says, less a part of that with the whole photo; what is shown far
+    less than the caption's best is left out. What "the" introduces is a setting, and counts where a preposition joins
+    it to a thing.
+
+    Args:
+        sentences: n captions.
+        nouns: None keeps all things.
+        here, around: (n, dim) embeddings of the regions and of their whole photos, before the projection.
+
+    Returns:
+        n phrases; a caption that names no thing stays as it is.
+
+    Example:
+        >>> rows = torch.zeros(1, 4)
+        >>> cut_to_shown(["a person sits on a bench with a dog"], None, rows, rows)
+        ['a person and a bench with a dog']
+    """
+    if nouns is None:
+        return [_shown(sentence, {}) for sentence in sentences]
+    scores = nouns.scores(here) - _AROUND * nouns.scores(around) + _ODDS * nouns.odds
+    return [
+        _shown(sentence, dict(zip(nouns.names, row, strict=True)))
+        for sentence, row in zip(sentences, scores.tolist(), strict=True)
+    ]
+
+
+def _shown(sentence: str, scores: Mapping[str, float]) -> str:
+    from decoders.scene_graph import noun_phrases, tag
+
+    things = [one for one in noun_phrases(sentence) if one.head not in NO_THINGS]
+    worth = [scores.get(one.head, _UNKNOWN) for one in things]
+    is_setting = [sentence.startswith("the ", one.start) for one in things]
+    first = [value for value, setting in zip(worth, is_setting, strict=True) if not setting]
+    least = max(first or worth, default=0.0) - _LESS
+    parts, seen, end, begin = list[str](), set[str](), 0, len(sentence)
+    for one, value, setting in zip(things, worth, is_setting, strict=True):
+        begin = min(begin, one.start)
+        if sentence.startswith(("'s", "\u2019s"), one.end - 2):
+            continue  # whose the next thing is
+        begin, start = len(sentence), begin
+        joined = bool(parts) and {token.tag for token in tag(sentence[end:start])} == {"prep"}
+        name = "person" if one.head in PEOPLE else one.head
+        if value < least or name in seen or (setting and first and not joined):
+            continue
+        seen.add(name)
+        if joined:
+            parts[-1] += sentence[end : one.end]
+        else:
+            parts.append(sentence[start : one.end])
+        end = one.end
+    *others, last = parts or [sentence]
+    return f"{', '.join(others)} and {last}" if others else last

@@ -63,8 +63,8 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 def calibrate(options: argparse.Namespace) -> int:
     """Fit, print the calibration as JSON, and write it where that is asked."""
     from patchioner.base.weights import usable_device
-    from patchioner.calibration import read_pairs
     from patchioner.checkpoints.folder import find_model, read_checkpoint
+    from patchioner.guidance import read_pairs
 
     folder = Path(options.model)
     if options.write and not (folder / "config.json").is_file():
@@ -98,8 +98,7 @@ def fit(
     """
     import torch
 
-    from patchioner.calibration import fit_logistic
-    from patchioner.guidance import FEATURES, KEY
+    from patchioner.guidance import FEATURES, KEY, fit_logistic
     from patchioner.nouns import NounTable
 
     settings = parts.settings
@@ -171,7 +170,7 @@ def fitted_odds(
     """
     import torch
 
-    from patchioner.calibration import fit_logistic
+    from patchioner.guidance import fit_logistic
 
     if min(truth.count(True), truth.count(False)) < 2:  # `fit_logistic` takes no fewer
         return torch.zeros(len(kinds))

@@ -294,8 +294,8 @@ class _Run:
 
 
 def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | None:
-    from patchioner.calibration import Logistic
     from patchioner.detail.score import SCORERS, DenseScorer, IndependentScorer
+    from patchioner.guidance import Logistic
 
     (kind, _, name), least = options.scorer.partition(":"), options.min_support
     if kind == "none":

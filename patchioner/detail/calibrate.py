@@ -24,7 +24,6 @@ from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.files import write_json
 from patchioner.base.progress import guarded, progress
-from patchioner.calibration import Captioned, FloatArray, Logistic, fit_logistic, read_pairs
 from patchioner.detail.score import (
     COMMAND,
     KEY,
@@ -36,6 +35,7 @@ from patchioner.detail.score import (
     View,
 )
 from patchioner.detail.values import canonical, content_words, things, with_article
+from patchioner.guidance import Captioned, FloatArray, Logistic, fit_logistic, read_pairs
 from patchioner.images import ImageSource, load_image
 from patchioner.regions import WholeImage
 

@@ -22,7 +22,6 @@ from patchioner import Patchioner
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.optional import Registry, require
-from patchioner.calibration import FloatArray, Logistic
 from patchioner.detail.values import (
     LISTS,
     DetailRegion,
@@ -35,6 +34,7 @@ from patchioner.detail.values import (
     with_article,
     word_weights,
 )
+from patchioner.guidance import FloatArray, Logistic
 from patchioner.images import cut_out
 from patchioner.regions import Region, feature_weights
 

@@ -26,9 +26,11 @@ MODES: dict[str, dict[str, Any]] = {
     "default": PLAIN,
     "greedy": {**PLAIN, "options": DecodeOptions()},
     "beam": {**PLAIN, "options": DecodeOptions(strategy="beam", beam_width=5, max_tokens=20)},
-    "regional": {},
+    "regional": {"style": "sentence"},
+    "phrases": {},
 }
-"""Three ways of decoding as they were frozen before captions were kept to their regions; and as captions are now."""
+"""Three ways of decoding as they were frozen before captions were kept to their regions; whole sentences as they were
+before the model's own style was phrases; and as captions are now."""
 Ids = list[list[int]]
 Frozen = dict[str, dict[str, Ids | list[str]]]
 
@@ -91,8 +93,9 @@ def captioned(model: Patchioner, paths: Sequence[Path]) -> Frozen:
         for mode, how in MODES.items():
             with recorded(model) as ids:
                 captions = model.caption(features, asked, **how)
-            chosen = mode == "regional"  # among candidates, perhaps
-            found[mode][path.name] = [one.text or "" for one in captions] if chosen else ids
+            frozen_as_text = mode in ("regional", "phrases")  # chosen among candidates, perhaps, or cut
+            texts = [one.text or "" for one in captions]
+            found[mode][path.name] = texts if frozen_as_text else ids
     return found
 
 

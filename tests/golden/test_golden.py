@@ -33,7 +33,7 @@ def test_batches_and_threads_change_nothing(shipped: Patchioner) -> None:
     many = [[one.text for one in captions] for captions in shipped.caption_many(items)]
     with ThreadPoolExecutor(2) as pool:
         threaded = list(pool.map(lambda item: [c.text for c in shipped.caption(*item)], items))
-    assert threaded == many == [golden.frozen()["regional"][path.name] for path in paths]
+    assert threaded == many == [golden.frozen()["phrases"][path.name] for path in paths]
 
 
 def test_the_command_says_the_same(shipped: Patchioner, capsys: Capture) -> None:

@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from patchioner import Patchioner
-from patchioner.calibration import Logistic
 from patchioner.detail.describe import PatchionerDescriber
 from patchioner.detail.score import SENTENCE_INPUTS, Calibration, Evidence
 from patchioner.detail.values import Photo, Statement, from_json
+from patchioner.guidance import Logistic
 from tests.patchioner.cli.conftest import Command
 from tests.support import MonkeyPatch
 from tests.support.chat_server import ChatServer, Reaction, fails, says

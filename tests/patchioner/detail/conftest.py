@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from patchioner import Patchioner
-from patchioner.calibration import Captioned
 from patchioner.detail.calibrate import calibrate_model
 from patchioner.detail.client import ChatClient
 from patchioner.detail.score import Calibration
 from patchioner.detail.values import DetailRegion, Photo, open_photo
+from patchioner.guidance import Captioned
 from tests.support import MonkeyPatch
 from tests.support.chat_server import ChatServer
 from tests.support.tiny import TEXTS, noise_photo

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from patchioner import Box, Patchioner, WholeImage
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.calibration import Logistic
 from patchioner.detail import score
 from patchioner.detail.values import Photo, with_article
+from patchioner.guidance import Logistic
 from tests.patchioner.detail.conftest import CASES, REGIONS
 from tests.support.language import END, raw_tokenizer
 from tests.support.tiny import noise_photo
