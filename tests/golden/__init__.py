@@ -93,9 +93,8 @@ def captioned(model: Patchioner, paths: Sequence[Path]) -> Frozen:
         for mode, how in MODES.items():
             with recorded(model) as ids:
                 captions = model.caption(features, asked, **how)
-            frozen_as_text = mode in ("regional", "phrases")  # chosen among candidates, perhaps, or cut
-            texts = [one.text or "" for one in captions]
-            found[mode][path.name] = texts if frozen_as_text else ids
+            chosen = mode in ("regional", "phrases")  # among candidates, perhaps, or cut
+            found[mode][path.name] = [one.text or "" for one in captions] if chosen else ids
     return found
 
 
