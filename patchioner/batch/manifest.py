@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -65,7 +65,7 @@ class Manifest:
                 opened._forget(changed, keys)
             known = {key for shard in opened.shards for key in shard}
             fresh = [key for key in keys if key not in known]
-            opened.shards += [fresh[at : at + per_shard] for at in range(0, len(fresh), per_shard)]
+            opened.shards += _cut(source.together(fresh), per_shard)
             now = {"format": FORMAT, "version": VERSION, "run": wanted, "per_shard": per_shard}
             now |= {"shards": opened.shards, "files": files | stamps}
             if now != found:
@@ -105,6 +105,17 @@ class Manifest:
                 yield True
         except Timeout:
             yield False
+
+
+def _cut(groups: Iterable[Sequence[str]], most: int) -> list[list[str]]:
+    """Shards of so many keys, or some more to keep a group whole; a longer group is cut."""
+    shards = [list[str]()]
+    for group in groups:
+        for at in range(0, len(group), most):
+            if len(shards[-1]) >= most:
+                shards.append([])
+            shards[-1] += group[at : at + most]
+    return shards if shards[0] else []
 
 
 def _found(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""Photos that lie many to a file: WebDataset tars, and tables (Parquet, Arrow, folders of `datasets`)."""
+"""Photos that lie many to a file: WebDataset tars, and tables (Parquet, Arrow, folders of `datasets`, CSV)."""
 
 from __future__ import annotations
 
 import base64
+import csv
 import json
+import math
 import mmap
 import os
 import shutil
@@ -19,7 +21,7 @@ from typing import Any, TypeAlias
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
 from patchioner.base.optional import require
 from patchioner.batch.rows import COLUMNS
-from patchioner.batch.sources import TABLES, TARS, Lazy, Sample, Source, plain
+from patchioner.batch.sources import TABLES, TARS, TEXT_TABLES, Lazy, Sample, Source, plain
 from patchioner.images import is_picture
 from patchioner.regions import RegionFile
 
@@ -30,6 +32,10 @@ _IMAGES = (
     "image_path", "file_name", "filename", "file",
 )  # fmt: skip
 _REGIONS = ("regions", "annotations", "objects", "boxes", "bboxes", "bbox")
+_CORNERS = (  # or corner and size, a column each
+    (("x1", "y1", "x2", "y2"), "xyxy"), (("xmin", "ymin", "xmax", "ymax"), "xyxy"),
+    (("x", "y", "w", "h"), "xywh"),
+)  # fmt: skip
 _NAMES = (
     "photo", "__key__", "key", "file_name", "filename", "image_path", "path", "image_id", "id",
 )  # fmt: skip
@@ -166,8 +172,14 @@ class Tables(Source):
                 raise OptionError(f"{name!r} has boxes in {region!r}: say what their numbers mean "
                                   "(--box-format xyxy, xywh or cxcywh)")  # fmt: skip
             self._image, self._region = image, region or ""
+            fits = (one for one in _CORNERS if region is None and set(one[0]) <= set(columns))
+            found: Any = next(fits, ((), None))
+            self._corners: tuple[str, ...] = found[0]
+            self._numbers = {"box_format": found[1]} | how.numbers
         if not self.sizes:
             raise ImageError(f"there are only {_OURS}: give the photos, or one of the tables")
+        if self._corners:
+            self.identity["corners"] = list(self._corners)
 
     def keys(self) -> Sequence[str]:
         """``file#group:row`` of every piece."""
@@ -194,31 +206,39 @@ class Tables(Source):
                 yield replace(self._sample(place, row), origin=place)
 
     def _sample(self, place: str, row: dict[str, Any]) -> Sample:
-        picture, given = _inline(row.pop(self._image)), row.pop(self._region, None)
+        picture = _inline(row.pop(self._image))
+        given = row.pop(self._region) if self._region else None
         inner = picture if isinstance(picture, Mapping) else {}
-        named = [row.get(one) for one in _NAMES] + [inner.get("path")]
-        named += [picture] if isinstance(picture, str) else []
+        named: list[Any] = [picture] if isinstance(picture, str) else []
+        named += [*(row.get(one) for one in _NAMES), inner.get("path")]
         photo = next((str(one) for one in named if one not in (None, "")), place)
         data = inner.get("bytes") if inner else picture
         data = inner.get("path") if data is None else data
-        if not isinstance(data, str | bytes):
+        if not isinstance(data, str | bytes) or not data:
             reason = f"{place}: {data!r:.60} is no photo: give its bytes or its path"
             return Sample(photo, source=row, error=ImageError(reason))
         image = self.store.image(data) if isinstance(data, str) else data
-        size = len(data) if isinstance(data, bytes) else None
+        size = len(data) if isinstance(data, bytes) else self.store.size(data)
         try:
-            own = (self._own(place, given), None)
+            given = self._cornered(row) if self._corners else given
+            own = (self._own(place, given, _about(row)), None)
             file, called = own if self.regions is None else (self.regions.of(photo), photo)
         except PatchionerError as error:
             return Sample(photo, source=row, error=error)
         except (ValueError, RecursionError):
+            held = self._region or ", ".join(self._corners)
             reason = (
-                f"{place}: {self._region!r} holds no JSON, or lists of unequal lengths: mend it"
+                f"{place}: {held!r} holds no JSON or numbers, or lists of unequal lengths: mend it"
             )
             return Sample(photo, source=row, error=RegionFileError(reason))
         return Sample(photo, image, size, file, called, row)
 
-    def _own(self, place: str, given: Any) -> RegionFile | None:
+    def _cornered(self, row: Mapping[str, Any]) -> list[float]:
+        """The box of four columns of a row; none where all are empty."""
+        box = [math.nan if row[one] is None else float(row[one]) for one in self._corners]
+        return [] if all(map(math.isnan, box)) else box
+
+    def _own(self, place: str, given: Any, about: Mapping[str, Any]) -> RegionFile | None:
         """Regions that stand in the row, as a file of regions would hold them."""
         if given is None:
             return RegionFile(place, {"regions": []}) if self._region else None
@@ -229,9 +249,9 @@ class Tables(Source):
             entries = zip(*lists.values(), strict=True)
             given = [dict(zip(lists, entry, strict=True)) for entry in entries]
         if isinstance(given, list) and (not given or not isinstance(given[0], Mapping)):
-            rows = given if not given or isinstance(given[0], list) else [given]
-            given = [{"bbox": box} for box in rows]
-        return RegionFile(place, given or {"regions": []}, **self.how.numbers)
+            is_one = given and not isinstance(given[0], list)
+            given = [{"bbox": given, **about}] if is_one else [{"bbox": box} for box in given]
+        return RegionFile(place, given or {"regions": []}, **self._numbers)
 
     def _read(self, name: str) -> tuple[list[int], list[str], Callable[[int], Any]]:
         """(Rows of each group, columns, what reads a group as a table) of a file."""
@@ -269,6 +289,41 @@ class Tables(Source):
         except (OSError, ValueError):
             data.seek(0)
             return list(ipc.open_stream(data))
+
+
+class TextTables(Tables):
+    """CSV and TSV; all cells are texts, so that ids keep their zeros, and nothing where they are empty."""
+
+    endings = TEXT_TABLES
+
+    def _read(self, name: str) -> tuple[list[int], list[str], Callable[[int], Any]]:
+        arrow, text = require("pyarrow", "batch"), require("pyarrow.csv", "batch")
+        data = self.store.read(name)
+        try:
+            header = data.partition(b"\n")[0].decode("utf-8-sig").strip()
+            delimiter = max(",;\t|", key=header.count)
+            names = next(csv.reader([header], delimiter=delimiter), [])
+            table = text.read_csv(
+                arrow.BufferReader(data),
+                parse_options=text.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                convert_options=text.ConvertOptions(
+                    column_types=dict.fromkeys(names, arrow.string()),
+                    null_values=[""],
+                    strings_can_be_null=True,
+                ),
+            )
+        except ValueError as error:  # Arrow's errors are these, and no UTF-8
+            reason = f"{name!r} is no table that can be read ({error}): save it as CSV in UTF-8"
+            raise OptionError(reason) from error
+        return [len(table)], list(table.column_names), lambda _: table
+
+
+def _about(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Id and label of the one box of a row."""
+    named = (row.get(one) for one in ("label", "category", "class"))
+    label = next((str(one) for one in named if one is not None), None)
+    about = {"id": row.get("annotation_id", row.get("id")), "label": label}
+    return {key: value for key, value in about.items() if value is not None}
 
 
 def _inline(picture: Any) -> Any:

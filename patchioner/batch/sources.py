@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
@@ -21,6 +22,8 @@ from patchioner.regions.items import plain_name
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 TABLES = (".parquet", ".arrow")
+TEXT_TABLES = (".csv", ".tsv")
+_END = 4096  # bytes
 _LISTS = (".txt", ".lst", ".list")
 Sizes: TypeAlias = "Mapping[str, int | None]"
 
@@ -29,7 +32,7 @@ class Lazy:
     """A picture that is fetched when a reader's turn comes; `load_image` takes it for an open file."""
 
     def __init__(self, name: str, fetch: Callable[[], bytes]) -> None:
-        self._name, self._fetch = name, fetch
+        self.name, self._fetch = name, fetch
 
     def read(self) -> bytes:
         """The bytes; ImageError whatever a library says of why there are none."""
@@ -38,7 +41,7 @@ class Lazy:
         except PatchionerError:
             raise
         except Exception as error:
-            raise ImageError(f"{self._name} cannot be read ({error}): check the source") from error
+            raise ImageError(f"{self.name} cannot be read ({error}): check the source") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +185,10 @@ class Source(ABC):
         """Of all that there is, in a stable order."""
         return list(self.sizes)
 
+    def together(self, keys: Sequence[str]) -> list[list[str]]:
+        """These keys, in groups that are better not parted."""
+        return [[key] for key in keys]
+
     def stamps(self) -> dict[str, str]:
         """Of the files that hold many photos, to tell when one was written anew."""
         return {name: self.store.stamp(name) for name in self.sizes}
@@ -212,6 +219,28 @@ class Photos(Source):
         here = Store("/")
         return {name: here.stamp(str(path.absolute())) for name, path in own.items() if path}
 
+    def together(self, keys: Sequence[str]) -> list[list[str]]:
+        """Files here that may be copies, of one size and end, which is read of those of one size."""
+        sizes = Counter(self.sizes[key] for key in keys)
+        groups: dict[object, list[str]] = {}
+        for key in keys:
+            size = self.sizes[key]
+            end = self._end(key) if size is not None and sizes[size] > 1 else None
+            groups.setdefault(key if end is None else (size, end), []).append(key)
+        return list(groups.values())
+
+    def _end(self, name: str) -> bytes | None:
+        """The digest of the last bytes of a file here."""
+        path = self.store.image(name)
+        if not isinstance(path, str):
+            return None
+        try:
+            with open(path, "rb") as stream:
+                stream.seek(max(0, os.path.getsize(path) - _END))
+                return hashlib.sha256(stream.read(_END)).digest()
+        except OSError:  # which its row will say
+            return None
+
     @cached_property
     def _ambiguous(self) -> Mapping[str, RegionFileError]:
         return self.regions.ambiguous(self.sizes) if self.regions else {}
@@ -235,8 +264,8 @@ def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -
     """Find out what a source is, by its name and what lies there.
 
     A folder (with those below it), a glob, a list of photos (.txt, one a line, from the list's folder), a file of
-    regions with the photos beside it, WebDataset tars, Parquet or Arrow files, a folder of `datasets.save_to_disk`; or
-    the same behind a URL of fsspec (s3://, gs://, memory://).
+    regions with the photos beside it, WebDataset tars, tables (Parquet, Arrow, CSV, TSV), a folder of
+    `datasets.save_to_disk`; or the same behind a URL of fsspec (s3://, gs://, memory://).
 
     Raises:
         PatchionerError: nothing is there, or nothing that is known or can be read.
@@ -257,7 +286,7 @@ def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -
         return _of_files(store, found, how, identity)
     folder, _, tail = name.rpartition("/")
     store = Store(folder or ("/" if name.startswith("/") else "."))
-    if is_picture(tail) or tail.lower().endswith(TARS + TABLES):
+    if is_picture(tail) or tail.lower().endswith(TARS + TABLES + TEXT_TABLES):
         return _of_files(store, {tail: store.size(tail)}, how, identity)
     if os.path.splitext(tail)[1].lower() in _LISTS:
         return _of_list(store, tail, how, identity)
@@ -268,9 +297,9 @@ def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -
 
 def _of_files(store: Store, sizes: Sizes, how: Reading, identity: str) -> Source:
     """By what there is: pictures, else tars, else tables."""
-    from patchioner.batch.packed import Tables, Tars
+    from patchioner.batch.packed import Tables, Tars, TextTables
 
-    kinds: tuple[type[Source], ...] = (Photos, Tars, Tables)
+    kinds: tuple[type[Source], ...] = (Photos, Tars, Tables, TextTables)
     wants_table = how.image_column or how.region_column
     for make in kinds[2:] if wants_table else kinds:
         wanted = {name: size for name, size in sizes.items() if make.takes(name)}

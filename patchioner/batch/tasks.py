@@ -97,19 +97,24 @@ def _described(model: Patchioner, items: Iterable[Question]) -> Iterator[Any]:
         try:
             photo = open_photo(source, model)
             assert photo.features is not None, "the model has encoded it"
-            regions(photo.features.geometry)
-            yield [captioner.describe(photo)]
+            asked = len(regions(photo.features.geometry))  # one for each photo that is this picture
+            yield [captioner.describe(photo)] * asked
         except PatchionerError as error:
             yield error
 
 
 def group_by_content(samples: Sequence[Sample]) -> list[list[Sample]]:
-    """Photos that are the same bytes together, in the order of the first of each; only equal sizes are compared."""
-    sizes = Counter(one.size for one in samples)
-    groups: dict[object, list[Sample]] = {}
+    """Photos of one file or the same bytes together, in the order of the first; only equal sizes are compared."""
+    files: dict[object, list[Sample]] = {}
     for place, one in enumerate(samples):
-        known = _digest(one) if one.size is not None and sizes[one.size] > 1 else None
-        groups.setdefault(place if known is None else known, []).append(one)
+        image = one.image.name if isinstance(one.image, Lazy) else one.image
+        files.setdefault(image if isinstance(image, str) else place, []).append(one)
+    sizes = Counter(same[0].size for same in files.values())
+    groups: dict[object, list[Sample]] = {}
+    for place, same in enumerate(files.values()):
+        size = same[0].size
+        known = _digest(same[0]) if size is not None and sizes[size] > 1 else None
+        groups.setdefault(place if known is None else known, []).extend(same)
     return list(groups.values())
 
 

@@ -22,8 +22,8 @@ from patchioner.cli.spelling import report, write_line
 _KERNELS = 256  # of as many shapes as photos and groups of captions have
 _EXAMPLES = """\
 A SOURCE is a folder (with those below it), a glob, a list of photos (.txt, one a line), a file of regions with
-the photos beside it (COCO, LVIS, labelme, ...), WebDataset tars, Parquet or Arrow tables, a folder of datasets, or a
-URL of them (s3://, gs://, memory://).
+the photos beside it (COCO, LVIS, labelme, ...), WebDataset tars, tables (Parquet, Arrow, CSV, TSV), a folder of
+datasets, or a URL of them (s3://, gs://, memory://).
 
 examples:
   patchioner batch photos/ --out captions.parquet

@@ -208,14 +208,27 @@ def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
     if "box" in keys and any(isinstance(record.get("box"), Mapping) for record in records):
         return [Photo(None, items_from(records, "entry", drawn, called))]
     if keys & {"segmentation", "bbox"}:
-        groups = _by_image(records, "annotation" if "image_id" in keys else "entry", make)
-        return [Photo(None, items, image_id=one) for one, items in groups.items()]
+        named: dict[str | None, list[Entry]] = {}
+        for one in records:
+            named.setdefault(_named(one), []).append(one)
+        what = "annotation" if "image_id" in keys else "entry"
+        return [
+            Photo(name, items, image_id=number)
+            for name, entries in named.items()
+            for number, items in _by_image(entries, what, make).items()
+        ]
     if "traces" in keys:  # Localized Narratives
         groups = _by_image(records, "narrative", lambda entry, _: narrated(entry.get("traces")))
         return [Photo(None, items, None, one, in_pixels=False) for one, items in groups.items()]
     if keys >= {"ann_id", "sentences"}:
         raise RegionError("RefCOCO's phrases without boxes: give its instances.json by ann_id")
     return None
+
+
+def _named(entry: Entry) -> str | None:
+    """The photo that an entry of a list says it is of."""
+    keys = (*NAME_KEYS, "image", "image_path", "photo")
+    return next((entry[key] for key in keys if isinstance(entry.get(key), str)), None)
 
 
 def narrated(strokes: object) -> Trace:

@@ -61,8 +61,8 @@ def test_a_photo_given_twice_is_encoded_once(
     backbone = model._placed.backbone
     watch = Mock(wraps=backbone.encode)
     monkeypatch.setattr(backbone, "encode", watch)
-    batch(shards=1)
-    assert sum(len(call.args[0]) for call in watch.call_args_list) == 4  # b.png is sub/d.png
+    batch()  # b.png is sub/d.png, which would lie in another shard
+    assert sum(len(call.args[0]) for call in watch.call_args_list) == 4
     rows = {row.key: row.text for row in read_rows(tmp_path / "out.jsonl")}
     assert [rows["b.png", n] for n in range(3)] == [rows["sub/d.png", n] for n in range(3)]
 
@@ -78,6 +78,20 @@ def test_failures_are_rows_and_are_tried_again(batch: Batch, photos: Path, tmp_p
     assert batch().status == 3
     assert batch(retry=True).status == 0
     assert [row.key[0] for row in read_rows(tmp_path / "out.jsonl")].count("b.png") == 3
+
+
+def test_a_stored_success_beats_a_failure(batch: Batch, photos: Path, tmp_path: Path) -> None:
+    annotations = (tmp_path / "coco.json").read_text()
+    bad = annotations.replace(
+        '"image_id": 2, "category_id": 1, "bbox": [5', '"image_id": 2, "box": [5'
+    )
+    (tmp_path / "coco.json").write_text(bad)
+    assert batch().failed == {"RegionFileError": 1}
+    before = list(read_rows(tmp_path / "out.jsonl"))
+    (photos / "c.png").write_bytes(b"broken")  # the others of its regions had succeeded
+    assert batch(retry=True).failed == {"ImageError": 1}
+    after = list(read_rows(tmp_path / "out.jsonl"))
+    assert [one for one in after if not one.error] == [one for one in before if not one.error]
 
 
 def test_the_input_may_grow(batch: Batch, photos: Path, tmp_path: Path) -> None:

@@ -222,6 +222,23 @@ def test_a_table_of_paths_and_boxes_asks_what_the_numbers_mean(photos: Path) -> 
             open_source(place, reading)
 
 
+@pytest.mark.parametrize(("table", "how", "due"), [
+    ("image,x1,y1,x2,y2,id\na.png,1,2,30,40,007\na.png,,,,,8\n", {}, [Box(1, 2, 30, 40)]),
+    ("image;class;bbox;id\na.png;cat;[1, 2, 29, 38];007\n", {"box_format": "xywh"}, [Box(1, 2, 30, 40)]),
+    ("image\tx\ty\tw\th\tid\nsub/a.png\t.5\t0\t.25\t.5\t007\n", {"normalized": True}, [Box(48, 0, 72, 32)]),
+])  # fmt: skip
+def test_a_table_of_text(table: str, how: Any, due: list[Box], photos: Path) -> None:
+    place = photos / ("t.tsv" if "\t" in table else "t.csv")
+    place.write_text(table)
+    one, *others = samples(open_source(place, Reading(**how)))
+    assert one.regions is not None and [item.id for item in one.regions.items()] == ["007"]
+    assert one.photo.endswith("a.png") and one.source["id"] == "007"
+    assert boxes(one) == due and not any(boxes(other) for other in others)
+    place.write_text(table + "too,many,cells;of\tit,a,b,c,d\n")
+    with pytest.raises(OptionError, match="can be read"):
+        open_source(place, Reading(**how))
+
+
 def test_what_is_no_source(tmp_path: Path) -> None:
     files = {"list.txt": b"\n", "coco.json": b'{"images": [', "t.parquet": b"PAR1"}
     for name, content in files.items():

@@ -212,10 +212,14 @@ def test_a_file_is_read_once_and_bad_entries_are_answered_by_errors(tmp_path: Pa
 NAMES = ["x/1/a.jpg", "x/2/a.jpg", "x/2/b.jpg", "y\\2\\c.jpg", "c.jpg", "cafe\u0301%20x.JPG"]
 
 
-def test_the_longest_common_path_tells_photos_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("listed", [False, True])
+def test_the_longest_common_path_tells_photos_apart(listed: bool, tmp_path: Path) -> None:
     images = [{"id": str(i), "file_name": name} for i, name in enumerate(NAMES)]
     boxes = [{"image_id": i, "bbox": [i, 0, 1, 1]} for i in range(len(NAMES))]
-    file = read_regions(written(tmp_path, {"images": images, "annotations": boxes}))
+    alone = [{"image": name, **box} for name, box in zip(NAMES, boxes, strict=True)]
+    file = read_regions(
+        written(tmp_path, alone if listed else {"images": images, "annotations": boxes})
+    )
     for number, asked in (
         *enumerate(["x/1/a.jpg", "2/a.jpg", "b.jpg", "2/c.jpg"]),
         *[(0, "/data/x/1/a.jpg"), (2, "elsewhere/b.jpg"), (5, "caf\u00e9 x.jpg")],
