@@ -20,8 +20,8 @@ from decoders.base import check_whole
 from decoders.gpt2 import Dropout, GPT2Network, KeyValueCache, Transformer
 from decoders.head import GivenLogits
 from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import CheckpointError, HubError, OptionError, first_line
-from patchioner.base.optional import require
+from patchioner.base.errors import CheckpointError, OptionError, first_line
+from patchioner.base.optional import read_pretrained, require
 from patchioner.base.weights import fit_weights
 
 EXTRA = "language-models"
@@ -109,21 +109,8 @@ def fetch_language_model(source: str) -> tuple[nn.Module, LanguageTokenizer]:
         OptionError: no causal language model of text, or no fast tokenizer.
         MissingExtraError: without the extra `language-models`.
     """
-    transformers = require("transformers", EXTRA)
-    try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except OSError as error:
-        raise HubError(
-            f"the language model {source!r} cannot be read: {first_line(error)}; give the id of a model with "
-            "safetensors weights, or a folder that holds one"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise OptionError(
-            f"{source!r} is no causal language model that transformers can build: {first_line(error)}"
-        ) from error
+    kinds = "AutoTokenizer", "AutoModelForCausalLM"
+    tokenizer, model = read_pretrained(source, *kinds, dtype=torch.float32)
     config = describe_language_model(model)
     if GPT2.understands(config):
         own = GPT2(config)

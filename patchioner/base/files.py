@@ -105,17 +105,24 @@ def folder_lock(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"{folder} cannot be made ({error.strerror}): choose another") from error
+    with held(folder):
+        yield
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a file or folder that is there against other processes; OptionError where one has it."""
     if fcntl is None:
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(handle)
-        raise OptionError(f"another process is writing into {folder}: wait for it") from error
+        raise OptionError(f"another process is writing into {path}: wait for it") from error
     except OSError as error:  # a file system without locks
-        _log.warning("%s cannot be locked (%s): see that no second run writes there", folder, error)
+        _log.warning("%s cannot be locked (%s): see that no second run writes there", path, error)
     try:
         yield
     finally:

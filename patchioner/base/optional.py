@@ -12,10 +12,17 @@ from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from patchioner.base.errors import CheckpointError, MissingExtraError, UnknownNameError
+from patchioner.base.errors import (
+    CheckpointError,
+    HubError,
+    MissingExtraError,
+    OptionError,
+    UnknownNameError,
+    first_line,
+)
 
 T = TypeVar("T")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -35,6 +42,36 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"this needs {module!r}, which is not installed: {install_line(extra)}", name=module
         ) from error
+
+
+def read_pretrained(
+    source: str, *kinds: str, dtype: object, offline: bool = False, note: str = ""
+) -> list[Any]:
+    """What classes of `transformers` read of a hub id or folder; the network is the last, of safetensors.
+
+    HubError, with `note`: it cannot be had; MissingExtraError: a package is missing; OptionError: no such model.
+    """
+    transformers = require("transformers", "language-models")
+    how: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
+    found = []
+    try:
+        for kind in kinds:
+            if kind == kinds[-1]:
+                how |= {"dtype": dtype, "use_safetensors": True}
+            found.append(getattr(transformers, kind).from_pretrained(source, **how))
+    except OSError as error:
+        remedy = "give the id of a model with safetensors weights, or a folder that holds one"
+        said = f"the model {source!r} cannot be read: {first_line(error)}; {note}{remedy}"
+        raise HubError(said) from error
+    except ImportError as error:
+        said = f"{source!r} needs a package that is not installed: {first_line(error)}"
+        raise MissingExtraError(said) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        said = (
+            f"{source!r} is no model that transformers reads as {kinds[-1]} ({first_line(error)})"
+        )
+        raise OptionError(f"{said}; code that comes with a model is never run") from error
+    return found
 
 
 def install_line(extra: str) -> str:

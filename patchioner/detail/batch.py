@@ -10,15 +10,16 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
 from patchioner.base import errors
-from patchioner.base.files import differences, leads_out
+from patchioner.base.files import differences, held, leads_out
 from patchioner.base.progress import progress
 from patchioner.checkpoints.folder import SHIPPED
 from patchioner.detail.describe import (
@@ -190,18 +191,12 @@ RegionReader = Callable[[tuple[int, int]], Sequence[Given]]
 """(width, height) of the photo -> what was given for it."""
 
 
-@dataclass(frozen=True)
-class PhotoJob:
+class PhotoJob(NamedTuple):
     """A photo to describe: name, what reads it (upright, RGB), what gives its regions."""
 
     name: str
     load: Callable[[], Image.Image]
     regions: RegionReader | None = None
-
-    @classmethod
-    def of(cls, path: str | Path, regions: RegionReader | None = None) -> PhotoJob:
-        """From a file, by its name."""
-        return cls(str(path), lambda: load_image(path), regions)
 
 
 def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReader | None]]:
@@ -257,34 +252,28 @@ class LineFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.places: dict[Name, tuple[int, int]] = {}
-        """(start, length) of each line."""
-        self._first: dict[str, Name] = {}
+        self.places: dict[Name, int] = {}
+        """Where each line begins."""
+        self.first: dict[str, Name] = {}
+        """Of each key the first line, of whatever photo."""
         if self.path.exists():
             self._read()
 
-    def under(self, key: str) -> dict[str, Any] | None:
-        """The first line with that key, of whatever photo; None where there is none."""
-        return self.values(self._first[key]) if key in self._first else None
-
     def values(self, name: Name) -> dict[str, Any]:
         """The object of a line."""
-        start, length = self.places[name]
         with self.path.open("rb") as file:
-            file.seek(start)
-            found: dict[str, Any] = json.loads(file.read(length))
+            file.seek(self.places[name])
+            found: dict[str, Any] = json.loads(file.readline())
         return found
 
     def append(self, name: Name, line: str) -> None:
         """Write a line without a line break in it; a second line of one name is not written."""
         if name in self.places:
             return
-        # File names that are no UTF-8 hold half characters, which JSON can escape.
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as file:
-            self._add(name, file.tell(), len(data))
-            file.write(data)
+            self._add(name, file.tell())
+            # File names that are no UTF-8 hold half characters, which JSON can escape.
+            file.write(line.encode("utf-8", "backslashreplace") + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -295,12 +284,11 @@ class LineFile:
                 whole, values = data.endswith(b"\n"), None
                 with suppress(ValueError, RecursionError):
                     values = json.loads(data) if whole else None
-                named = values if isinstance(values, dict) else {}
-                key, photo = named.get("key"), named.get("photo")
+                key, photo = map((values if isinstance(values, dict) else {}).get, ("key", "photo"))
                 # A power cut can leave zeros where the end of a file was to be.
                 start = data[: len(_OPENING)].rstrip(b"\0\n")
                 if isinstance(key, str) and isinstance(photo, str):
-                    self._add((key, photo), size, len(data))
+                    self._add((key, photo), size)
                 elif values is not None or not _OPENING.startswith(start):
                     raise errors.OptionError(
                         f"{str(self.path)!r} is no file of patchioner detail --out (see its line {number}); it is left "
@@ -314,9 +302,25 @@ class LineFile:
         if size < self.path.stat().st_size:
             os.truncate(self.path, size)
 
-    def _add(self, name: Name, start: int, length: int) -> None:
-        self.places[name] = (start, length)
-        self._first.setdefault(name[0], name)
+    def _add(self, name: Name, start: int) -> None:
+        self.places[name] = start
+        self.first.setdefault(name[0], name)
+
+
+@contextmanager
+def _same_run(out: Path, run: str, settings: Mapping[str, Any]) -> Iterator[LineFile]:
+    """The lines of a run so called, old and new, held against other processes."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.open("ab").close()
+    with held(out):
+        lines = LineFile(out)
+        others = [name for name in lines.places if not name[0].startswith(f"{run}-")]
+        if others:
+            changed = differences(lines.values(others[0]).get("settings") or {}, settings)
+            why = ", ".join(changed) or "another version"
+            said = f"{str(out)!r} holds {len(others)} photos described with other settings ({why})"
+            raise errors.OptionError(f"{said}: choose another file, or remove it to begin anew")
+        yield lines
 
 
 @dataclass(frozen=True)
@@ -335,16 +339,6 @@ class BatchResult:
     def complete(self) -> bool:
         """Whether every photo has its description."""
         return not self.failed and self.stopped is None
-
-
-class _Outcome(NamedTuple):
-    """Of a photo: the description, or why there is none; neither where its line is known."""
-
-    name: str
-    sha256: str = ""
-    key: str = ""
-    caption: DetailedCaption | None = None
-    error: Exception | None = None
 
 
 def describe_many(
@@ -367,56 +361,65 @@ def describe_many(
     `on_stop` is called, to make those under way end soon: they are waited for, and the file is good as it is. Lines of
     photos that are not given stay.
 
-    `OptionError`: the file is somebody else's, or was made with other settings. OSError: it cannot be written.
+    `OptionError`: the file is somebody else's, made with other settings, or another process writes to it. OSError: it
+    cannot be written.
     """
-    jobs = [job if isinstance(job, PhotoJob) else PhotoJob.of(job) for job in photos]
-    lines, run = None if out is None else LineFile(out), _fingerprint(captioner, seed)
-    if lines is not None:
-        _require_same_run(lines, captioner, seed)
+    jobs = [
+        job if isinstance(job, PhotoJob) else PhotoJob(str(job), partial(load_image, job))
+        for job in photos
+    ]
+    settings = json.loads(json.dumps({**captioner.settings, "seed": seed}))
+    told = json.dumps({**settings, "version": VERSION}, sort_keys=True)
+    run = hashlib.sha256(told.encode()).hexdigest()[:16]
     stopped: list[Exception] = []
 
-    def work(job: PhotoJob) -> _Outcome | None:
-        if stopped:
-            return None
+    def work(job: PhotoJob) -> tuple[Name, str, DetailedCaption | Exception | None] | None:
+        """(key, name), sha256, what came of it: nothing where its line is known; None of what is not begun any more."""
         key = ""
         try:
+            if stopped:
+                return None
             photo = open_photo(job.load(), name=job.name)
             given = [] if job.regions is None else list(job.regions(photo.size))
             key = f"{run}-{_digest(photo, given)}"
-            known = lines is not None and lines.under(key) is not None
+            known = lines is not None and key in lines.first
             found = None if known else captioner.describe(photo, given, seed=seed)
-            return _Outcome(job.name, photo.sha256, key, found)
+            return (key, job.name), photo.sha256, found
         except Exception as caught:
             error = errors.out_of_memory(caught) or caught
             if not isinstance(error, errors.PatchionerError | OSError):
                 raise
             if not key or not isinstance(error, _FINAL):  # it is of this photo, or its own files
-                return _Outcome(job.name, error=error)
+                return (key, job.name), "", error
             stopped.append(error)
             return None
 
     ahead, threads = 2 * workers - 1, workers if workers > 1 else 0
     found: dict[Name, None] = {}
     described, known, failed = 0, 0, list[tuple[str, Exception]]()
-    with closing(map_ahead(work, jobs, workers=threads, ahead=ahead, on_stop=on_stop)) as outcomes:
+    with ExitStack() as stack:
+        lines = None if out is None else stack.enter_context(_same_run(Path(out), run, settings))
+        outcomes = map_ahead(work, jobs, workers=threads, ahead=ahead, on_stop=on_stop)
+        stack.enter_context(closing(outcomes))
         for one in progress(outcomes, description="describing", total=len(jobs), unit="photo"):
             if one is None:
                 continue
-            if one.error is not None:
-                failed.append((one.name, one.error))
-                on_error(one.name, one.error)
+            (key, name), sha256, caption = one
+            if isinstance(caption, Exception):
+                failed.append((name, caption))
+                on_error(name, caption)
                 continue
-            if one.caption is not None:
+            if caption is not None:
                 described += 1
-                values = to_json(one.caption, one.name, sha256=one.sha256)
-                on_caption(one.caption, values)
-                values = {"format": FORMAT, "version": VERSION, "key": one.key, **values}
+                values = to_json(caption, name, sha256=sha256)
+                on_caption(caption, values)
+                values = {"format": FORMAT, "version": VERSION, "key": key, **values}
             elif lines is not None:  # that of the same photo, maybe under another name
                 known += 1
-                values = {**(lines.under(one.key) or {}), "photo": one.name}
+                values = {**lines.values(lines.first[key]), "photo": name}
             if lines is not None:
-                lines.append((one.key, one.name), dumps(values))
-                found[one.key, one.name] = None
+                lines.append((key, name), dumps(values))
+                found[key, name] = None
     first = stopped[0] if stopped else None
     return BatchResult(described, known, tuple(failed), first, tuple(found))
 
@@ -430,26 +433,9 @@ def read_captions(
     return (from_json(lines.values(name)) for name in (lines.places if names is None else names))
 
 
-def _fingerprint(captioner: DetailCaptioner, seed: int) -> str:
-    """Of the settings of every stage and the seed: two runs with the same describe in the same way."""
-    settings = json.dumps({**captioner.settings, "seed": seed, "version": VERSION}, sort_keys=True)
-    return hashlib.sha256(settings.encode()).hexdigest()[:16]
-
-
 def _digest(photo: Photo, given: Sequence[Given]) -> str:
     """Of a photo's pixels and the regions given for it."""
     things = [as_region(one, photo.size) for one in given]
     regions = [[one.box, one.name, mask_digest(one.mask)] for one in things]
     told = json.dumps([photo.sha256, regions])
     return hashlib.sha256(told.encode()).hexdigest()[:32]
-
-
-def _require_same_run(lines: LineFile, captioner: DetailCaptioner, seed: int) -> None:
-    run = _fingerprint(captioner, seed)
-    others = [name for name in lines.places if not name[0].startswith(f"{run}-")]
-    if others:
-        now = json.loads(json.dumps({**captioner.settings, "seed": seed}))
-        changed = differences(lines.values(others[0]).get("settings") or {}, now)
-        said = f"{str(lines.path)!r} holds {len(others)} photos described with other settings"
-        why = ", ".join(changed) or "another version"
-        raise errors.OptionError(f"{said} ({why}): choose another file, or remove it to begin anew")

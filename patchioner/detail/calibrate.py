@@ -24,6 +24,7 @@ from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.files import write_json
 from patchioner.base.progress import guarded, progress
+from patchioner.detail import prose
 from patchioner.detail.score import (
     COMMAND,
     KEY,
@@ -34,7 +35,6 @@ from patchioner.detail.score import (
     Matcher,
     View,
 )
-from patchioner.detail.values import canonical, content_words, things, with_article
 from patchioner.guidance import Captioned, FloatArray, Logistic, fit_logistic, read_pairs
 from patchioner.images import ImageSource, load_image
 from patchioner.regions import WholeImage
@@ -68,7 +68,7 @@ def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int 
             texts = {"true": caption, "other": foreign}
             texts |= {"swap": swapped[0]} if swapped else {}
             for kind, text in texts.items():
-                said.append((kind, view, text, evidence.object_rows(view, things(text))))
+                said.append((kind, view, text, evidence.object_rows(view, prose.things(text))))
             true = said[-len(texts)][3]
             false = evidence.object_rows(view, [swapped[1]] if swapped else [])
             rows += [*true, *false]
@@ -115,22 +115,22 @@ def swap_thing(
     caption: str, names: Iterator[str], generator: random.Random
 ) -> tuple[str, str] | None:
     """(The caption with one of its things exchanged for the next of `names`, that name); None where it has none."""
-    phrases = [phrase for phrase in noun_phrases(caption) if phrase.name in things(caption)]
+    phrases = [phrase for phrase in noun_phrases(caption) if phrase.name in prose.things(caption)]
     name = next(names, None)
     if not phrases or name is None:
         return None
     phrase = generator.choice(phrases)
-    return f"{caption[: phrase.start]}{with_article(name)}{caption[phrase.end :]}", name
+    return f"{caption[: phrase.start]}{prose.with_article(name)}{caption[phrase.end :]}", name
 
 
 def _names(
     others: Sequence[Sequence[str]], own: Sequence[str], generator: random.Random
 ) -> Iterator[str]:
     """Things in captions of other photos that no own caption names, at random."""
-    named = frozenset().union(*map(content_words, own))
+    named = frozenset().union(*map(prose.content_words, own))
     for _ in range(50):
-        for name in things(generator.choice(generator.choice(others))):
-            if canonical(name.rpartition(" ")[2]) not in named:
+        for name in prose.things(generator.choice(generator.choice(others))):
+            if prose.canonical(name.rpartition(" ")[2]) not in named:
                 yield name
 
 

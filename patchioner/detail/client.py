@@ -14,29 +14,20 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.base.optional import require
-from patchioner.detail.models import (
-    Answer,
-    Asked,
-    AskedModel,
-    CallCache,
-    EmptyAnswerError,
-    Question,
-    Take,
-    clean_answer,
-    whole_sentences,
-)
-from patchioner.detail.values import check
+from patchioner.detail import models
+from patchioner.detail.models import Asked, EmptyAnswerError, Question, clean_answer
+from patchioner.detail.values import Checked
 from patchioner.images import data_url
 
 _LOG = logging.getLogger(__name__)
@@ -47,19 +38,20 @@ _OPTIONAL = ("n", "seed", "temperature", "max_tokens")
 _PICTURE_TOKENS = 1_000  # about what the paid servers count for a photo of a thousand pixels
 _HINTS = dict.fromkeys((401, 403), "check the key, and the variable that holds it")
 _HINTS |= dict.fromkeys((404, 405), "check the model's name and the base URL")
+_FROM_NOTHING = (0, sys.float_info.max)
 _LONGEST_PAUSE = 120.0  # seconds: a server that asks for more is given up
 
 
 @dataclass
-class Budget:
+class Budget(Checked):
     """Counts, and refuses the call that would go over. Threads may share one; answers from a cache are free.
     `max_calls`: most calls sent, tries again included. `max_cost`: most to spend, by `price_in` and `price_out` of a
     million tokens, which calls under way may exceed. Tokens are estimated for `estimated` calls."""
 
-    max_calls: int | None = None
-    max_cost: float | None = None
-    price_in: float = 0.0
-    price_out: float = 0.0
+    max_calls: Annotated[int | None, _FROM_NOTHING] = None
+    max_cost: Annotated[float | None, _FROM_NOTHING] = None
+    price_in: Annotated[float, _FROM_NOTHING] = 0.0
+    price_out: Annotated[float, _FROM_NOTHING] = 0.0
     calls: int = field(default=0, init=False)
     answered: int = field(default=0, init=False)
     tokens_in: int = field(default=0, init=False)
@@ -68,8 +60,7 @@ class Budget:
     cost: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        most = (0, sys.float_info.max)
-        check(self, max_calls=most, max_cost=most, price_in=most, price_out=most)
+        super().__post_init__()
         if self.max_cost is not None and not (self.price_in or self.price_out):
             raise OptionError(f"max_cost is {self.max_cost!r}: give the price per million tokens")
         self._lock = threading.Lock()
@@ -181,18 +172,16 @@ def _text_of(choice: Any) -> str:
     if content is not None and not isinstance(content, str):
         raise TypeError(f"content is of type {type(content).__name__}")
     if choice.get("finish_reason") in ("length", "max_tokens", "MAX_TOKENS"):
-        return whole_sentences(content or "")
+        return models.whole_sentences(content or "")
     return content or ""
 
 
 def words_of_error(body: object) -> str:
     """A server's words on what went wrong, wherever it puts them in its JSON; "" where there are none."""
-    if isinstance(body, str):
-        return body
     if isinstance(body, list):
         return next(filter(None, map(words_of_error, body)), "")
     if not isinstance(body, Mapping):
-        return ""
+        return body if isinstance(body, str) else ""
     names = ("error", "message", "detail", "error_msg", "msg", "errors", "base_resp", "status_msg")
     return next(filter(None, (words_of_error(body.get(name)) for name in names)), "")
 
@@ -223,12 +212,13 @@ def _line(text: str) -> str:
 
 def judge(status: int, said: str, body: object = None) -> DetailError:
     """What a reply with a status of 300 or more means; `FutileError` where no other request would fare better."""
-    reason, told = f"HTTP {status}: {_line(said)}", f"{said} {json.dumps(body, default=str)}"
+    about = json.dumps(body, default=str)
+    reason, told = f"HTTP {status}: {_line(said)}", f"{said} {about}"
     if status == 402 or _SPENT.search(told):
         return FutileError(f"{reason}; the account's quota is spent")
     if _BLIND.search(told):
         return FutileError(f"{reason}; ask a model that sees pictures")
-    if status == 403 and refused_content(body):
+    if status == 403 and _CONTENT.search(about) and not _ABOUT_WHO.search(about):
         return DetailError(f"{reason}; the server refuses this content")
     if status in _HINTS:
         return FutileError(f"{reason}; {_HINTS[status]}")
@@ -243,7 +233,7 @@ _BLIND = re.compile(
     r"(?i)\bmmproj\b|not a multimodal model|(image|vision)( input)?s? (is|are) not supported|"
     r"(model|endpoint)s?.{0,60}(not|n't) support.{0,20}(image|vision)"
 )
-# Codes and words of OpenAI, Azure, DashScope and their like about what was asked or shown; and about who asks.
+# Codes and words of OpenAI, Azure, DashScope and their like about what was asked or shown, of HTTP 403; about who asks.
 _CONTENT = re.compile(
     r"(?i)content.?(policy|filter|moderation|violat)|prohibited.?content|moderat|safety|sensitive|flagged|unsafe|"
     r"inappropriate|responsible.?ai|data.?inspection"
@@ -251,12 +241,6 @@ _CONTENT = re.compile(
 _ABOUT_WHO = re.compile(
     r"(?i)\b(keys?|account|organi[sz]ation|project|billing|credentials?|subscription|permissions?|country|ip)\b"
 )
-
-
-def refused_content(body: object) -> bool:
-    """Whether an error with HTTP 403 is about what was asked or shown; in doubt it is about the key."""
-    said = json.dumps(body, default=str)
-    return _CONTENT.search(said) is not None and _ABOUT_WHO.search(said) is None
 
 
 def asked_to_wait(headers: Mapping[str, str], said: str) -> float:
@@ -321,7 +305,7 @@ def _key(variable: str | None, address: str) -> str | None:
     return key
 
 
-class ChatClient(AskedModel):
+class ChatClient(models.AskedModel):
     """Asks one model of one server. Threads may share it.
 
     The key is in no message, setting, log or file, and blotted out where a server sends it back. What may pass (408,
@@ -345,12 +329,11 @@ class ChatClient(AskedModel):
         concurrency: int = 4,
         attempts: int = 6,
         budget: Budget | None = None,
-        cache: CallCache | None = None,
+        cache: models.CallCache | None = None,
     ) -> None:
-        numbers = {"timeout": timeout, "concurrency": concurrency, "attempts": attempts}
-        for name, value in numbers.items():
-            if not value > 0:
-                raise OptionError(f"{name} is {value!r}; it must be a number above 0")
+        if not all(value > 0 for value in (timeout, concurrency, attempts)):
+            told = f"timeout {timeout!r}, concurrency {concurrency!r}, attempts {attempts!r}"
+            raise OptionError(f"{told}: all must be numbers above 0")
         if not model:
             raise OptionError("no model is named; give its id, as in openai:gpt-4o-mini")
         address = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
@@ -370,7 +353,7 @@ class ChatClient(AskedModel):
         self._client = openai.OpenAI(
             base_url=address, api_key=key, timeout=timeout, max_retries=0, http_client=http
         )
-        http.event_hooks = {"request": [_staying_at(self._client.base_url.host)]}
+        http.event_hooks = {"request": [self._check_host]}
 
     def __repr__(self) -> str:
         return f"{self.model} at {self.url}"
@@ -385,7 +368,7 @@ class ChatClient(AskedModel):
         for interrupt in tuple(self._interrupts):
             interrupt.set()
 
-    def write(self, asked: Sequence[Asked], take: Take) -> None:
+    def write(self, asked: Sequence[Asked], take: models.Take) -> None:
         """Samples of the same are one request, others go side by side."""
         groups: dict[str, list[Asked]] = {}
         for one in asked:
@@ -405,7 +388,9 @@ class ChatClient(AskedModel):
             finally:
                 self._interrupts.discard(interrupt)
 
-    def _samples(self, group: Sequence[Asked], take: Take, interrupt: threading.Event) -> None:
+    def _samples(
+        self, group: Sequence[Asked], take: models.Take, interrupt: threading.Event
+    ) -> None:
         questions, shown = [question for question, _ in group], group[0][1]
         url = None if shown is None else data_url(shown(), quality=90)
         while questions:
@@ -421,7 +406,7 @@ class ChatClient(AskedModel):
                 while questions:
                     take(questions.pop(0), error)
             for text in texts:
-                take(questions.pop(0), Answer(text))
+                take(questions.pop(0), models.Answer(text))
 
     def complete(
         self,
@@ -476,11 +461,11 @@ class ChatClient(AskedModel):
         try:
             raw = self._client.chat.completions.with_raw_response.create(**sent)
             found = read_reply(_decoded(raw), sent)
-        except DetailError as error:  # of `_staying_at`
+        except DetailError as error:  # of `_check_host`
             found = error
         except openai.APIConnectionError as error:
             found = cause = error.__cause__ or error
-            if not isinstance(cause, DetailError):  # else of `_staying_at`, by older releases
+            if not isinstance(cause, DetailError):  # else of `_check_host`, by older releases
                 name, times = type(cause).__name__, self._attempts
                 found = PassingError(f"no answer ({name}), {times} times; is the server up?")
         except openai.APIStatusError as error:
@@ -499,6 +484,12 @@ class ChatClient(AskedModel):
             self._final = FutileError(self._hide(str(found)))
         return found
 
+    def _check_host(self, request: Any) -> None:
+        """Ahead of each request: no photo goes where a redirect to another host leads."""
+        if request.url.host != self._client.base_url.host:
+            said = f"the server sends requests on to {request.url.host}, which got nothing"
+            raise FutileError(f"{said}; give that server's own address as the base URL")
+
     def _pause(self, seconds: float, interrupt: threading.Event) -> None:
         interrupt.wait(seconds)
 
@@ -508,17 +499,6 @@ class ChatClient(AskedModel):
             if secret and len(secret) >= _SHORTEST_KEY:
                 text = text.replace(secret, "***")
         return text
-
-
-def _staying_at(host: str) -> Callable[[Any], None]:
-    """Looks at each request ahead of it: no photo goes where a redirect to another host leads."""
-
-    def check_host(request: Any) -> None:
-        if request.url.host != host:
-            said = f"the server sends requests on to {request.url.host}, which got nothing"
-            raise FutileError(f"{said}; give that server's own address as the base URL")
-
-    return check_host
 
 
 def _decoded(raw: Any) -> str:

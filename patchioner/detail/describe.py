@@ -15,23 +15,16 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from decoders.scene_graph import noun_phrases
 from patchioner.base.errors import DetailError, OptionError, PatchionerError, RegionError
+from patchioner.detail import prose
 from patchioner.detail.models import Answer, Asked, AskedModel, Question, mask_digest
-from patchioner.detail.values import (
-    DetailRegion,
-    Photo,
-    Rectangle,
-    Statement,
-    canonical,
-    check,
-    prompt,
-)
+from patchioner.detail.values import Checked, DetailRegion, Photo, Rectangle, Share, Statement
 from patchioner.images import cut_out
 from patchioner.regions import Box, Mask, NamedRegion, Polygon, Region
 
@@ -131,11 +124,11 @@ def as_region(given: Given, image_size: Size) -> DetailRegion:
 def union_of_named(things: Sequence[DetailRegion], caption: str, size: Size) -> Rectangle | None:
     """The published semantic patch: the box around all things that the photo's caption names, by word and synonym. None
     where nothing is named, or its IoU with the photo is above 0.4."""
-    said = {canonical(phrase.head) for phrase in noun_phrases(caption)}
+    said = {prose.canonical(phrase.head) for phrase in noun_phrases(caption)}
     boxes = []
     for one in things:
         words = (one.name or "").replace("_", " ").lower().split()
-        if said & {canonical(word) for word in (*words[-1:], " ".join(words))}:
+        if said & {prose.canonical(word) for word in (*words[-1:], " ".join(words))}:
             boxes.append(one.box)
     whole = whole_photo(size).box
     union = bounding_union(boxes or [whole])
@@ -143,7 +136,7 @@ def union_of_named(things: Sequence[DetailRegion], caption: str, size: Size) -> 
 
 
 @dataclass(frozen=True)
-class DivideSettings:
+class DivideSettings(Checked):
     """Which regions a photo is divided into, besides the whole of it and the things that are given.
 
     `spatial`: "quadrants", a "grid" of `rows` and `columns`, "both", or "none". Given boxes with IoU above `merge_iou`
@@ -152,16 +145,11 @@ class DivideSettings:
     """
 
     spatial: Literal["quadrants", "grid", "both", "none"] = "both"
-    rows: int = 3
-    columns: int = 3
-    growing_area: float = 0.25
-    merge_iou: float = 0.5
+    rows: Annotated[int, (1, 1000)] = 3
+    columns: Annotated[int, (1, 1000)] = 3
+    growing_area: Share = 0.25
+    merge_iou: Share = 0.5
     objects: Literal["each", "union"] = "each"
-
-    def __post_init__(self) -> None:
-        check(self, objects=("each", "union"), spatial=("quadrants", "grid", "both", "none"))
-        check(self, rows=(1, 1000), columns=(1, 1000))
-        check(self, growing_area=(0, 1), merge_iou=(0, 1))
 
 
 def divide(
@@ -233,7 +221,7 @@ def _things(given: Sequence[DetailRegion]) -> list[DetailRegion]:
 
 
 @dataclass(frozen=True)
-class OwnSettings:
+class OwnSettings(Checked):
     """How our captioner is asked: its caption is one short sentence, so that several come from several sub-regions.
 
     `samples`: captions of a region; `jitter`: how far a sub-region is moved, as a share of its region's sides (0: it is
@@ -242,16 +230,15 @@ class OwnSettings:
     others decoded as the checkpoint does; "all", as published for language models; "none".
     """
 
-    samples: int = 5
-    jitter: float = 0.1
+    samples: Annotated[int, (1, 1000)] = 5
+    jitter: Annotated[float, (0, 0.49)] = 0.1
     scales: tuple[float, ...] = (0.8, 1.25, 0.6, 1.0)
     sampled: Literal["alternate", "all", "none"] = "alternate"
-    temperature: float = 0.3
-    top_p: float = 0.9
+    temperature: Annotated[float, (1e-6, 100)] = 0.3
+    top_p: Annotated[float, (1e-6, 1)] = 0.9
 
     def __post_init__(self) -> None:
-        check(self, samples=(1, 1000), jitter=(0, 0.49), sampled=("alternate", "all", "none"))
-        check(self, temperature=(1e-6, 100), top_p=(1e-6, 1))
+        super().__post_init__()
         if not self.scales or not all(0.05 <= scale <= 4 for scale in self.scales):
             raise OptionError(f"scales {self.scales} must hold numbers from 0.05 to 4")
 
@@ -331,7 +318,7 @@ def sub_region(
 
 _LARGEST, _LEAST = 1024, 32  # pixels: of a picture's longer side; what encoders can be given at all
 _SLIMMEST = 10.0  # aspect ratio: several refuse, or squash, what is longer
-PROMPT = prompt("describe prompt")
+PROMPT = prose.prompt("describe prompt")
 
 
 def shown(image: Image.Image, region: DetailRegion) -> Image.Image:
@@ -368,7 +355,8 @@ class VisionDescriber:
         temperatures: tuple[float, float] = (0.2, 0.7),
     ) -> None:
         self.model, self.samples = model, samples
-        check(self, samples=(1, 1000))
+        if samples < 1:
+            raise OptionError(f"samples is {samples!r}: give 1 or more")
         self._temperatures, self._sampling = temperatures, {"max_tokens": max_tokens}
         asked = {"samples": samples, "temperatures": list(temperatures), **self._sampling}
         self.settings = {"describer": model.settings["text_model"], **model.settings, **asked}

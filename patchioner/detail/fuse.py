@@ -12,35 +12,26 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from decoders.scene_graph import word_set
 from patchioner.base.errors import DetailError, FutileError
+from patchioner.detail import prose
 from patchioner.detail.describe import overlap_share
 from patchioner.detail.models import AskedModel
 from patchioner.detail.values import (
-    LISTS,
     REGION_KINDS,
+    Checked,
     Claim,
     DetailRegion,
     FusedSentence,
     Photo,
     Scorer,
+    Share,
     Statement,
     Support,
     Verdict,
-    any_of,
-    check,
-    content_words,
-    kind_of,
-    prompt,
     read,
-    root,
-    similarity_matrix,
-    split_sentences,
-    things,
-    word_weights,
-    words_of,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -50,7 +41,7 @@ _Reason = tuple[str, str]  # one of `Verdict.reason`, the reason in words
 
 
 @dataclass(frozen=True)
-class FilterSettings:
+class FilterSettings(Checked):
     """What is kept.
 
     `rules`: hedges, preamble and fragments are dropped, see `clean`; `alike`: similarity from which two claims say the
@@ -63,15 +54,11 @@ class FilterSettings:
     """
 
     rules: bool = True
-    alike: float = 0.6
-    trusted_agreement: int = 0
+    alike: Share = 0.6
+    trusted_agreement: Annotated[int, (0, 10_000)] = 0
     whole_sentences: Literal["captions", "always"] = "captions"
-    lone_support: float = 0.2
-    share: float = 0.45
-
-    def __post_init__(self) -> None:
-        check(self, alike=(0, 1), lone_support=(0, 1), share=(0, 1))
-        check(self, whole_sentences=("captions", "always"), trusted_agreement=(0, 10_000))
+    lone_support: Share = 0.2
+    share: Share = 0.45
 
 
 def filter_statements(
@@ -91,7 +78,7 @@ def filter_statements(
         raise DetailError(f"statements about {unknown}, regions {ids}: every id must be there once")
     claims: list[Claim] = []
     for one in statements:
-        for place, text in enumerate(split_sentences(one.text)):
+        for place, text in enumerate(prose.split_sentences(one.text)):
             told = (text, one.region_id, one.sample, place, one.log_prob)
             claims.append(Claim(f"c{len(claims) + 1}", *told))
     verdicts: dict[str, Verdict] = {}
@@ -123,7 +110,7 @@ def filter_statements(
     return [verdicts[claim.id] for claim in claims]
 
 
-_RULES: Final = {reason: any_of(reason) for reason in ("preamble", "hedge")}
+_RULES: Final = {reason: prose.any_of(reason) for reason in ("preamble", "hedge")}
 
 
 def clean(sentence: str) -> _Reason | None:
@@ -134,7 +121,7 @@ def clean(sentence: str) -> _Reason | None:
         found = pattern.search(sentence.replace("\u2019", "'"))
         if found:
             return reason, f"{reason}: {found.group()!r}"
-    if len(sentence.split()) < 2 or not things(sentence):
+    if len(sentence.split()) < 2 or not prose.things(sentence):
         return "fragment", "names no thing"
     return None
 
@@ -145,7 +132,7 @@ def agreeing_groups(
     """Claims that say the same, grouped, ordered by their first claim. A claim joins the group to whose first claim it
     is most `alike`, if it is enough so (`similarity_matrix`) and their regions are `near`. First in its group then
     stands the claim most like the others, of those the fullest."""
-    likeness = similarity_matrix([claim.text for claim in claims])
+    likeness = prose.similarity_matrix([claim.text for claim in claims])
     groups: dict[int, list[int]] = {}  # by the place of their first claim
     for index, claim in enumerate(claims):
         beside = [first for first in groups if (claim.region_id, claims[first].region_id) in near]
@@ -155,7 +142,7 @@ def agreeing_groups(
     found = []
     for group in groups.values():
         total = likeness[:, group].sum(axis=1)
-        words = {index: sum(word_weights(claims[index].text).values()) for index in group}
+        words = {index: sum(prose.word_weights(claims[index].text).values()) for index in group}
         best = max(group, key=lambda index: (float(total[index]), words[index], -index))
         found.append([claims[index] for index in dict.fromkeys([best, *group])])
     return found
@@ -178,8 +165,8 @@ def supporting_samples(
     kinds: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     words: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
     for claim in left:
-        kinds[claim.text_id].update(map(kind_of, things(claim.text)))
-        words[claim.text_id].update(content_words(claim.text))
+        kinds[claim.text_id].update(map(prose.kind_of, prose.things(claim.text)))
+        words[claim.text_id].update(prose.content_words(claim.text))
     found = {}
     for own, sentences in lengths.items():
         others = [other for other in lengths if other != own and (own[0], other[0]) in near]
@@ -193,8 +180,8 @@ def rarely_said(text: str, beside: Beside, share: float) -> _Reason | None:
     """Why a text of one sentence says what too few samples say; None where enough do."""
     if beside.sentences > 1 or beside.others < _OCCASIONS:
         return None
-    needed = dict.fromkeys(sorted(content_words(text)), share / 2)
-    needed |= dict.fromkeys(map(kind_of, things(text)), share)
+    needed = dict.fromkeys(sorted(prose.content_words(text)), share / 2)
+    needed |= dict.fromkeys(map(prose.kind_of, prose.things(text)), share)
     for word, least in needed.items():
         found = (beside.said.get(word, 0) + 1) / (beside.others + 1)
         if found < least:
@@ -218,7 +205,7 @@ def unsupported(
         return "unsupported", f"support {support.score:.2f}, needs {scorer.threshold:.2f}"
     if beside.others < _OCCASIONS:
         return None
-    lone = [one for one in support.objects if not beside.named.get(kind_of(one[0]))]
+    lone = [one for one in support.objects if not beside.named.get(prose.kind_of(one[0]))]
     name, least = min(lone, key=lambda one: one[1], default=("", 1.0))
     if least >= settings.lone_support:
         return None
@@ -246,7 +233,7 @@ _ROWS = 3  # centres in the same third of the photo's height are on one line, as
 
 
 @dataclass(frozen=True)
-class FuseSettings:
+class FuseSettings(Checked):
     """How sentences become a paragraph; chosen on the 114 development photos, `benchmarks.detail` "objects".
 
     `max_words`: at most in the paragraph; `duplicate`: similarity from which two sentences say the same; `new_share`:
@@ -254,13 +241,10 @@ class FuseSettings:
     most content per word comes first, not the one that most samples agree on: for long texts by a language model.
     """
 
-    max_words: int = 120
-    duplicate: float = 0.5
-    new_share: float = 0.5
+    max_words: Annotated[int, (1, 10_000)] = 120
+    duplicate: Share = 0.5
+    new_share: Share = 0.5
     coverage: bool = False
-
-    def __post_init__(self) -> None:
-        check(self, max_words=(1, 10_000), duplicate=(0, 1), new_share=(0, 1))
 
 
 class GreedyFuser:
@@ -276,7 +260,7 @@ class GreedyFuser:
         """The sentences in order, and verdicts on kept claims that bring nothing new ("duplicate") or do not fit."""
         settings, verdicts = self._settings, ordered(photo.size, regions, kept)
         texts = [finished(verdict.claim.text) for verdict in verdicts]
-        alike, left, named = similarity_matrix(texts), settings.max_words, set[str]()
+        alike, left, named = prose.similarity_matrix(texts), settings.max_words, set[str]()
         taken: dict[int, list[Verdict]] = {}  # place of a sentence -> of whom it speaks
         left_out: list[Verdict] = []
         said = "the paragraph names its things already"
@@ -286,7 +270,7 @@ class GreedyFuser:
         for place in _by_coverage(texts, verdicts, taken) if settings.coverage else places:
             verdict, words = verdicts[place], len(texts[place].split())
             same = max(taken, key=lambda other: float(alike[place, other]), default=None)
-            own = set(map(kind_of, things(texts[place])))
+            own = set(map(prose.kind_of, prose.things(texts[place])))
             if same is not None and alike[place, same] >= settings.duplicate:
                 taken[same].append(verdict)
             elif settings.new_share and len(own - named) < max(settings.new_share * len(own), 1e-9):
@@ -338,7 +322,7 @@ def _by_coverage(
 
 
 def _concepts(text: str) -> set[str]:
-    words = words_of(text)
+    words = prose.words_of(text)
     telling = {word for word in words if word not in _PLAIN}
     return telling | {f"{a} {b}" for a, b in pairwise(words) if {a, b} & telling}
 
@@ -373,13 +357,13 @@ class _Written:
 
 
 _LONGEST, _MOST = 100_000, 60  # characters of an answer, statements
-_PLAIN: Final = word_set(LISTS["plain words"])
+_PLAIN: Final = word_set(prose.LISTS["plain words"])
 _ALLOWED: Final = word_set("there is are also and in on at the a an with")
 _NEGATIONS: Final = word_set("no not none never without nothing nobody neither nor cannot n't")
 
 # Change the prompt and its version goes up: answers to the old one are other answers.
 PROMPT: Final = "fuse-rewrite/2"
-SYSTEM: Final = prompt("fuse prompt")
+SYSTEM: Final = prose.prompt("fuse prompt")
 
 
 class LanguageFuser:
@@ -454,15 +438,17 @@ def unsourced_words(
     """Content words and negations of a sentence that none of its claims has, sorted; forms and synonyms count as one. A
     sentence that puts the words of its claims together in another sense passes."""
     said = " ".join(claims)
-    spoken = [content_words(one) for one in (said, *claims)]
-    known = {root(word) for words in (words_of(said), allowed, *spoken) for word in words}
-    words = content_words(text)
-    new = {word for word in words if known.isdisjoint(map(root, (word, *word.split("-"))))}
+    spoken = [prose.content_words(one) for one in (said, *claims)]
+    known = {
+        prose.root(word) for words in (prose.words_of(said), allowed, *spoken) for word in words
+    }
+    words = prose.content_words(text)
+    new = {word for word in words if known.isdisjoint(map(prose.root, (word, *word.split("-"))))}
     return sorted(new | (_negations(text) - _negations(said)))
 
 
 def _negations(text: str) -> set[str]:
-    return {"not" if word.endswith("n't") else word for word in words_of(text)} & _NEGATIONS
+    return {"not" if word.endswith("n't") else word for word in prose.words_of(text)} & _NEGATIONS
 
 
 def _numbered(verdicts: Sequence[Verdict], regions: Mapping[str, DetailRegion]) -> str:

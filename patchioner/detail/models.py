@@ -23,18 +23,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchioner.base.errors import (
-    DetailError,
-    HubError,
-    MissingExtraError,
-    OptionError,
-    PatchionerError,
-    first_line,
-)
+from patchioner.base.errors import DetailError, OptionError, PatchionerError
 from patchioner.base.files import atomic_path
-from patchioner.base.optional import require
+from patchioner.base.optional import read_pretrained, require
 from patchioner.base.weights import usable_device
-from patchioner.detail.values import check
 from patchioner.pipeline import attempt
 
 _LOG = logging.getLogger(__name__)
@@ -269,9 +261,9 @@ class LocalModel(AskedModel):
         self.dtype = dtype or ("float32" if self._device.type == "cpu" else "auto")
         if not name:
             raise OptionError("no model is named; give a hub id or a folder, as in hf:gpt2")
-        check(self, dtype=_DTYPES)
-        if batch_size < 1:
-            raise OptionError(f"batch_size is {batch_size!r}: give 1 or more")
+        if self.dtype not in _DTYPES or batch_size < 1:
+            wanted = f"use one of {', '.join(_DTYPES)}, and 1 or more"
+            raise OptionError(f"dtype is {dtype!r}, batch_size is {batch_size!r}: {wanted}")
         self._batch_size = batch_size if sees else 1
         self.name, self._sees, self.cache = name, sees, cache
         self.sampling = {"dtype": self.dtype}
@@ -285,8 +277,7 @@ class LocalModel(AskedModel):
     def parts(self) -> tuple[Any, Any]:
         """The network, in evaluation mode on its device, and its tokenizer or processor; the first call loads them."""
         with self._lock:
-            if self._loaded is None:
-                self._loaded = self._load()
+            self._loaded = self._loaded or self._load()
             return self._loaded
 
     def write(self, asked: Sequence[Asked], take: Take) -> None:
@@ -324,28 +315,15 @@ class LocalModel(AskedModel):
         return found
 
     def _load(self) -> tuple[Any, Any]:
-        transformers = require("transformers", _EXTRA)
-        offline = not Path(self.name).is_dir() and not self._reachable()
-        where: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
-        kinds = ("AutoModelForCausalLM", "AutoTokenizer")
+        kinds = "AutoTokenizer", "AutoModelForCausalLM"
         if self._sees:
-            kinds = ("AutoModelForImageTextToText", "AutoProcessor")
-        make, read = (getattr(transformers, kind).from_pretrained for kind in kinds)
+            kinds = "AutoProcessor", "AutoModelForImageTextToText"
+        offline = not Path(self.name).is_dir() and not self._reachable()
+        note = "only local files were looked at, as the hub is out of reach; " * offline
         dtype = getattr(torch, self.dtype, "auto")
-        try:
-            processor = read(self.name, **where)
-            network = make(self.name, dtype=dtype, use_safetensors=True, **where)
-        except OSError as error:
-            local = "only local files were looked at, as the hub is out of reach; " * offline
-            remedy = "give the id of a model with safetensors weights, or a folder that holds one"
-            said = f"the model {self.name!r} cannot be read: {first_line(error)}; {local}{remedy}"
-            raise HubError(said) from error
-        except ImportError as error:
-            said = f"{self.name!r} needs a package that is not installed: {first_line(error)}"
-            raise MissingExtraError(said) from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            said = f"{self.name!r} is no model that transformers reads as {kinds[0]} ({first_line(error)}); "
-            raise OptionError(f"{said}code that comes with a model is never run") from error
+        processor, network = read_pretrained(
+            self.name, *kinds, dtype=dtype, offline=offline, note=note
+        )
         return network.to(self._device).eval(), processor
 
     def _reachable(self) -> bool:

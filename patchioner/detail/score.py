@@ -21,19 +21,9 @@ from torch.nn import functional as F
 from patchioner import Patchioner
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.base.optional import Registry, require
-from patchioner.detail.values import (
-    LISTS,
-    DetailRegion,
-    Photo,
-    Support,
-    any_of,
-    canonical,
-    content_words,
-    things,
-    with_article,
-    word_weights,
-)
+from patchioner.base.optional import Registry, read_pretrained, require
+from patchioner.detail import prose
+from patchioner.detail.values import DetailRegion, Photo, Support
 from patchioner.guidance import FloatArray, Logistic
 from patchioner.images import cut_out
 from patchioner.regions import Region, feature_weights
@@ -49,7 +39,7 @@ _DAMPING = 2e-4  # share of the texts below which absence says little
 _BLIP_THRESHOLD = 0.3  # published, of (ITM + ITC) / 2 of BLIP; it means nothing for other scores
 
 # Things that photos show: what the name of a thing is compared with, so that its score means something.
-NOUNS: Final = tuple(" ".join(noun.split()) for noun in LISTS["nouns"].split(","))
+NOUNS: Final = tuple(" ".join(noun.split()) for noun in prose.LISTS["nouns"].split(","))
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,7 @@ class Evidence:
         self.model = model
         self._known: dict[str, Tensor] = {}
         self._lock = threading.Lock()
-        self._vocabulary = self.embed([with_article(noun) for noun in NOUNS])
+        self._vocabulary = self.embed([prose.with_article(noun) for noun in NOUNS])
         bank = model.parts.bank
         self._memory: Tensor | None = None
         self.object_inputs: tuple[str, ...] = ("pooled", "peak")
@@ -123,7 +113,7 @@ class Evidence:
             self._rows = {text: row for row, text in enumerate(bank.texts)}
             places: dict[str, list[int]] = {}
             for place, text in enumerate(bank.texts):
-                for word in content_words(text):
+                for word in prose.content_words(text):
                     places.setdefault(word, []).append(place)
             self._places = {word: np.array(rows) for word, rows in places.items()}
 
@@ -164,7 +154,7 @@ class Evidence:
 
     def object_rows(self, view: View, names: Sequence[str]) -> FloatArray:
         """(n, `object_inputs`) float64 measures of things."""
-        compared = self.compare(view, [with_article(name) for name in names])
+        compared = self.compare(view, [prose.with_article(name) for name in names])
         if view.weights is None:
             return compared
         memory = np.array([self._log_odds(view.weights, name) for name in names])
@@ -172,7 +162,7 @@ class Evidence:
 
     def _log_odds(self, weights: FloatArray, name: str) -> float:
         """How much more often memory texts near a region name a thing than all do; 0 for what no text names."""
-        rows = self._places.get(canonical(name.rpartition(" ")[2]))
+        rows = self._places.get(prose.canonical(name.rpartition(" ")[2]))
         if rows is None:
             return 0.0
         base, near = len(rows) / len(weights), float(weights[rows].sum())
@@ -243,7 +233,7 @@ class DenseScorer:
         return [self._support(views[region.id], text) for region, text in sentences]
 
     def _support(self, view: View, sentence: str) -> Support:
-        names, fitted = things(sentence), self.calibration
+        names, fitted = prose.things(sentence), self.calibration
         rows = self._evidence.object_rows(view, names)
         row = self._evidence.sentence_row(view, sentence, rows, fitted.objects)
         scores = [round(float(score), 4) for score in fitted.objects(rows)]
@@ -258,7 +248,9 @@ class DenseScorer:
         return np.asarray((tokens @ self._evidence.embed([sentence])[0]).numpy(), dtype=np.float32)
 
 
-_UNVERIFIABLE: Final = {kind: any_of(kind) for kind in ("number", "colour", "place", "negation")}
+_UNVERIFIABLE: Final = {
+    kind: prose.any_of(kind) for kind in ("number", "colour", "place", "negation")
+}
 
 
 def unverifiable(sentence: str) -> tuple[str, ...]:
@@ -266,8 +258,8 @@ def unverifiable(sentence: str) -> tuple[str, ...]:
     parts = []
     for kind, pattern in _UNVERIFIABLE.items():
         parts += [f"{kind}: {found.group()}" for found in pattern.finditer(sentence.lower())]
-    if not things(sentence):
-        parts.append("names no thing" if word_weights(sentence) else "says nothing")
+    if not prose.things(sentence):
+        parts.append("names no thing" if prose.word_weights(sentence) else "says nothing")
     return tuple(dict.fromkeys(parts))
 
 
@@ -360,9 +352,9 @@ SCORERS: Registry[Callable[[str], Matcher]] = Registry(
 
 def load_blip(checkpoint: str) -> Matcher:
     """BLIP from a hub id or folder, e.g. "Salesforce/blip-itm-large-coco"."""
-    transformers = require("transformers", "language-models")
-    model = transformers.BlipForImageTextRetrieval.from_pretrained(checkpoint, use_safetensors=True)
-    return blip_matcher(model.eval(), transformers.AutoProcessor.from_pretrained(checkpoint))
+    kinds = "AutoProcessor", "BlipForImageTextRetrieval"
+    processor, model = read_pretrained(checkpoint, *kinds, dtype=torch.float32)
+    return blip_matcher(model.eval(), processor)
 
 
 def load_clip(checkpoint: str) -> Matcher:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from PIL import Image
 
 from patchioner import Box, Patchioner
 from patchioner.base import errors
+from patchioner.base.files import held
 from patchioner.detail import DetailedCaption, Photo, Statement, Support, batch
 from patchioner.detail.describe import as_region
 from patchioner.detail.values import FORMAT, FusedSentence, to_json
@@ -176,7 +178,14 @@ def test_a_photo_is_known_by_pixels_regions_and_settings() -> None:
     assert len(set(lines("text"))) == 1
     for bottom in (4, 5, 4):
         boxes = [Box(0, 0, 4, bottom)]
-        run(again, [batch.PhotoJob.of("0.png", lambda size, boxes=boxes: boxes)])  # type: ignore[misc]
+        run(
+            again,
+            [
+                batch.PhotoJob(
+                    "0.png", partial(Image.open, "0.png"), lambda size, boxes=boxes: boxes
+                )
+            ],
+        )  # type: ignore[misc]
     assert len(again.asked) == 2
     before = OUT.read_bytes()
     for captioner, seed, changed in ((Fake(n=2), 0, r"describer\.n"), (again, 1, "seed")):
@@ -185,11 +194,18 @@ def test_a_photo_is_known_by_pixels_regions_and_settings() -> None:
     assert OUT.read_bytes() == before
 
 
+def test_a_file_that_another_run_writes_to_is_left_to_it() -> None:
+    OUT.touch()
+    with held(OUT), pytest.raises(errors.OptionError, match="another process"):
+        run(Fake())
+    assert run(Fake()).complete
+
+
 NAMES = [("k1", "a"), ("k2", "b"), ("k2", "c")]
 
 
 def test_cut_or_damaged_anywhere_whole_lines_stay(caplog: Log) -> None:
-    made = batch.LineFile("sub/out.jsonl")
+    made = batch.LineFile("out.jsonl")
     for key, photo in NAMES:
         made.append((key, photo), json.dumps({"format": FORMAT, "key": key, "photo": photo}))
     path, whole = made.path, made.path.read_bytes()

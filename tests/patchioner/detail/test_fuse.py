@@ -13,15 +13,8 @@ from PIL import Image
 
 from patchioner.base.errors import DetailError, FutileError
 from patchioner.detail import fuse
-from patchioner.detail.values import (
-    Claim,
-    DetailRegion,
-    Photo,
-    Statement,
-    Support,
-    Verdict,
-    similarity_matrix,
-)
+from patchioner.detail.prose import similarity_matrix
+from patchioner.detail.values import Claim, DetailRegion, Photo, Statement, Support, Verdict
 from tests.patchioner.detail.conftest import CASES
 
 PHOTO = Photo("p", Image.new("RGB", (100, 100)), "")

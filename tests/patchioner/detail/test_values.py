@@ -4,20 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from patchioner.base.errors import DetailError, ImageError
-from patchioner.detail.values import (
-    Claim,
-    content_words,
-    dumps,
-    from_json,
-    open_photo,
-    split_sentences,
-    to_json,
-)
+from patchioner.detail.values import Claim, dumps, from_json, open_photo, to_json
 from patchioner.regions import encode_rle
 from tests.patchioner.detail.conftest import CASES
 from tests.support.tiny import noise_photo
@@ -82,21 +72,3 @@ def test_the_same_pixels_have_the_same_digest_from_any_file(tmp_path: Path) -> N
     assert [photo.name for photo in photos] == [*map(str, files), "photo"]
     with pytest.raises(ImageError, match=r"none\.jpg"):
         open_photo(tmp_path / "none.jpg")
-
-
-@pytest.mark.parametrize(("text", "expected"), CASES["sentences"])
-def test_prose_and_lists_become_sentences(text: str, expected: list[str]) -> None:
-    assert split_sentences(text) == expected
-
-
-@given(st.text(alphabet="aB1. \n\"!?-*:,'", max_size=60))
-def test_no_letter_is_lost_and_no_sentence_is_empty(text: str) -> None:
-    found = split_sentences(text)
-    assert all(one.strip() == one and any(map(str.isalnum, one)) for one in found)
-    letters = [letter for letter in text if letter.isalpha()]
-    assert [letter for sentence in found for letter in sentence if letter.isalpha()] == letters
-
-
-@pytest.mark.parametrize(("sentence", "expected"), CASES["content words"])
-def test_content_words(sentence: str, expected: list[str]) -> None:
-    assert sorted(content_words(sentence)) == expected
