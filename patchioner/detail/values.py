@@ -19,20 +19,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache, partial
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Literal,
-    Protocol,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -278,12 +269,12 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
-_hints: Callable[[Any], dict[str, Any]] = cache(partial(get_type_hints, include_extras=True))
+_hints: Callable[[Any], dict[str, Any]] = cache(partial(typing.get_type_hints, include_extras=True))
 
 
 def read(kind: Any, value: Any) -> Any:
     """A value of the annotated kind from JSON; TypeError, ValueError or KeyError where it is of another."""
-    kinds, origin = get_args(kind), get_origin(kind)
+    kinds, origin = typing.get_args(kind), typing.get_origin(kind)
     if is_dataclass(kind):
         hints, made = _hints(kind), cast(Any, kind)
         fields = {
@@ -311,13 +302,17 @@ class Checked:
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
-            origin, parts, value = get_origin(hint), get_args(hint), getattr(self, name)
+            origin, parts, value = (
+                typing.get_origin(hint),
+                typing.get_args(hint),
+                getattr(self, name),
+            )
             good, wanted = True, ""
             if origin is Literal:
                 good, wanted = value in parts, f"use one of {', '.join(parts)}"
             elif origin is Annotated:
                 kind, (least, most) = parts
-                whole = int in (kind, *get_args(kind))
+                whole = int in (kind, *typing.get_args(kind))
                 number = type(value) is int or (type(value) is float and not whole)
                 good = number and least <= value <= most
                 wanted = f"give a {'whole ' * whole}number from {least} to {most}"
