@@ -213,6 +213,8 @@ def _opened(source: Any, name: str) -> Path | io.BytesIO:
             raise ImageError(f"{name} is empty (0 bytes): copy or download the photo again")
         return Path(source)
     data = source if isinstance(source, (bytes, bytearray, memoryview)) else source.read()
+    if not data:
+        raise ImageError(f"{name} is empty, or has been read to its end: give it again, or seek(0)")
     if isinstance(data, str):
         raise ImageError(f"{name} is opened as text: open it with mode 'rb'")
     return io.BytesIO(data)
@@ -239,6 +241,8 @@ def _to_rgb(image: Image.Image, name: str, *, own: bool = True) -> Image.Image:
     _check_size(image, name)
     image.load()  # Pillow opens lazily, whoever opened the image
     upright = _upright(image, name)
+    if own and upright is not image:
+        image.close()  # one copy less
     if upright.mode in _DEEP_MODES:
         return _from_levels(upright, name).convert("RGB")
     if upright.has_transparency_data:

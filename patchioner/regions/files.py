@@ -133,8 +133,9 @@ class RegionFile:
             shares = bool(self._how["normalized"]) and photo.in_pixels
             try:
                 with _named_errors(self.path):
-                    named = item.named(image_size, shares=shares, orientation=turn)
-                    held += formats.mask_bytes(named.region)
+                    if held <= formats.MAX_MASK_BYTES:
+                        named = item.named(image_size, shares=shares, orientation=turn)
+                        held += formats.mask_bytes(named.region)
                     if held > formats.MAX_MASK_BYTES:
                         most = f"the photo's masks take over {formats.MAX_MASK_BYTES:,} bytes"
                         raise RegionError(f"{item.what}: with it {most}; give fewer")
@@ -259,10 +260,8 @@ def read_regions(
     """Read a file of regions; with an image's size, what it has for that image.
 
     Args:
-        path: our JSON, COCO annotations or results (LVIS, SA-1B and Grounded-SAM-2 too), what SAM's
-            generator returns as JSON, masks as .npz or .npy (of an integer label map one region per
-            id), labelme, CVAT, Pascal VOC, YOLO, Visual Genome, Label Studio; or a folder with such
-            a file, or a folder of SAM's masks, for each photo, called like it. Never a pickle.
+        path: of a format of docs/regions.md (ours, COCO and relatives, SAM's masks, annotators'), never a pickle; or
+            a folder with such a file, or with one of SAM's masks, for each photo, called like it.
         image_size: (width, height) of the original image, in pixels.
         image_name: its path or file name, for files about several images.
         how: `box_format`, `normalized` and `exif` of `RegionFile`, where the numbers cannot say.

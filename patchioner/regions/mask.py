@@ -200,7 +200,7 @@ def _as_bool(array: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
         raise RegionError(
             f"a mask holds yes or no: compare the {array.dtype} array with a threshold"
         )
-    marked = np.array(array != 0)
+    marked = np.asarray(array != 0)  # new already
     if array.dtype != bool and (marked & (array != array.flat[marked.argmax()])).any():
         one = "Mask(array == n) is one of a label map, from_sam(array) each; of a soft mask"
         raise RegionError(f"the mask has several numbers besides 0: {one} Mask(array > 127)")

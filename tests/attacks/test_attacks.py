@@ -3,6 +3,7 @@
 An attack is a file and a reader; `failures` is a command, too.
 """
 
+import base64
 import gzip
 import io
 import itertools
@@ -14,8 +15,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -126,24 +128,10 @@ def test_an_attack(name: str, tmp_path: Path, monkeypatch: MonkeyPatch, capfd: C
     assert capfd.readouterr() == ("", "")
 
 
-LARGE_INPUT = {"mode": "stretch", "size": 16 * 10**7, "patch_size": 16}
-PANIC = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}  # of the tokenizer's Rust
+PARTS = json.loads((Path(__file__).parent / "parts.json").read_text())
 
 
-@pytest.mark.parametrize(
-    ("file", "values"),
-    [
-        ("decoder/config.json", {"layers": 10**7}),
-        ("decoder/config.json", {"vocab_size": 10**9}),
-        ("text_tower/config.json", {"inner": 2**31}),
-        ("text_tower/tokenizer.json", {"normalizer": PANIC}),
-        ("backbone/config.json", {"preprocessing": LARGE_INPUT}),
-        ("backbone/config.json", {"weights": "../../x"}),
-        ("backbone/config.json", {"type": ["a"]}),
-        ("memory_bank/bank.json", {"rows": 10**10}),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("file", "values"), PARTS, ids=str)
 def test_an_attack_by_a_part_of_a_checkpoint(
     file: str, values: Any, tmp_path: Path, checkpoint: Path, capfd: Capture
 ) -> None:
@@ -355,8 +343,8 @@ def readers(model: Path) -> list[Reader]:
         ("c.json", read_captions, _json(["a dog"], {"annotations": [{"caption": "a"}]})),
         ("c.txt.gz", read_captions, (gzip.compress(b"a dog\na cat\n", mtime=0),)),
         *(
-            ("p", partial(part, name=name, model=model), ((model / name).read_bytes(),))
-            for name in (*configs, *banks)
+            (n.replace("/", "-"), partial(part, name=n, model=model), ((model / n).read_bytes(),))
+            for n in (*configs, *banks)
         ),
     ]
 
@@ -410,6 +398,20 @@ def test_broken_inputs_end_in_a_value_or_an_error_of_ours(tmp_path: Path, checkp
         except Exception as error:
             raise AssertionError(f"{file}: {data[:300]!r}") from error
     assert 0 < values < count
+
+
+CORPUS = json.loads((Path(__file__).parent / "corpus.json").read_text())
+
+
+@pytest.mark.parametrize("file", CORPUS)
+def test_what_fuzzing_found(file: str, tmp_path: Path, checkpoint: Path) -> None:
+    """A value, or an error that is raised at a line of its own: of each the shortest input."""
+    read = {name: read for name, read, _ in readers(checkpoint)}[file]
+    for answer, inputs in CORPUS[file].items():
+        for data in inputs:
+            (tmp_path / file).write_bytes(zlib.decompress(base64.b85decode(data)))
+            with alarm(120), nullcontext() if answer == "value" else pytest.raises(PatchionerError):
+                read(tmp_path / file)
 
 
 @pytest.mark.parametrize("kind", CALLS)
