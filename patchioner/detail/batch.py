@@ -22,31 +22,11 @@ from patchioner.base import errors
 from patchioner.base.files import differences, held, leads_out
 from patchioner.base.progress import progress
 from patchioner.checkpoints.folder import SHIPPED
-from patchioner.detail.describe import (
-    DivideSettings,
-    Given,
-    OwnSettings,
-    PatchionerDescriber,
-    as_region,
-    divide,
-)
+from patchioner.detail import describe, models, values
+from patchioner.detail.describe import DivideSettings, Given, OwnSettings
 from patchioner.detail.fuse import FilterSettings, FuseSettings, GreedyFuser, filter_statements
-from patchioner.detail.models import mask_digest
 from patchioner.detail.score import DenseScorer
-from patchioner.detail.values import (
-    FORMAT,
-    VERSION,
-    Describer,
-    DetailedCaption,
-    Fuser,
-    Photo,
-    Scorer,
-    Verdict,
-    dumps,
-    from_json,
-    open_photo,
-    to_json,
-)
+from patchioner.detail.values import FORMAT, VERSION, DetailedCaption, Photo, Verdict
 from patchioner.images import ImageSource, load_image, why_blank
 from patchioner.model import Patchioner
 from patchioner.pipeline import map_ahead
@@ -108,14 +88,14 @@ class DetailCaptioner:
         self,
         model: Patchioner | str | Path | None = SHIPPED,
         *,
-        describer: Describer | None = None,
-        scorer: Scorer | Literal["dense"] | None = "dense",
-        fuser: Fuser | None = None,
+        describer: values.Describer | None = None,
+        scorer: values.Scorer | Literal["dense"] | None = "dense",
+        fuser: values.Fuser | None = None,
         settings: DetailSettings | str = "careful",
     ) -> None:
         self._settings = preset(settings) if isinstance(settings, str) else settings
         self._model = Patchioner.from_pretrained(model) if isinstance(model, (str, Path)) else model
-        self._describer = describer or PatchionerDescriber(
+        self._describer = describer or describe.PatchionerDescriber(
             self._needed("describer"), self._settings.describe
         )
         self._scorer = DenseScorer(self._needed("scorer")) if scorer == "dense" else scorer
@@ -132,9 +112,7 @@ class DetailCaptioner:
 
     def _needed(self, stage: str) -> Patchioner:
         if self._model is None:
-            raise errors.OptionError(
-                f"without a model there is no {stage}: give a model, or {stage}="
-            )
+            raise errors.OptionError(f"without a model no {stage}: give a model, or {stage}=")
         return self._model
 
     def describe(
@@ -146,13 +124,12 @@ class DetailCaptioner:
         a photo that shows nothing (`patchioner.images.why_blank`) nothing is asked.
         `ImageError`, `RegionError`, `DetailError`: a photo or region cannot be used; a stage gives no answer.
         """
-        opened = photo if isinstance(photo, Photo) else open_photo(photo)
+        opened = photo if isinstance(photo, Photo) else values.open_photo(photo)
         if opened.features is None and self._model is not None:
             opened = replace(opened, features=self._model.encode(opened.image))
-        chosen = tuple(divide(opened, regions or (), self._settings.divide, self._model))
+        chosen = tuple(describe.divide(opened, regions or (), self._settings.divide, self._model))
         settings = {**self.settings, "seed": seed}
-        blank = why_blank(opened.image)
-        if blank is not None:
+        if blank := why_blank(opened.image):
             return DetailedCaption("", (), (), (), chosen, opened.size, blank, settings)
         statements = self._describer.describe(opened, chosen, seed=seed)
         verdicts = filter_statements(
@@ -210,14 +187,13 @@ def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReade
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise errors.ImageError(
-            f"the list of photos {str(path)!r} cannot be read: {error}"
-        ) from error
+        said = f"the list of photos {str(path)!r} cannot be read: {error}"
+        raise errors.ImageError(said) from error
     if not isinstance(content, list) or not content:
         form = '["a.jpg", {"photo": "b.jpg", "regions": [...]}]'
         raise errors.ImageError(f"{str(path)!r} is no list of photos; write {form}")
-    where = f"of {str(file)!r}"
-    return [_listed(one, f"entry {n} {where}", file.parent) for n, one in enumerate(content)]
+    named = ((f"entry {n} of {str(file)!r}", one) for n, one in enumerate(content))
+    return [_listed(one, where, file.parent) for where, one in named]
 
 
 def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader | None]:
@@ -281,19 +257,17 @@ class LineFile:
         size = 0
         with self.path.open("rb") as file:
             for number, data in enumerate(file, 1):
-                whole, values = data.endswith(b"\n"), None
+                whole, line = data.endswith(b"\n"), None
                 with suppress(ValueError, RecursionError):
-                    values = json.loads(data) if whole else None
-                key, photo = map((values if isinstance(values, dict) else {}).get, ("key", "photo"))
+                    line = json.loads(data) if whole else None
+                key, photo = map((line if isinstance(line, dict) else {}).get, ("key", "photo"))
                 # A power cut can leave zeros where the end of a file was to be.
                 start = data[: len(_OPENING)].rstrip(b"\0\n")
                 if isinstance(key, str) and isinstance(photo, str):
                     self._add((key, photo), size)
-                elif values is not None or not _OPENING.startswith(start):
-                    raise errors.OptionError(
-                        f"{str(self.path)!r} is no file of patchioner detail --out (see its line {number}); it is left "
-                        "as it is: choose another name"
-                    )
+                elif line is not None or not _OPENING.startswith(start):
+                    wrong = f"{str(self.path)!r} is no file of patchioner detail --out, see line {number}"
+                    raise errors.OptionError(f"{wrong}; it is left as it is: choose another name")
                 elif not whole:
                     break
                 else:
@@ -314,8 +288,7 @@ def _same_run(out: Path, run: str, settings: Mapping[str, Any]) -> Iterator[Line
     out.open("ab").close()
     with held(out):
         lines = LineFile(out)
-        others = [name for name in lines.places if not name[0].startswith(f"{run}-")]
-        if others:
+        if others := [name for name in lines.places if not name[0].startswith(f"{run}-")]:
             changed = differences(lines.values(others[0]).get("settings") or {}, settings)
             why = ", ".join(changed) or "another version"
             said = f"{str(out)!r} holds {len(others)} photos described with other settings ({why})"
@@ -369,8 +342,8 @@ def describe_many(
         for job in photos
     ]
     settings = json.loads(json.dumps({**captioner.settings, "seed": seed}))
-    told = json.dumps({**settings, "version": VERSION}, sort_keys=True)
-    run = hashlib.sha256(told.encode()).hexdigest()[:16]
+    identity = json.dumps({**settings, "version": VERSION}, sort_keys=True)
+    run = hashlib.sha256(identity.encode()).hexdigest()[:16]
     stopped: list[Exception] = []
 
     def work(job: PhotoJob) -> tuple[Name, str, DetailedCaption | Exception | None] | None:
@@ -379,7 +352,7 @@ def describe_many(
         try:
             if stopped:
                 return None
-            photo = open_photo(job.load(), name=job.name)
+            photo = values.open_photo(job.load(), name=job.name)
             given = [] if job.regions is None else list(job.regions(photo.size))
             key = f"{run}-{_digest(photo, given)}"
             known = lines is not None and key in lines.first
@@ -411,14 +384,14 @@ def describe_many(
                 continue
             if caption is not None:
                 described += 1
-                values = to_json(caption, name, sha256=sha256)
-                on_caption(caption, values)
-                values = {"format": FORMAT, "version": VERSION, "key": key, **values}
+                told = values.to_json(caption, name, sha256=sha256)
+                on_caption(caption, told)
+                line = {"format": FORMAT, "version": VERSION, "key": key, **told}
             elif lines is not None:  # that of the same photo, maybe under another name
                 known += 1
-                values = {**lines.values(lines.first[key]), "photo": name}
+                line = {**lines.values(lines.first[key]), "photo": name}
             if lines is not None:
-                lines.append((key, name), dumps(values))
+                lines.append((key, name), values.dumps(line))
                 found[key, name] = None
     first = stopped[0] if stopped else None
     return BatchResult(described, known, tuple(failed), first, tuple(found))
@@ -430,12 +403,13 @@ def read_captions(
     """(name of the photo, its description) of the lines of a file of `describe_many`, read one by one; `OptionError`,
     `DetailError`: the file is somebody else's, a line is damaged."""
     lines = LineFile(path)
-    return (from_json(lines.values(name)) for name in (lines.places if names is None else names))
+    chosen = lines.places if names is None else names
+    return (values.from_json(lines.values(name)) for name in chosen)
 
 
 def _digest(photo: Photo, given: Sequence[Given]) -> str:
     """Of a photo's pixels and the regions given for it."""
-    things = [as_region(one, photo.size) for one in given]
-    regions = [[one.box, one.name, mask_digest(one.mask)] for one in things]
+    things = [describe.as_region(one, photo.size) for one in given]
+    regions = [[one.box, one.name, models.mask_digest(one.mask)] for one in things]
     told = json.dumps([photo.sha256, regions])
     return hashlib.sha256(told.encode()).hexdigest()[:32]

@@ -22,23 +22,15 @@ import numpy as np
 from decoders.scene_graph import noun_phrases
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
-from patchioner.base.files import write_json
+from patchioner.base.files import read_json, write_json
 from patchioner.base.progress import guarded, progress
-from patchioner.detail import prose
-from patchioner.detail.score import (
-    COMMAND,
-    KEY,
-    SCORERS,
-    SENTENCE_INPUTS,
-    Calibration,
-    Evidence,
-    Matcher,
-    View,
-)
+from patchioner.detail import prose, score
+from patchioner.detail.score import Calibration, Matcher, View
 from patchioner.guidance import Captioned, FloatArray, Logistic, fit_logistic, read_pairs
 from patchioner.images import ImageSource, load_image
 from patchioner.regions import WholeImage
 
+Texts = Sequence[str]
 SENTENCE_RATE, OBJECT_RATE = 0.50, 0.10
 """Shares that pass: of true sentences with one thing exchanged, and of things that are not there."""
 
@@ -55,7 +47,7 @@ def _at_rate(
 def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int = 0) -> Calibration:
     """Fit the measures of a model with a text tower on (photo, true captions): 100 at least, a few hundred are better.
     `OptionError`: too few photos, or no text tower."""
-    evidence, generator = Evidence(model), random.Random(seed)
+    evidence, generator = score.Evidence(model), random.Random(seed)
     said: list[tuple[str, View, str, FloatArray]] = []  # kind, view, text, measures of its things
     rows: list[FloatArray] = []
     truth: list[bool] = []
@@ -74,10 +66,9 @@ def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int 
             rows += [*true, *false]
             truth += [True] * len(true) + [False] * len(false)
     objects = _at_rate(evidence.object_inputs, rows, truth, OBJECT_RATE)
-    rated = [evidence.sentence_row(view, text, rows, objects) for _, view, text, rows in said]
-    measures = np.array(rated)
+    measures = np.array([evidence.sentence_row(*one, objects) for _, *one in said])
     kinds = np.array([kind for kind, *_ in said])
-    sentences = fit_logistic(SENTENCE_INPUTS, measures, kinds == "true")
+    sentences = fit_logistic(score.SENTENCE_INPUTS, measures, kinds == "true")
     scores = sentences(measures)
     threshold = float(np.quantile(scores[kinds == "swap"], 1 - SENTENCE_RATE))
     measured: dict[str, float] = {"photos": len(pairs)}
@@ -100,9 +91,7 @@ def calibrate_matcher(match: Matcher, pairs: Sequence[Captioned], *, seed: int =
     return _at_rate(("match",), values, truth, SENTENCE_RATE)
 
 
-def _with_others(
-    pairs: Sequence[Captioned],
-) -> Iterator[tuple[ImageSource, Sequence[str], list[Sequence[str]]]]:
+def _with_others(pairs: Sequence[Captioned]) -> Iterator[tuple[ImageSource, Texts, list[Texts]]]:
     """(Photo, its captions, those of each other photo)."""
     if len(pairs) < 2:
         raise OptionError(f"{len(pairs)} photos are too few: give a hundred or more with captions")
@@ -111,21 +100,17 @@ def _with_others(
         yield photo, captions, [one for at, (_, one) in enumerate(pairs) if at != place]
 
 
-def swap_thing(
-    caption: str, names: Iterator[str], generator: random.Random
-) -> tuple[str, str] | None:
+def swap_thing(caption: str, names: Iterator[str], draw: random.Random) -> tuple[str, str] | None:
     """(The caption with one of its things exchanged for the next of `names`, that name); None where it has none."""
     phrases = [phrase for phrase in noun_phrases(caption) if phrase.name in prose.things(caption)]
     name = next(names, None)
     if not phrases or name is None:
         return None
-    phrase = generator.choice(phrases)
+    phrase = draw.choice(phrases)
     return f"{caption[: phrase.start]}{prose.with_article(name)}{caption[phrase.end :]}", name
 
 
-def _names(
-    others: Sequence[Sequence[str]], own: Sequence[str], generator: random.Random
-) -> Iterator[str]:
+def _names(others: Sequence[Texts], own: Texts, generator: random.Random) -> Iterator[str]:
     """Things in captions of other photos that no own caption names, at random."""
     named = frozenset().union(*map(prose.content_words, own))
     for _ in range(50):
@@ -137,14 +122,14 @@ def _names(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; 0, or 1 after an error."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__, formatter_class=raw)
+    parser = argparse.ArgumentParser(prog=score.COMMAND, description=__doc__, formatter_class=raw)
     add = parser.add_argument
     add("--model", default="patchioner-mini", help="name or folder of the checkpoint")
     add("--pairs", type=Path, required=True, help='JSON: [{"file_name", "captions"}, ...]')
     add("--photos", type=Path, required=True, help="folder of the photos")
     add("--limit", type=int, default=300, help="photos, drawn by the seed (default 300)")
     add("--seed", type=int, default=0)
-    scorers = ", ".join(SCORERS.names())
+    scorers = ", ".join(score.SCORERS.names())
     add("--scorer", metavar="KIND:CHECKPOINT", help=f"calibrate this, not a model: {scorers}")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--out", type=Path, help="new model folder; with --scorer a JSON file")
@@ -163,7 +148,7 @@ def _for_scorer(options: argparse.Namespace, pairs: Sequence[Captioned]) -> dict
     kind, _, checkpoint = options.scorer.partition(":")
     if options.write:
         raise OptionError("--write is for models; give --out FILE.json with --scorer")
-    match = SCORERS.get(kind)(checkpoint)
+    match = score.SCORERS.get(kind)(checkpoint)
     found = calibrate_matcher(match, pairs, seed=options.seed).to_json()
     if options.out is not None:
         write_json(options.out, found)
@@ -175,16 +160,15 @@ def _for_model(options: argparse.Namespace, pairs: Sequence[Captioned]) -> dict[
     if options.write and not config.is_file():
         raise OptionError(f"--write needs a checkpoint's folder, {config} is no file: use --out")
     model = Patchioner.from_pretrained(options.model)
-    found = calibrate_model(model, pairs, seed=options.seed).to_json()
+    own = {score.KEY: calibrate_model(model, pairs, seed=options.seed).to_json()}
     if options.out is not None:
-        settings = replace(model.settings, calibration={**model.settings.calibration, KEY: found})
+        settings = replace(model.settings, calibration={**model.settings.calibration, **own})
         calibrated = Patchioner(replace(model.parts, settings=settings), device=model.device)
         calibrated.save_pretrained(options.out)
     if options.write:
-        values = json.loads(config.read_text(encoding="utf-8"))
-        values["calibration"] = {**values.get("calibration", {}), KEY: found}
-        write_json(config, values)
-    return found
+        held = read_json(config)
+        write_json(config, {**held, "calibration": {**held.get("calibration", {}), **own}})
+    return own[score.KEY]
 
 
 if __name__ == "__main__":

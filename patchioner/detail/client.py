@@ -26,7 +26,7 @@ from urllib.parse import urlsplit, urlunsplit
 from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.base.optional import require
 from patchioner.detail import models
-from patchioner.detail.models import Asked, EmptyAnswerError, Question, clean_answer
+from patchioner.detail.models import Asked, EmptyAnswerError, Question, Take, clean_answer
 from patchioner.detail.values import Checked
 from patchioner.images import data_url
 
@@ -196,9 +196,8 @@ def _error_within(body: Any) -> DetailError:
     fields = error if isinstance(error, Mapping) else body if isinstance(body, Mapping) else {}
     codes = [str(fields.get(name)) for name in ("code", "status", "status_code", "type")]
     said = words_of_error(body)
-    status = next((int(one) for one in codes if re.fullmatch("[45][0-9][0-9]", one)), None)
-    if status is not None:
-        return judge(status, said, fields)
+    if statuses := [int(one) for one in codes if re.fullmatch("[45][0-9][0-9]", one)]:
+        return judge(statuses[0], said, fields)
     kind = PassingError if any(map(_PASSING.search, codes)) else DetailError
     return kind(f"the server answers with an error: {_line(said)}")
 
@@ -282,9 +281,8 @@ def public_url(address: str) -> str:
     except ValueError:  # of the port
         good = False
     if not good:
-        raise OptionError(
-            "the base URL is no http(s) address; it looks like 'http://localhost:8000/v1'"
-        )
+        form = "http://localhost:8000/v1"
+        raise OptionError(f"the base URL is no http(s) address; it looks like {form!r}")
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -295,9 +293,8 @@ def _key(variable: str | None, address: str) -> str | None:
     if not key and variable is None and host != "api.openai.com":
         return None
     if not key:
-        raise OptionError(
-            f"the environment variable {name!r} holds no key; set it, or give the base URL of a server that needs none"
-        )
+        remedy = "set it, or give the base URL of a server that needs none"
+        raise OptionError(f"the environment variable {name!r} holds no key; {remedy}")
     if not key.isascii() or not key.isprintable():
         raise OptionError(f"the key in {name!r} has characters that no key has; copy it again")
     if parts.scheme == "http" and host not in ("localhost", "::1") and not host.startswith("127."):
@@ -368,7 +365,7 @@ class ChatClient(models.AskedModel):
         for interrupt in tuple(self._interrupts):
             interrupt.set()
 
-    def write(self, asked: Sequence[Asked], take: models.Take) -> None:
+    def write(self, asked: Sequence[Asked], take: Take) -> None:
         """Samples of the same are one request, others go side by side."""
         groups: dict[str, list[Asked]] = {}
         for one in asked:
@@ -388,9 +385,7 @@ class ChatClient(models.AskedModel):
             finally:
                 self._interrupts.discard(interrupt)
 
-    def _samples(
-        self, group: Sequence[Asked], take: models.Take, interrupt: threading.Event
-    ) -> None:
+    def _samples(self, group: Sequence[Asked], take: Take, interrupt: threading.Event) -> None:
         questions, shown = [question for question, _ in group], group[0][1]
         url = None if shown is None else data_url(shown(), quality=90)
         while questions:

@@ -24,7 +24,15 @@ from decoders.scene_graph import noun_phrases
 from patchioner.base.errors import DetailError, OptionError, PatchionerError, RegionError
 from patchioner.detail import prose
 from patchioner.detail.models import Answer, Asked, AskedModel, Question, mask_digest
-from patchioner.detail.values import Checked, DetailRegion, Photo, Rectangle, Share, Statement
+from patchioner.detail.values import (
+    Checked,
+    DetailRegion,
+    Photo,
+    Rectangle,
+    Regions,
+    Share,
+    Statement,
+)
 from patchioner.images import cut_out
 from patchioner.regions import Box, Mask, NamedRegion, Polygon, Region
 
@@ -253,9 +261,7 @@ class PatchionerDescriber:
         self.settings: dict[str, object] = {"describer": "patchioner", "model": model.settings.name}
         self.settings |= asdict(self._settings)
 
-    def describe(
-        self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
-    ) -> list[Statement]:
+    def describe(self, photo: Photo, regions: Regions, *, seed: int = 0) -> list[Statement]:
         """All captions of all regions, ordered by region, then sample. A text depends on the photo, its region, the
         sample's number and the seed; not on the other regions."""
         features = self._model.encode(photo.image) if photo.features is None else photo.features
@@ -361,9 +367,7 @@ class VisionDescriber:
         asked = {"samples": samples, "temperatures": list(temperatures), **self._sampling}
         self.settings = {"describer": model.settings["text_model"], **model.settings, **asked}
 
-    def describe(
-        self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
-    ) -> list[Statement]:
+    def describe(self, photo: Photo, regions: Regions, *, seed: int = 0) -> list[Statement]:
         """All samples of all regions, ordered by region, then sample; single failures are left out, with a warning.
         `DetailError`: a region without any answer; `FutileError`: no other photo would fare better."""
         asked = {region.id: self._asked(photo, region, seed) for region in regions}

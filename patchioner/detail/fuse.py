@@ -12,36 +12,24 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 from decoders.scene_graph import word_set
 from patchioner.base.errors import DetailError, FutileError
-from patchioner.detail import prose
+from patchioner.detail import prose, values
 from patchioner.detail.describe import overlap_share
 from patchioner.detail.models import AskedModel
-from patchioner.detail.values import (
-    REGION_KINDS,
-    Checked,
-    Claim,
-    DetailRegion,
-    FusedSentence,
-    Photo,
-    Scorer,
-    Share,
-    Statement,
-    Support,
-    Verdict,
-    read,
-)
+from patchioner.detail.values import Claim, DetailRegion, FusedSentence, Photo, Support, Verdict
 
 _LOG = logging.getLogger(__name__)
 _OVERLAP = 0.1  # share of the smaller region from which two regions may show the same thing
 _OCCASIONS = 2  # other texts about a region, from which on it tells that none of them names a thing
+_Pairs: TypeAlias = Collection[tuple[str, str]]
 _Reason = tuple[str, str]  # one of `Verdict.reason`, the reason in words
 
 
 @dataclass(frozen=True)
-class FilterSettings(Checked):
+class FilterSettings(values.Checked):
     """What is kept.
 
     `rules`: hedges, preamble and fragments are dropped, see `clean`; `alike`: similarity from which two claims say the
@@ -54,19 +42,19 @@ class FilterSettings(Checked):
     """
 
     rules: bool = True
-    alike: Share = 0.6
+    alike: values.Share = 0.6
     trusted_agreement: Annotated[int, (0, 10_000)] = 0
     whole_sentences: Literal["captions", "always"] = "captions"
-    lone_support: Share = 0.2
-    share: Share = 0.45
+    lone_support: values.Share = 0.2
+    share: values.Share = 0.45
 
 
 def filter_statements(
     photo: Photo,
-    regions: Sequence[DetailRegion],
-    statements: Sequence[Statement],
+    regions: values.Regions,
+    statements: Sequence[values.Statement],
     *,
-    scorer: Scorer | None = None,
+    scorer: values.Scorer | None = None,
     settings: FilterSettings | None = None,
 ) -> list[Verdict]:
     """Judge each sentence of each statement; of those that say the same one is kept, and names the others.
@@ -85,8 +73,7 @@ def filter_statements(
 
     def left_by(why_not: Callable[[Claim], _Reason | None], some: Sequence[Claim]) -> list[Claim]:
         for claim in some:
-            reason = why_not(claim)
-            if reason is not None:
+            if reason := why_not(claim):
                 verdicts[claim.id] = Verdict(claim, False, 1, (claim.region_id,), None, *reason)
         return [claim for claim in some if claim.id not in verdicts]
 
@@ -118,17 +105,14 @@ def clean(sentence: str) -> _Reason | None:
     if sentence.rstrip().endswith(":"):
         return "preamble", "leads in to a list"
     for reason, pattern in _RULES.items():
-        found = pattern.search(sentence.replace("\u2019", "'"))
-        if found:
+        if found := pattern.search(sentence.replace("\u2019", "'")):
             return reason, f"{reason}: {found.group()!r}"
     if len(sentence.split()) < 2 or not prose.things(sentence):
         return "fragment", "names no thing"
     return None
 
 
-def agreeing_groups(
-    claims: Sequence[Claim], near: Collection[tuple[str, str]], alike: float = 0.6
-) -> list[list[Claim]]:
+def agreeing_groups(claims: Sequence[Claim], near: _Pairs, alike: float = 0.6) -> list[list[Claim]]:
     """Claims that say the same, grouped, ordered by their first claim. A claim joins the group to whose first claim it
     is most `alike`, if it is enough so (`similarity_matrix`) and their regions are `near`. First in its group then
     stands the claim most like the others, of those the fullest."""
@@ -158,7 +142,7 @@ class Beside(NamedTuple):
 
 
 def supporting_samples(
-    claims: Sequence[Claim], left: Sequence[Claim], near: Collection[tuple[str, str]]
+    claims: Sequence[Claim], left: Sequence[Claim], near: _Pairs
 ) -> dict[tuple[str, int], Beside]:
     """(region, sample) of all `claims` -> what the other samples say in those that are `left`."""
     lengths = Counter(claim.text_id for claim in claims)
@@ -191,7 +175,7 @@ def rarely_said(text: str, beside: Beside, share: float) -> _Reason | None:
 
 
 def unsupported(
-    support: Support, beside: Beside, scorer: Scorer, settings: FilterSettings
+    support: Support, beside: Beside, scorer: values.Scorer, settings: FilterSettings
 ) -> _Reason | None:
     """Why the photo does not support a claim; None where it does."""
     told = settings.share > 0 and beside.others >= _OCCASIONS
@@ -233,7 +217,7 @@ _ROWS = 3  # centres in the same third of the photo's height are on one line, as
 
 
 @dataclass(frozen=True)
-class FuseSettings(Checked):
+class FuseSettings(values.Checked):
     """How sentences become a paragraph; chosen on the 114 development photos, `benchmarks.detail` "objects".
 
     `max_words`: at most in the paragraph; `duplicate`: similarity from which two sentences say the same; `new_share`:
@@ -242,8 +226,8 @@ class FuseSettings(Checked):
     """
 
     max_words: Annotated[int, (1, 10_000)] = 120
-    duplicate: Share = 0.5
-    new_share: Share = 0.5
+    duplicate: values.Share = 0.5
+    new_share: values.Share = 0.5
     coverage: bool = False
 
 
@@ -254,9 +238,7 @@ class GreedyFuser:
         self._settings = settings or FuseSettings()
         self.settings: dict[str, object] = {"fuser": "greedy", **asdict(self._settings)}
 
-    def fuse(
-        self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
-    ) -> tuple[list[FusedSentence], list[Verdict]]:
+    def fuse(self, photo: Photo, regions: values.Regions, kept: Sequence[Verdict]) -> values.Fused:
         """The sentences in order, and verdicts on kept claims that bring nothing new ("duplicate") or do not fit."""
         settings, verdicts = self._settings, ordered(photo.size, regions, kept)
         texts = [finished(verdict.claim.text) for verdict in verdicts]
@@ -285,14 +267,14 @@ class GreedyFuser:
 
 
 def ordered(
-    size: tuple[int, int], regions: Sequence[DetailRegion], kept: Sequence[Verdict]
+    size: tuple[int, int], regions: values.Regions, kept: Sequence[Verdict]
 ) -> list[Verdict]:
     """Kept claims by kind of region (`REGION_KINDS`), row by row and left to right, then by place in the text."""
     ranks: dict[str, tuple[object, ...]] = {}
     for one in regions:
         left, top, right, bottom = one.box
         row = int(_ROWS * (top + bottom) / 2 / max(size[1], 1))
-        ranks[one.id] = REGION_KINDS.index(one.kind), row, left + right, top + bottom, one.id
+        ranks[one.id] = values.REGION_KINDS.index(one.kind), row, left + right, top + bottom, one.id
     told = (verdict for verdict in kept if verdict.kept)
     return sorted(told, key=lambda v: (ranks[v.claim.region_id], v.claim.place, v.claim.sample))
 
@@ -379,9 +361,7 @@ class LanguageFuser:
         own = {"fuser": "language", "model": model.settings, "prompt": PROMPT, "most": _MOST}
         self.settings = {**self._greedy.settings, **own, **self._asking}
 
-    def fuse(
-        self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
-    ) -> tuple[list[FusedSentence], list[Verdict]]:
+    def fuse(self, photo: Photo, regions: values.Regions, kept: Sequence[Verdict]) -> values.Fused:
         """As `GreedyFuser.fuse`; "no source": told in no sentence, or only in such as say what no statement says."""
         verdicts, sentences = ordered(photo.size, regions, kept), list[FusedSentence]()
         if 2 <= len(verdicts) <= _MOST:
@@ -423,8 +403,7 @@ class LanguageFuser:
             sources = [verdicts[number - 1] for number in dict.fromkeys(one.ids)]
             text = finished(one.text)
             claims = [source.claim.text for source in sources]
-            words = unsourced_words(text, claims, allowed=_ALLOWED)
-            if words:
+            if words := unsourced_words(text, claims, allowed=_ALLOWED):
                 _LOG.info("dropped %r: no statement says %s", text, ", ".join(words))
             elif len(text.split()) <= left and text.casefold() not in found:
                 found[text.casefold()] = _sentence(text, sources)
@@ -432,9 +411,7 @@ class LanguageFuser:
         return list(found.values())
 
 
-def unsourced_words(
-    text: str, claims: Sequence[str], *, allowed: Collection[str] = ()
-) -> list[str]:
+def unsourced_words(text: str, claims: Sequence[str], allowed: Collection[str] = ()) -> list[str]:
     """Content words and negations of a sentence that none of its claims has, sorted; forms and synonyms count as one. A
     sentence that puts the words of its claims together in another sense passes."""
     said = " ".join(claims)
@@ -472,7 +449,7 @@ def read_written(answer: str, count: int) -> tuple[_Written, ...]:
         if len(answer) > _LONGEST or not 0 <= start < end:
             raise ValueError(f"{answer!r:.60} holds no JSON object")
         found = json.loads(answer[start : end + 1])
-        written: tuple[_Written, ...] = read(tuple[_Written, ...], found["sentences"])
+        written: tuple[_Written, ...] = values.read(tuple[_Written, ...], found["sentences"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
         raise DetailError(f"the answer is not as asked for ({what})") from error

@@ -358,9 +358,9 @@ def _prompt(tokenizer: Any, system: str, user: str) -> Any:
     """Tensors of one prompt, worded as the model's chat template has it; without one, the two texts in a row."""
     if not tokenizer.chat_template:
         return tokenizer("\n\n".join(filter(None, (system, user))) + "\n\n", return_tensors="pt")
-    said = [{"role": "system", "content": system}] if system else []
+    told = [{"role": "system", "content": system}] if system else []
     try:
-        prompt = _templated(tokenizer, [*said, {"role": "user", "content": user}])
+        prompt = _templated(tokenizer, [*told, {"role": "user", "content": user}])
     except Exception as error:
         # Jinja's errors: some templates (Gemma's, Mistral's first) refuse the system's role.
         if not system or type(error).__module__.split(".")[0] != "jinja2":

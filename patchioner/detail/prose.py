@@ -87,8 +87,7 @@ def _list_marks(text: str) -> list[tuple[int, int]]:
 
 
 def _item(text: str) -> list[str]:
-    title = _TITLE.match(text)
-    if title:
+    if title := _TITLE.match(text):
         return [_stopped(title.group(1)), *_item(text[title.end() :])]
     sentences = _prose(text)
     return [*sentences[:-1], *map(_stopped, sentences[-1:])]
@@ -148,8 +147,7 @@ def word_weights(sentence: str) -> Mapping[str, float]:
     """`content_words` with how much each tells: nouns 1, numbers and adjectives 0.7, verbs 0.6."""
     found: dict[str, float] = {}
     for token in map(_retagged, tag(sentence)):
-        word = _lemma(token)
-        if word is not None:
+        if word := _lemma(token):
             found[word] = max(found.get(word, 0.0), _WEIGHTS[token.tag])
     return MappingProxyType(found)
 

@@ -122,15 +122,12 @@ class Evidence:
         with self._lock:
             if len(self._known) > _TEXTS_KEPT:
                 self._known.clear()
-            unknown = [text for text in dict.fromkeys(texts) if text not in self._known]
-            if unknown:
+            if unknown := [text for text in dict.fromkeys(texts) if text not in self._known]:
                 rows = F.normalize(self.model.embed_text(unknown).float().cpu(), dim=1)
                 self._known.update(zip(unknown, rows, strict=True))
             return torch.stack([self._known[text] for text in texts])
 
-    def view(
-        self, features: PatchFeatures, region: Region, *, without: Collection[str] = ()
-    ) -> View:
+    def view(self, features: PatchFeatures, region: Region, without: Collection[str] = ()) -> View:
         """A region of an encoded photo, ready to be compared; memory texts in `without` are left aside."""
         pooled = self.model.embed_regions(features, [region], crop=False)[0]
         pooled = F.normalize(pooled.float().cpu(), dim=0)
@@ -169,11 +166,11 @@ class Evidence:
         return float(np.log((near + 0.02 * base + _DAMPING) / (base + _DAMPING)))
 
     def sentence_row(
-        self, view: View, sentence: str, rows: FloatArray, objects: Logistic
+        self, view: View, text: str, rows: FloatArray, objects: Logistic
     ) -> FloatArray:
         """(`SENTENCE_INPUTS`,) float64 of a sentence, given the measures of its things."""
         logits = objects.logits(rows) if len(rows) else np.zeros(1)
-        whole = self.compare(view, [sentence])[0]
+        whole = self.compare(view, [text])[0]
         return np.array([*whole, logits.min(), logits.mean(), np.log(len(rows) + 1)])
 
 

@@ -23,7 +23,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -167,6 +167,10 @@ class FusedSentence:
     support: float | None = None
 
 
+Regions: TypeAlias = Sequence[DetailRegion]
+Fused: TypeAlias = tuple[list[FusedSentence], list[Verdict]]
+
+
 @dataclass(frozen=True, eq=False)
 class DetailedCaption:
     """A paragraph with its provenance: verdicts on what was `dropped`, by the fuser too, and `kept`; all `regions`;
@@ -189,9 +193,7 @@ class Describer(Protocol):
 
     settings: dict[str, object]
 
-    def describe(
-        self, photo: Photo, regions: Sequence[DetailRegion], *, seed: int = 0
-    ) -> list[Statement]:
+    def describe(self, photo: Photo, regions: Regions, *, seed: int = 0) -> list[Statement]:
         """All samples of all regions, ordered by region, then sample."""
 
 
@@ -210,9 +212,7 @@ class Fuser(Protocol):
 
     settings: dict[str, object]
 
-    def fuse(
-        self, photo: Photo, regions: Sequence[DetailRegion], kept: Sequence[Verdict]
-    ) -> tuple[list[FusedSentence], list[Verdict]]:
+    def fuse(self, photo: Photo, regions: Regions, kept: Sequence[Verdict]) -> Fused:
         """The sentences in order, and verdicts (kept=False, with a reason) on kept claims that it left out."""
 
 
