@@ -95,9 +95,8 @@ class DetailCaptioner:
     ) -> None:
         self._settings = preset(settings) if isinstance(settings, str) else settings
         self._model = Patchioner.from_pretrained(model) if isinstance(model, (str, Path)) else model
-        self._describer = describer or describe.PatchionerDescriber(
-            self._needed("describer"), self._settings.describe
-        )
+        ask = self._settings.describe
+        self._describer = describer or describe.PatchionerDescriber(self._needed("describer"), ask)
         self._scorer = DenseScorer(self._needed("scorer")) if scorer == "dense" else scorer
         self._fuser = fuser or GreedyFuser(self._settings.fuse)
         self.settings: dict[str, object] = {
@@ -132,9 +131,8 @@ class DetailCaptioner:
         if blank := why_blank(opened.image):
             return DetailedCaption("", (), (), (), chosen, opened.size, blank, settings)
         statements = self._describer.describe(opened, chosen, seed=seed)
-        verdicts = filter_statements(
-            opened, chosen, statements, scorer=self._scorer, settings=self._settings.filter
-        )
+        how: Any = {"scorer": self._scorer, "settings": self._settings.filter}
+        verdicts = filter_statements(opened, chosen, statements, **how)
         kept = [verdict for verdict in verdicts if verdict.kept]
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
@@ -342,8 +340,7 @@ def describe_many(
         for job in photos
     ]
     settings = json.loads(json.dumps({**captioner.settings, "seed": seed}))
-    identity = json.dumps({**settings, "version": VERSION}, sort_keys=True)
-    run = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    run = _digest({**settings, "version": VERSION})[:16]
     stopped: list[Exception] = []
 
     def work(job: PhotoJob) -> tuple[Name, str, DetailedCaption | Exception | None] | None:
@@ -354,7 +351,7 @@ def describe_many(
                 return None
             photo = values.open_photo(job.load(), name=job.name)
             given = [] if job.regions is None else list(job.regions(photo.size))
-            key = f"{run}-{_digest(photo, given)}"
+            key = f"{run}-{_digest(_identity(photo, given))[:32]}"
             known = lines is not None and key in lines.first
             found = None if known else captioner.describe(photo, given, seed=seed)
             return (key, job.name), photo.sha256, found
@@ -393,8 +390,7 @@ def describe_many(
             if lines is not None:
                 lines.append((key, name), values.dumps(line))
                 found[key, name] = None
-    first = stopped[0] if stopped else None
-    return BatchResult(described, known, tuple(failed), first, tuple(found))
+    return BatchResult(described, known, tuple(failed), next(iter(stopped), None), tuple(found))
 
 
 def read_captions(
@@ -407,9 +403,10 @@ def read_captions(
     return (values.from_json(lines.values(name)) for name in chosen)
 
 
-def _digest(photo: Photo, given: Sequence[Given]) -> str:
-    """Of a photo's pixels and the regions given for it."""
+def _identity(photo: Photo, given: Sequence[Given]) -> list[object]:
     things = [describe.as_region(one, photo.size) for one in given]
-    regions = [[one.box, one.name, models.mask_digest(one.mask)] for one in things]
-    told = json.dumps([photo.sha256, regions])
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    return [photo.sha256, [[one.box, one.name, models.mask_digest(one.mask)] for one in things]]
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

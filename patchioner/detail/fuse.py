@@ -416,9 +416,8 @@ def unsourced_words(text: str, claims: Sequence[str], allowed: Collection[str] =
     sentence that puts the words of its claims together in another sense passes."""
     said = " ".join(claims)
     spoken = [prose.content_words(one) for one in (said, *claims)]
-    known = {
-        prose.root(word) for words in (prose.words_of(said), allowed, *spoken) for word in words
-    }
+    terms = (prose.words_of(said), allowed, *spoken)
+    known = {prose.root(word) for words in terms for word in words}
     words = prose.content_words(text)
     new = {word for word in words if known.isdisjoint(map(prose.root, (word, *word.split("-"))))}
     return sorted(new | (_negations(text) - _negations(said)))

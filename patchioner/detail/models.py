@@ -320,10 +320,8 @@ class LocalModel(AskedModel):
             kinds = "AutoProcessor", "AutoModelForImageTextToText"
         offline = not Path(self.name).is_dir() and not self._reachable()
         note = "only local files were looked at, as the hub is out of reach; " * offline
-        dtype = getattr(torch, self.dtype, "auto")
-        processor, network = read_pretrained(
-            self.name, *kinds, dtype=dtype, offline=offline, note=note
-        )
+        how: Any = {"dtype": getattr(torch, self.dtype, "auto"), "offline": offline, "note": note}
+        processor, network = read_pretrained(self.name, *kinds, **how)
         return network.to(self._device).eval(), processor
 
     def _reachable(self) -> bool:

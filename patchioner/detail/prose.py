@@ -167,10 +167,8 @@ def _lemma(token: Token) -> str | None:
         return None if word in _SETS["empty nouns"] else canonical(word)
     if token.tag == "verb":
         return None if token.lemma in _SETS["empty verbs"] else token.lemma
-    told = token.tag == "num" or (
-        token.tag == "adj" and token.text not in _SETS["empty adjectives"]
-    )
-    return canonical(token.text) if told else None
+    told = token.tag == "adj" and token.text not in _SETS["empty adjectives"]
+    return canonical(token.text) if told or token.tag == "num" else None
 
 
 def things(sentence: str) -> list[str]:

@@ -61,11 +61,9 @@ class Calibration:
         """Read what `to_json` gave; `CheckpointError`: it is damaged, or of another version."""
         if not isinstance(values, Mapping) or values.get("version") != 1:
             raise CheckpointError(f"{source}: no calibration of version 1; make one with {COMMAND}")
-        parts = {name: values.get(name) for name in ("sentences", "objects")}
-        sentences, objects = (
-            Logistic.from_json(one, f"{source}: {name}") for name, one in parts.items()
-        )
-        return cls(sentences, objects, dict(values.get("measured", {})))
+        names = "sentences", "objects"
+        parts = [Logistic.from_json(values.get(one), f"{source}: {one}") for one in names]
+        return cls(*parts, dict(values.get("measured", {})))
 
     @classmethod
     def of(cls, model: Patchioner) -> Self:
@@ -97,9 +95,8 @@ class Evidence:
 
     def __init__(self, model: Patchioner) -> None:
         if model.parts.text_tower is None:
-            raise OptionError(
-                f"{model.settings.name!r} has no text tower, so it cannot score sentences: give another model or scorer"
-            )
+            wrong = f"{model.settings.name!r} has no text tower, so it cannot score sentences"
+            raise OptionError(f"{wrong}: give another model or scorer")
         self.model = model
         self._known: dict[str, Tensor] = {}
         self._lock = threading.Lock()
@@ -245,15 +242,13 @@ class DenseScorer:
         return np.asarray((tokens @ self._evidence.embed([sentence])[0]).numpy(), dtype=np.float32)
 
 
-_UNVERIFIABLE: Final = {
-    kind: prose.any_of(kind) for kind in ("number", "colour", "place", "negation")
-}
+_UNSEEN: Final = {kind: prose.any_of(kind) for kind in ("number", "colour", "place", "negation")}
 
 
 def unverifiable(sentence: str) -> tuple[str, ...]:
     """What of a sentence no contrastive score can support, in words."""
     parts = []
-    for kind, pattern in _UNVERIFIABLE.items():
+    for kind, pattern in _UNSEEN.items():
         parts += [f"{kind}: {found.group()}" for found in pattern.finditer(sentence.lower())]
     if not prose.things(sentence):
         parts.append("names no thing" if prose.word_weights(sentence) else "says nothing")

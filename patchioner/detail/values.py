@@ -238,9 +238,8 @@ def from_json(values: object) -> tuple[str, DetailedCaption]:
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise DetailError(f"no detailed caption ({FORMAT!r}): give a line of --json or --out")
     if values.get("version") != VERSION:
-        raise DetailError(
-            f"the detailed caption has version {values.get('version')!r}, known is {VERSION}: describe the photo again"
-        )
+        wrong = f"the detailed caption has version {values.get('version')!r}, known is {VERSION}"
+        raise DetailError(f"{wrong}: describe the photo again")
     try:
         plain = {**values}
         for name in ("kept", "dropped"):
@@ -277,10 +276,8 @@ def read(kind: Any, value: Any) -> Any:
     kinds, origin = typing.get_args(kind), typing.get_origin(kind)
     if is_dataclass(kind):
         hints, made = _hints(kind), cast(Any, kind)
-        fields = {
-            name: read(hint, value[_JSON_NAMES.get(name, name)]) for name, hint in hints.items()
-        }
-        return made(**fields)
+        own = {name: read(hint, value[_JSON_NAMES.get(name, name)]) for name, hint in hints.items()}
+        return made(**own)
     if type(None) in kinds:
         return None if value is None else read(kinds[0], value)
     if origin is tuple and isinstance(value, list):
