@@ -258,7 +258,8 @@ class LineFile:
                 whole, line = data.endswith(b"\n"), None
                 with suppress(ValueError, RecursionError):
                     line = json.loads(data) if whole else None
-                key, photo = map((line if isinstance(line, dict) else {}).get, ("key", "photo"))
+                named = line if isinstance(line, dict) else {}
+                key, photo = named.get("key"), named.get("photo")
                 # A power cut can leave zeros where the end of a file was to be.
                 start = data[: len(_OPENING)].rstrip(b"\0\n")
                 if isinstance(key, str) and isinstance(photo, str):

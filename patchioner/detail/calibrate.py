@@ -66,7 +66,8 @@ def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int 
             rows += [*true, *false]
             truth += [True] * len(true) + [False] * len(false)
     objects = _at_rate(evidence.object_inputs, rows, truth, OBJECT_RATE)
-    measures = np.array([evidence.sentence_row(*one, objects) for _, *one in said])
+    rated = [evidence.sentence_row(view, text, rows, objects) for _, view, text, rows in said]
+    measures = np.array(rated)
     kinds = np.array([kind for kind, *_ in said])
     sentences = fit_logistic(score.SENTENCE_INPUTS, measures, kinds == "true")
     scores = sentences(measures)

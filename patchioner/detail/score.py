@@ -61,9 +61,9 @@ class Calibration:
         """Read what `to_json` gave; `CheckpointError`: it is damaged, or of another version."""
         if not isinstance(values, Mapping) or values.get("version") != 1:
             raise CheckpointError(f"{source}: no calibration of version 1; make one with {COMMAND}")
-        names = "sentences", "objects"
-        parts = [Logistic.from_json(values.get(one), f"{source}: {one}") for one in names]
-        return cls(*parts, dict(values.get("measured", {})))
+        sentences = Logistic.from_json(values.get("sentences"), f"{source}: sentences")
+        objects = Logistic.from_json(values.get("objects"), f"{source}: objects")
+        return cls(sentences, objects, dict(values.get("measured", {})))
 
     @classmethod
     def of(cls, model: Patchioner) -> Self:
