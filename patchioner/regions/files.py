@@ -187,15 +187,14 @@ class RegionFile:
             found, alike = self._nearest(name)
             groups.setdefault(found, {})[name] = alike
         groups.pop(None, None)
-        wrong = "is called like several photos, {!r} among them: name them, or folders, apart"
         errors = {}
         for found, names in groups.items():
             most = max(names.values())
             is_one = len({os.path.normpath(name) for name in names if names[name] == most}) == 1
-            for name in names:
-                if names[name] < most or not is_one:
-                    what = f"region file {str(self.path)!r}: {str(found)!r}"
-                    errors[name] = RegionFileError(f"{what} {wrong.format(name)}")
+            for name in (one for one in names if names[one] < most or not is_one):
+                wrong = f"{str(found)!r} is called like several photos, {name!r} among them"
+                what = f"region file {str(self.path)!r}: {wrong}: name them, or folders, apart"
+                errors[name] = RegionFileError(what)
         return errors
 
     def _nearest(self, image_name: str) -> tuple[object, Any]:

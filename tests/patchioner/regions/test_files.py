@@ -315,12 +315,7 @@ LISTED = {
 }
 POINTS = [{"x": 0.1 * place, "y": 0.2, "t": 0.1 * place} for place in range(4)]
 NARRATIVES = [
-    {
-        "dataset_id": "d",
-        "image_id": str(n),
-        "caption": f"\u00fc {line}",
-        "traces": [POINTS[: n + 1]],
-    }
+    {"image_id": str(n), "caption": f"\u00fc {line}", "traces": [POINTS[: n + 1]]}
     for line, n in enumerate((3, 1, 3, 2))
 ]
 
