@@ -177,15 +177,8 @@ def test_a_photo_is_known_by_pixels_regions_and_settings() -> None:
     assert again.asked == [] and lines() == ["0.png", "new.bmp"]
     assert len(set(lines("text"))) == 1
     for bottom in (4, 5, 4):
-        boxes = [Box(0, 0, 4, bottom)]
-        run(
-            again,
-            [
-                batch.PhotoJob(
-                    "0.png", partial(Image.open, "0.png"), lambda size, boxes=boxes: boxes
-                )
-            ],
-        )  # type: ignore[misc]
+        given: Any = partial(lambda boxes, size: boxes, [Box(0, 0, 4, bottom)])
+        run(again, [batch.PhotoJob("0.png", partial(Image.open, "0.png"), given)])
     assert len(again.asked) == 2
     before = OUT.read_bytes()
     for captioner, seed, changed in ((Fake(n=2), 0, r"describer\.n"), (again, 1, "seed")):
