@@ -112,7 +112,7 @@ class KindSettings:
         context: see `ModelSettings.context`.
         guidance: how captions are kept to such a region while they are decoded; needs a table of nouns.
         candidates: among which its caption is chosen, where no options of decoding are given.
-        style: of its caption: a "sentence", or a "phrase" (`patchioner.phrases`).
+        style: of its caption: a "sentence", or a "phrase" (`patchioner.nouns.cut_to_shown`).
     """
 
     weighting: Weighting | None = None
