@@ -238,10 +238,17 @@ class PredictionLog:
             os.truncate(path, len(whole))
 
     def check_order(self, samples: Sequence[Sample]) -> None:
-        """Raise BenchmarkDataError unless the lines are the first of `samples`."""
-        if self.ids != [sample.id for sample in samples[: len(self.ids)]]:
+        """Raise BenchmarkDataError unless the lines are of some of `samples`, in their order.
+
+        From the first that is not there, a photo that could not be read then, all are asked again.
+        """
+        wanted = [sample.id for sample in samples]
+        rest = iter(wanted)
+        if not all(held in rest for held in self.ids):
             told = f"{self.path} holds other samples than this run asks about"
             raise BenchmarkDataError(f"{told}: choose another --out")
+        pairs = enumerate(zip(self.ids, wanted, strict=False))
+        self.cut_to(next((place for place, (held, own) in pairs if held != own), len(wanted)))
 
     def cut_to(self, count: int) -> None:
         """Forget all lines after the first `count`."""

@@ -30,7 +30,7 @@ from memory_bank.build import embed_texts
 from patchioner.base.errors import OptionError, TextError, check_texts
 from patchioner.base.files import RunFolder
 from patchioner.base.weights import Storage, tensors_sha256
-from patchioner.checkpoints.folder import Parts, write_checkpoint
+from patchioner.checkpoints.folder import ModelSettings, Parts, write_checkpoint
 from patchioner.text import TextTower
 
 TextDecoder: TypeAlias = PrefixGPT2Decoder | LanguageDecoder
@@ -314,25 +314,31 @@ def adapt(
         # A share of the corpus belongs in the bank that is kept, a validation file does not.
         rows = corpus.training if corpus.foreign else range(len(corpus.texts))
         bank = _bank(corpus, embeddings, rows, bank_rows, training.seed)
-        # Captions as long as the corpus' where those are longer.
-        decode = source.settings.decode
-        longest = max(decode.max_tokens, *map(len, decoder.sequences(corpus.texts)))
-        settings = replace(
-            source.settings,
-            name=out.resolve().name,
-            projection="none" if training.noise_sigma else "memory",
-            # The corpus' own style, whole.
-            kinds={
-                key: replace(kind, style="sentence") for key, kind in source.settings.kinds.items()
-            },
-            decode=replace(decode, max_tokens=min(decoder.max_tokens, longest)),
-        )
+        settings = _settings(source.settings, out, training, decoder, corpus.texts)
         parts = Parts(source.backbone, decoder, bank, tower, settings, source.nouns)
         write_checkpoint(parts, out, storage=storage)
         loss = reports[-1].validation_loss if reports else None
         done = {"sentences": len(corpus.training), "bank_rows": len(bank), "validation_loss": loss}
         run.finish(done)
     return out
+
+
+def _settings(
+    old: ModelSettings,
+    out: Path,
+    training: TrainOptions,
+    decoder: TextDecoder,
+    texts: Sequence[str],
+) -> ModelSettings:
+    """The old ones, for captions as long as the corpus' where those are longer, and whole."""
+    longest = max(old.decode.max_tokens, *map(len, decoder.sequences(texts)))
+    return replace(
+        old,
+        name=out.resolve().name,
+        projection="none" if training.noise_sigma else "memory",
+        kinds={key: replace(kind, style="sentence") for key, kind in old.kinds.items()},
+        decode=replace(old.decode, max_tokens=min(decoder.max_tokens, longest)),
+    )
 
 
 def _identity(

@@ -28,7 +28,7 @@ from patchioner.base.errors import CheckpointError, OptionError, TextError
 from patchioner.checkpoints.folder import Candidates, Guidance, KindSettings, ModelSettings, Style
 from patchioner.embedding import project
 from patchioner.images import ImageSource
-from patchioner.nouns import cut_to_shown
+from patchioner.nouns import COLOURS, cut_to_shown, keep_shown_colours
 from patchioner.regions import WholeImage
 from patchioner.results import Caption
 
@@ -149,6 +149,8 @@ def _written(
         return written
     texts, around = [one.text for one in written], asked.photos[asked.owners]
     phrases = cut_to_shown(texts, parts.nouns, asked.embeddings, around)
+    if any(word in COLOURS for text in phrases for word in text.split()) and parts.text_tower:
+        phrases = keep_shown_colours(phrases, asked.embeddings, parts.text_tower.encode)
     return [replace(one, text=text) for one, text in zip(written, phrases, strict=True)]
 
 

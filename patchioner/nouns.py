@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,8 @@ NO_THINGS = frozenset({
     "view", "front", "side", "top", "area", "background", "picture", "image", "photo", "group", "couple",
     "bunch",
 })  # fmt: skip
+COLOURS = ("black", "blue", "brown", "green", "orange", "pink", "purple", "red", "white", "yellow")
+_COLOURED = re.compile(rf"\b(?:(an?) )?({'|'.join(COLOURS)}) (?!and\b)(\w)")
 _AROUND = 0.3  # weight of a noun's z-score with the whole photo, against that with the region
 _ODDS = 0.25  # weight of how much surer than others its captions are
 _UNKNOWN = -1.0  # z-score of a noun that the table does not have
@@ -233,3 +235,39 @@ def _shown(sentence: str, scores: Mapping[str, float]) -> str:
         end = one.end
     *others, last = parts or [sentence]
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def keep_shown_colours(
+    texts: Sequence[str], here: Tensor, embed: Callable[[Sequence[str]], Tensor]
+) -> list[str]:
+    """The texts without colours that the region shows less than another of `COLOURS`, by the same thing's name with it.
+
+    Args:
+        texts: n captions.
+        here: (n, dim) embeddings of their regions, before the projection.
+        embed: texts -> (m, dim), of the same model; asked where a thing has one colour.
+
+    Example:
+        >>> bus = torch.tensor([[0.0, 1.0]])
+        >>> by_blue = lambda texts: torch.eye(2)[[int("blue" in text) for text in texts]]
+        >>> keep_shown_colours(["a red bus"], bus, by_blue)
+        ['a bus']
+    """
+    return [_keep_shown(text, row, embed) for text, row in zip(texts, here, strict=True)]
+
+
+def _keep_shown(text: str, here: Tensor, embed: Callable[[Sequence[str]], Tensor]) -> str:
+    from decoders.scene_graph import noun_phrases
+
+    for one in reversed(noun_phrases(text)):
+        phrase = text[one.start : one.end]
+        colours = [word for word in phrase.split() if word in COLOURS]
+        if len(colours) != 1 or not (said := _COLOURED.search(phrase)):
+            continue
+        forms = [phrase.replace(said[2], other) for other in COLOURS]
+        likest = F.normalize(embed(forms), dim=1) @ here.to(torch.float32).cpu()
+        if COLOURS[int(likest.argmax())] != said[2]:
+            article = f"{'an' if said[3] in 'aeiou' else 'a'} " if said[1] else ""
+            bare = phrase[: said.start()] + article + phrase[said.start(3) :]
+            text = text[: one.start] + bare + text[one.end :]
+    return text

@@ -1,5 +1,6 @@
 """Captions cut to what their regions show, and where such phrases are asked for."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from patchioner import Box, Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.checkpoints.folder import KindSettings
-from patchioner.nouns import NounTable, cut_to_shown
+from patchioner.nouns import NounTable, cut_to_shown, keep_shown_colours
 from tests.support.tiny import noise_photo, tiny_parts
 
 NAMES = ("person", "table", "cup", "coffee")
@@ -61,6 +62,24 @@ def test_a_phrase_is_what_the_region_shows(
 def test_without_nouns_all_things_are_kept(sentence: str, says: str) -> None:
     rows = torch.zeros(1, 4)
     assert cut_to_shown([sentence], None, rows, rows) == [says]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a blue bus", "a blue bus"),
+        ("a red bus and a blue umbrella", "a bus and a blue umbrella"),
+        ("a person with a red umbrella", "a person with an umbrella"),
+        ("two red buses", "two buses"),
+        ("a black and white cat", "a black and white cat"),
+        ("a dog", "a dog"),
+    ],
+)
+def test_a_colour_stays_where_no_other_fits_better(text: str, says: str) -> None:
+    def embed(texts: Sequence[str]) -> torch.Tensor:
+        return torch.eye(2)[[int("blue" in one) for one in texts]]
+
+    assert keep_shown_colours([text], torch.tensor([[0.0, 2.0]]), embed) == [says]
 
 
 @patch("patchioner.guidance.cut_to_shown", lambda texts, *_: [f"cut {text}" for text in texts])
