@@ -19,14 +19,6 @@ SENTENCE = "a person sitting at a table with a cup of coffee"
 BOX = [Box(5, 5, 40, 50)]
 
 
-def phrase(shown: list[float], around: list[float], odds: list[float]) -> str:
-    """Of a region that shows each of `NAMES` so much."""
-    spread = torch.stack([torch.zeros(4), torch.full((4,), 0.1)])
-    nouns = NounTable(NAMES, torch.eye(4), spread, spread, torch.tensor(odds))
-    rows = (F.normalize(torch.tensor([one]), dim=1) for one in (shown, around))
-    return cut_to_shown([SENTENCE], nouns, *rows)[0]
-
-
 @pytest.mark.parametrize(
     ("shown", "around", "odds", "says"),
     [
@@ -35,14 +27,16 @@ def phrase(shown: list[float], around: list[float], odds: list[float]) -> str:
         ([1.0, 0.0, 1.0, 0.0], [0.0] * 4, [0.0] * 4, "a person and a cup"),
         # What the whole photo shows as well says less of the region; what captions get wrong says less, too.
         ([0.7, 0.7, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0] * 4, "a table"),
-        ([0.7, 0.7, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0] * 4, "a person"),
         ([1.0, 0.0, 1.0, 0.0], [0.0] * 4, [0.0, 0.0, -8.0, 0.0], "a person"),
     ],
 )
 def test_a_phrase_is_what_the_region_shows(
     shown: list[float], around: list[float], odds: list[float], says: str
 ) -> None:
-    assert phrase(shown, around, odds) == says
+    spread = torch.stack([torch.zeros(4), torch.full((4,), 0.1)])
+    nouns = NounTable(NAMES, torch.eye(4), spread, spread, torch.tensor(odds))
+    rows = (F.normalize(torch.tensor([one]), dim=1) for one in (shown, around))
+    assert cut_to_shown([SENTENCE], nouns, *rows) == [says]
 
 
 @pytest.mark.parametrize(
@@ -50,8 +44,6 @@ def test_a_phrase_is_what_the_region_shows(
     [
         (SENTENCE, "a person and a table with a cup of coffee"),
         ("a plane flies through the air", "a plane"),
-        ("people walk down the street", "people"),
-        ("a boat on the shore of a lake", "a boat on the shore of a lake"),
         ("the street is full", "the street"),
         ("a man holds a hat, a dog and a woman", "a man, a hat and a dog"),
         ("a group of people are sitting", "people"),
@@ -70,9 +62,7 @@ def test_without_nouns_all_things_are_kept(sentence: str, says: str) -> None:
         ("a blue bus", "a blue bus"),
         ("a red bus and a blue umbrella", "a bus and a blue umbrella"),
         ("a person with a red umbrella", "a person with an umbrella"),
-        ("two red buses", "two buses"),
         ("a black and white cat", "a black and white cat"),
-        ("a dog", "a dog"),
     ],
 )
 def test_a_colour_stays_where_no_other_fits_better(text: str, says: str) -> None:
