@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# How the weights inside the package were made, end to end, on a laptop's CPU: three hours on two cores (last from an empty folder: training, calibration apart, 10,815 s beside other work).
+# How the weights inside the package were made, end to end, on a laptop's CPU: about three hours on two cores.
 # Every step resumes where it was stopped; delete build/patchioner-mini to start afresh.
 #
 #   pip install -e '.[train]' && bash runs/patchioner-mini.sh
+#
+# Seconds are of one run from an empty folder, two steps at a time, beside other work.
 #
 # The data (photos, captions, the public weights it starts from) is expected where configs/patchioner-mini.yaml says.
 set -euo pipefail
@@ -13,14 +15,14 @@ step() {
     echo "$1: $SECONDS s"
 }
 
-step cache      # the frozen teacher's tokens of the training photos
-step align      # sentence vectors, token statistics, the projection from text to tokens
-step tune       # the backbone, end to end, towards the captions, anchored to the teacher
-step text       # the text tower, end to end, towards the photos, anchored to the alignment
-step corpus     # choose and embed the decoder's sentences
-step bank       # compress their embeddings into the memory bank
-step decoder    # train the decoder on text alone
-step assemble   # measure the final statistics, write patchioner/checkpoints/patchioner-mini
+step cache      # the frozen teacher's tokens of the training photos (666 s)
+step align      # sentence vectors, token statistics, the projection from text to tokens (346 s)
+step tune       # the backbone, end to end, towards the captions, anchored to the teacher (4,155 s)
+step text       # the text tower, end to end, towards the photos, anchored to the alignment (1,129 s)
+step corpus     # choose and embed the decoder's sentences (1,206 s)
+step bank       # compress their embeddings into the memory bank (94 s)
+step decoder    # train the decoder on text alone (3,078 s)
+step assemble   # measure the final statistics, write patchioner/checkpoints/patchioner-mini (141 s)
 
 # What a cosine means for these weights, from training photos alone; kept in the checkpoint's config.json.
 python -m patchioner.detail.calibrate --model patchioner-mini --limit 200 --write \
