@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
 import torch
@@ -36,6 +37,7 @@ Outcome: TypeAlias = "list[Answer | PatchionerError] | PatchionerError"
 _LEAST = 4  # regions that a photo counts for
 _LANES = 8  # most threads that encode side by side, each with its activations
 _FEW = 4  # photos for each of them, from which that pays
+_LIMITING = threading.Lock()
 logger = logging.getLogger(__name__)
 
 
@@ -288,10 +290,9 @@ def map_ahead(
         yield from map(function, items)
         return
     waiting: deque[Future[Out]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="patchioner") as pool:
+    begin = None if threads is None else partial(_limit, threads)
+    with ThreadPoolExecutor(workers, "patchioner", begin) as pool:
         try:
-            if threads is not None:
-                _limit(pool, workers, threads)
             stopped: Exception | None = None
             upcoming = iter(items)
             while True:
@@ -316,19 +317,21 @@ def map_ahead(
             raise
 
 
-def _limit(pool: ThreadPoolExecutor, workers: int, threads: int) -> None:
-    """Give each worker of a new pool so many of torch's threads; the caller's, and those begun later, keep theirs."""
-    usual, ready = torch.get_num_threads(), threading.Barrier(workers + 1)
+def _limit(threads: int) -> None:
+    """Give a new thread so many of torch's; all others, and those begun later, keep theirs."""
+    # Torch gives a thread the process's number at its first question, and changes both together.
+    with _LIMITING:
+        usual, changed = torch.get_num_threads(), threading.Event()
 
-    def begin() -> None:
-        torch.get_num_threads()  # the first question gives a thread the process's number
+        def restore() -> None:
+            changed.wait()
+            torch.set_num_threads(usual)
+
+        other = threading.Thread(target=restore)
+        other.start()
         torch.set_num_threads(threads)
-        ready.wait()
-
-    for _ in range(workers):
-        pool.submit(begin)
-    ready.wait()
-    torch.set_num_threads(usual)
+        changed.set()
+        other.join()
 
 
 def chunks(items: Iterable[In], is_full: Callable[[Sequence[In]], bool]) -> Iterator[list[In]]:
