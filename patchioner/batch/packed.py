@@ -34,7 +34,7 @@ _IMAGES = (
 _REGIONS = ("regions", "annotations", "objects", "boxes", "bboxes", "bbox")
 _CORNERS = (  # or corner and size, a column each
     (("x1", "y1", "x2", "y2"), "xyxy"), (("xmin", "ymin", "xmax", "ymax"), "xyxy"),
-    (("x", "y", "w", "h"), "xywh"),
+    (("x", "y", "w", "h"), "xywh"), (("x", "y", "width", "height"), "xywh"),
 )  # fmt: skip
 _NAMES = (
     "photo", "__key__", "key", "file_name", "filename", "image_path", "path", "image_id", "id",
@@ -206,8 +206,8 @@ class Tables(Source):
                 yield replace(self._sample(place, row), origin=place)
 
     def _sample(self, place: str, row: dict[str, Any]) -> Sample:
-        picture = _inline(row.pop(self._image))
-        given = row.pop(self._region) if self._region else None
+        picture = _inline(row.pop(self._image, None))
+        given = row.pop(self._region, None) if self._region else None
         inner = picture if isinstance(picture, Mapping) else {}
         named: list[Any] = [picture] if isinstance(picture, str) else []
         named += [*(row.get(one) for one in _NAMES), inner.get("path")]
@@ -225,7 +225,7 @@ class Tables(Source):
             file, called = own if self.regions is None else (self.regions.of(photo), photo)
         except PatchionerError as error:
             return Sample(photo, source=row, error=error)
-        except (ValueError, RecursionError):
+        except (TypeError, ValueError, RecursionError):
             held = self._region or ", ".join(self._corners)
             reason = (
                 f"{place}: {held!r} holds no JSON or numbers, or lists of unequal lengths: mend it"
@@ -235,7 +235,7 @@ class Tables(Source):
 
     def _cornered(self, row: Mapping[str, Any]) -> list[float]:
         """The box of four columns of a row; none where all are empty."""
-        box = [math.nan if row[one] is None else float(row[one]) for one in self._corners]
+        box = [math.nan if (side := row.get(one)) is None else float(side) for one in self._corners]
         return [] if all(map(math.isnan, box)) else box
 
     def _own(self, place: str, given: Any, about: Mapping[str, Any]) -> RegionFile | None:

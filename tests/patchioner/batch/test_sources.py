@@ -225,7 +225,7 @@ def test_a_table_of_paths_and_boxes_asks_what_the_numbers_mean(photos: Path) -> 
 @pytest.mark.parametrize(("table", "how", "due"), [
     ("image,x1,y1,x2,y2,id\na.png,1,2,30,40,007\na.png,,,,,8\n", {}, [Box(1, 2, 30, 40)]),
     ("image;class;bbox;id\na.png;cat;[1, 2, 29, 38];007\n", {"box_format": "xywh"}, [Box(1, 2, 30, 40)]),
-    ("image\tx\ty\tw\th\tid\nsub/a.png\t.5\t0\t.25\t.5\t007\n", {"normalized": True}, [Box(48, 0, 72, 32)]),
+    ("image\tx\ty\twidth\theight\tid\nsub/a.png\t.5\t0\t.25\t.5\t007\n", {"normalized": True}, [Box(48, 0, 72, 32)]),
 ])  # fmt: skip
 def test_a_table_of_text(table: str, how: Any, due: list[Box], photos: Path) -> None:
     place = photos / ("t.tsv" if "\t" in table else "t.csv")
