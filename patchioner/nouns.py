@@ -35,7 +35,8 @@ NO_THINGS = frozenset({
     "bunch",
 })  # fmt: skip
 COLOURS = ("black", "blue", "brown", "green", "orange", "pink", "purple", "red", "white", "yellow")
-_COLOURED = re.compile(rf"\b(?:(an?) )?({'|'.join(COLOURS)}) (?!and\b)(\w)")
+_COLOURED = re.compile(rf"\b(?:(an?) )?({'|'.join(COLOURS)}) (?!and\b)(?=\w)")
+_VOWEL = re.compile(r"(?!uni[^dmn]|ute|one\b|eu)[aeiou]|hour", re.IGNORECASE)
 _AROUND = 0.3  # weight of a noun's z-score with the whole photo, against that with the region
 _ODDS = 0.25  # weight of how much surer than others its captions are
 _UNKNOWN = -1.0  # z-score of a noun that the table does not have
@@ -264,10 +265,10 @@ def _keep_shown(text: str, here: Tensor, embed: Callable[[Sequence[str]], Tensor
         colours = [word for word in phrase.split() if word in COLOURS]
         if len(colours) != 1 or not (said := _COLOURED.search(phrase)):
             continue
-        forms = [phrase.replace(said[2], other) for other in COLOURS]
+        forms = [phrase[: said.start(2)] + other + phrase[said.end(2) :] for other in COLOURS]
         likest = F.normalize(embed(forms), dim=1) @ here.to(torch.float32).cpu()
         if COLOURS[int(likest.argmax())] != said[2]:
-            article = f"{'an' if said[3] in 'aeiou' else 'a'} " if said[1] else ""
-            bare = phrase[: said.start()] + article + phrase[said.start(3) :]
-            text = text[: one.start] + bare + text[one.end :]
+            rest = phrase[said.end() :]
+            article = f"{'an' if _VOWEL.match(rest) else 'a'} " if said[1] else ""
+            text = text[: one.start] + phrase[: said.start()] + article + rest + text[one.end :]
     return text

@@ -361,8 +361,8 @@ class VisionDescriber:
         temperatures: tuple[float, float] = (0.2, 0.7),
     ) -> None:
         self.model, self.samples = model, samples
-        if samples < 1:
-            raise OptionError(f"samples is {samples!r}: give 1 or more")
+        if type(samples) is not int or samples < 1:
+            raise OptionError(f"samples is {samples!r}: give a whole number from 1 on")
         self._temperatures, self._sampling = temperatures, {"max_tokens": max_tokens}
         asked = {"samples": samples, "temperatures": list(temperatures), **self._sampling}
         self.settings = {"describer": model.settings["text_model"], **model.settings, **asked}
