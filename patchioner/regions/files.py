@@ -79,9 +79,10 @@ class RegionFile:
         self._by_id = {photo.image_id: photo for photo in reversed(self._photos)}
         self._by_file_name: dict[str, list[Photo]] = {}
         for photo in self._photos:
-            end = _parts(photo.name)[-1] if photo.name else ""
-            for name in {end, plain_name(end)} - {""}:
-                self._by_file_name.setdefault(_lowered(name), []).append(photo)
+            parts = _parts(photo.name) if photo.name else [""]
+            ends = {_lowered(parts[-1]), _lowered(plain_name(parts[-1])), "/".join(parts[-2:])}
+            for name in ends - {""}:
+                self._by_file_name.setdefault(name, []).append(photo)
 
     @property
     def photos(self) -> Sequence[Photo]:
@@ -203,10 +204,15 @@ class RegionFile:
         if self.has_own_files or not self._by_file_name:
             number = wanted[-1] if len(self._photos) > 1 else None
             return self.own_path(image_name) or number, ()
-        named = self._by_file_name.get(_lowered(wanted[-1]), ())
+        named = self._called(wanted)
         alike = ((_alike(_parts(str(one.name)), wanted), one.name) for one in named)
         length, name = max(alike, default=((), None))
         return name, length
+
+    def _called(self, wanted: Sequence[str]) -> Sequence[Photo]:
+        """The photos that may be the wanted one: of its folder and name, which are most alike, else of its name."""
+        alike = self._by_file_name.get("/".join(wanted[-2:])) if len(wanted) > 1 else None
+        return alike or self._by_file_name.get(_lowered(wanted[-1]), ())
 
     def _matching(self, image_name: str | None) -> list[Photo]:
         """The photos that are the named one; several where one name has several ids."""
@@ -218,7 +224,7 @@ class RegionFile:
         wanted = _parts(image_name)
         if photos and not self._by_file_name:
             return [self._by_number(wanted[-1])]
-        named = self._by_file_name.get(_lowered(wanted[-1]), ())
+        named = self._called(wanted)
         if not named:
             names = [str(photo.name) for photo in photos[:_MOST_NAMES]]
             close = ", ".join(difflib.get_close_matches(image_name, names, n=3, cutoff=0.0))
