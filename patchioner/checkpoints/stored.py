@@ -299,5 +299,6 @@ def read_yaml(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); check it") from error
     # No YAML, no UTF-8, a number of thousands of digits, brackets as deep, or a date that is none: each its own class.
     except Exception as error:
-        reason = " ".join(f"{error}".split())[:200]
+        said = "a date that is none" if isinstance(error, AttributeError) else f"{error}"
+        reason = " ".join(said.split())[:200]
         raise CheckpointError(f"{path}: not a plain YAML file ({reason})") from error

@@ -71,7 +71,7 @@ def test_nothing_is_executed(tmp_path: Path, protocol: int) -> None:
     "held",
     [
         b"a: [", b"\xff\xfe\x00", b"a: !!python/object/apply:os.mkdir ['executed']", b"? [a, b]\n: 1", b"[" * 1000,
-        b"a: " + b"9" * 5000, b"a: 2000-13-45",
+        b"a: " + b"9" * 5000, b"a: 2000-13-45", b"!!timestamp x",
     ],
 )  # fmt: skip
 def test_what_is_no_plain_yaml(tmp_path: Path, monkeypatch: MonkeyPatch, held: bytes) -> None:
