@@ -211,8 +211,8 @@ class RegionFile:
 
     def _called(self, wanted: Sequence[str]) -> Sequence[Photo]:
         """The photos that may be the wanted one: of its folder and name, which are most alike, else of its name."""
-        alike = self._by_file_name.get("/".join(wanted[-2:])) if len(wanted) > 1 else None
-        return alike or self._by_file_name.get(_lowered(wanted[-1]), ())
+        alike = self._by_file_name.get("/".join(wanted[-2:]), []) if len(wanted) > 1 else []
+        return alike or self._by_file_name.get(_lowered(wanted[-1]), [])
 
     def _matching(self, image_name: str | None) -> list[Photo]:
         """The photos that are the named one; several where one name has several ids."""
