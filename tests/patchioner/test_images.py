@@ -259,7 +259,7 @@ def static(quality: int | None = None) -> Image.Image:
 
 
 def test_photos_that_show_nothing() -> None:
-    for size in ((448, 448), (3, 5), (641, 7), (640, 2000)):
+    for size in ((448, 448), (3, 5), (641, 7), (640, 2000), (1, 1), (1, 20000)):
         assert "one colour" in (why_blank(Image.new("RGB", size, (10, 200, 30))) or "")
     for quality in (None, 95, 30):
         assert "noise" in (why_blank(static(quality)) or "")
