@@ -83,10 +83,10 @@ def test_it_fits_into_the_package() -> None:
 
 def test_the_recipe_writes_the_settings_that_are_shipped(shipped: Patchioner) -> None:
     yaml = pytest.importorskip("yaml")
-    recipe = Path(__file__).parent.parent / "configs" / "patchioner-mini.yaml"
-    settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))["assemble"]["settings"]
+    path = Path(__file__).parent.parent / "configs" / "patchioner-mini.yaml"
+    recipe = yaml.safe_load(path.read_bytes())
     # Calibrations, and what keeps captions to their regions, come with the last steps of the recipe.
     assert set(shipped.settings.calibration) == {"detail", "label", "captions"}
-    made = ModelSettings.from_json(settings, "the recipe")
-    kinds = adapting(made.kinds, guided=True)
-    assert replace(made, kinds=kinds) == replace(shipped.settings, calibration={})
+    made = ModelSettings.from_json(recipe["assemble"]["settings"] | recipe["with_nouns"], "recipe")
+    made = replace(made, kinds=adapting(made.kinds, guided=True))
+    assert made == replace(shipped.settings, calibration={})
