@@ -247,8 +247,7 @@ class PredictionLog:
         if not all(held in rest for held in self.ids):
             told = f"{self.path} holds other samples than this run asks about"
             raise BenchmarkDataError(f"{told}: choose another --out")
-        pairs = enumerate(zip(self.ids, wanted, strict=False))
-        self.cut_to(next((place for place, (held, own) in pairs if held != own), len(wanted)))
+        self.cut_to(len(os.path.commonprefix([self.ids, wanted])))
 
     def cut_to(self, count: int) -> None:
         """Forget all lines after the first `count`."""

@@ -204,9 +204,10 @@ def cut_to_shown(
     if nouns is None:
         return [_shown(sentence, {}) for sentence in sentences]
     scores = nouns.scores(here) - _AROUND * nouns.scores(around) + _ODDS * nouns.odds
+    places = {name: place for place, name in enumerate(nouns.names)}
     return [
-        _shown(sentence, dict(zip(nouns.names, row, strict=True)))
-        for sentence, row in zip(sentences, scores.tolist(), strict=True)
+        _shown(sentence, {one: float(row[places[one]]) for one in heads(sentence) if one in places})
+        for sentence, row in zip(sentences, scores.cpu(), strict=True)
     ]
 
 
