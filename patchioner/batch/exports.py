@@ -48,8 +48,7 @@ def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix:
     Returns:
         How many rows the form has no place for: without text or box, or about regions where it is of whole photos.
 
-    Raises:
-        OptionError: no such form, or a photo's name that leads out of the folder.
+    OptionError: no such form, or a photo's name that leads out of the folder.
 
     Example:
         >>> export(read_rows("captions.parquet"), "coco", "captioned.json")  # doctest: +SKIP
@@ -61,9 +60,7 @@ def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix:
         return EXPORTS[to](photos, Path(out))
 
 
-def photos_of(
-    rows: Iterable[Row], prefix: str = ""
-) -> Generator[tuple[str, list[Row]], None, None]:
+def photos_of(rows: Iterable[Row], front: str = "") -> Generator[tuple[str, list[Row]], None, None]:
     """(name, its rows) of each photo, in the order of their first rows.
 
     A table may have them apart: they wait in a nameless database, on the disk where it is large.
@@ -74,7 +71,7 @@ def photos_of(
         disk.executemany("insert into rows values (?, ?)", told)
         read = (Row.from_dict(json.loads(said)) for (said,) in disk.execute(_IN_ORDER))
         for photo, own in groupby(read, lambda row: row.photo):
-            yield prefix + photo, list(own)
+            yield front + photo, list(own)
 
 
 def size_of(rows: Iterable[Row]) -> Size | None:
@@ -275,12 +272,10 @@ def _xmp(rows: list[Row], stream: TextIO) -> int:
     return len(rows) - len(places) - len(texts)
 
 
-def _inside(
-    parent: Element | None, element: str, text: object = "", /, **attributes: object
-) -> Element:
+def _inside(above: Element | None, element: str, text: object = "", /, **given: object) -> Element:
     """A new element; what no XML may hold becomes a sign."""
-    told = {key: _fit(one) for key, one in attributes.items()}
-    found = Element(element, told) if parent is None else SubElement(parent, element, told)
+    told = {key: _fit(one) for key, one in given.items()}
+    found = Element(element, told) if above is None else SubElement(above, element, told)
     found.text = _fit(text)
     return found
 
@@ -289,9 +284,7 @@ def _fit(value: object) -> str:
     return _UNFIT.sub("\ufffd", f"{value:.8g}" if isinstance(value, float) else str(value))
 
 
-def _beside(
-    photos: Photos, folder: Path, write: Callable[[list[Row], TextIO], int], suffix: str
-) -> int:
+def _beside(photos: Photos, folder: Path, write: Callable[..., int], suffix: str) -> int:
     """A file for each photo, at its name with another suffix; at name and suffix where that is taken."""
     left, taken = 0, set[Path]()
     for name, rows in photos:

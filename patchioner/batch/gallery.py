@@ -22,11 +22,7 @@ _CSS, _SCRIPT = (
     resources.files("patchioner.batch").joinpath(f"gallery.{kind}").read_text("utf-8")
     for kind in ("css", "js")
 )
-_ORDERS = (
-    ("file", "as in the file", "true"),
-    ("least", "least sure first", "false"),
-    ("most", "surest first", "false"),
-)
+_ORDERS = {"file": "as in the file", "least": "least sure first", "most": "surest first"}
 
 
 def write_gallery(
@@ -58,10 +54,8 @@ def write_gallery(
             break
     calibrated = any(row.confidence is not None for one in shown.values() for row in one)
     by = "confidence" if calibrated else "score"
-    cards = [
-        _card(own, pictures.get(name), by, data_place=at)
-        for at, (name, own) in enumerate(shown.items())
-    ]
+    placed = enumerate(shown.items())
+    cards = [_card(own, pictures.get(name), by, data_place=at) for at, (name, own) in placed]
     with atomic_path(out) as temporary:
         temporary.write_text(_page(cards), encoding="utf-8")
     return len(cards)
@@ -71,9 +65,10 @@ def _page(cards: list[Markup]) -> str:
     hashes = (f"'sha256-{_digest(text)}'" for text in (_CSS, _SCRIPT))
     policy = "default-src 'none'; img-src data:; style-src {}; script-src {}".format(*hashes)
     title = f"{len(cards)} photos, captioned"
+    pressed = {"file": "true"}
     buttons = [
-        element("button", text, type="button", value=order, aria_pressed=pressed)
-        for order, text, pressed in _ORDERS
+        element("button", text, type="button", value=one, aria_pressed=pressed.get(one, "false"))
+        for one, text in _ORDERS.items()
     ]
     top = element("header", element("h1", title), element("nav", buttons, aria_label="Order"))
     script = element("script", Markup(_SCRIPT))

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
@@ -22,6 +22,7 @@ from patchioner.batch.manifest import Manifest
 from patchioner.batch.rows import VERSION, Row, read_rows, run_folder, write_rows
 from patchioner.batch.sources import Photos, Reading, Sample, open_source
 from patchioner.batch.tasks import Asked, Task, group_by_content
+from patchioner.images import ImageSource, load_image
 
 if TYPE_CHECKING:
     from patchioner.model import Patchioner
@@ -36,7 +37,7 @@ class Job:
     The output is FILE.parquet, .jsonl or .csv, with its shards in FILE.run; or a folder, which gets Parquet shards.
     """
 
-    source: str  # see `patchioner.batch.sources.open_source`
+    source: str | Sequence[Any]  # see `patchioner.batch.sources.open_source`
     out: str
     model: str = "patchioner-mini"  # with device and bank: see `Patchioner.from_pretrained`
     device: str | None = None
@@ -50,9 +51,7 @@ class Job:
     def __post_init__(self) -> None:
         for name, kind in (("task", Task), ("reading", Reading)):
             if not isinstance(found := getattr(self, name), kind):
-                raise OptionError(
-                    f"{name} is {found!r:.60}: give a patchioner.batch.{kind.__name__}"
-                )
+                raise OptionError(f"{name} is {found!r:.60}: give a batch.{kind.__name__}")
         for name, least in (("shards", 1), ("max_failures", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -99,15 +98,17 @@ class Worker:
         folder, suffix = run_folder(job.out)
         self.source = open_source(job.source, job.reading)  # what is cheap to refuse comes first
         is_photo = os.path.relpath(job.out, self.source.store.root) in self.source.sizes
-        require_other(job.out, job.source, job.reading.regions, job.out if is_photo else None)
+        place = job.source if isinstance(job.source, str) else None
+        require_other(job.out, place, job.reading.regions, job.out if is_photo else None)
+        run = {"rows": VERSION, **job.task.identity(), **self.source.identity}
+        Manifest.require(folder, run)
         from patchioner.checkpoints.hub import model_fingerprint
 
         self.model = model or job.load()
         own = model_fingerprint(self.model) | {"settings": self.model.settings.to_json()}
-        own["dtype"] = str(self.model.dtype)
-        self.name = hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16]
-        # All that changes what rows say.
-        run = {"rows": VERSION, **job.task.identity(), "model": own, **self.source.identity}
+        told = json.dumps(own | {"dtype": str(self.model.dtype)})
+        self.name = hashlib.sha256(told.encode()).hexdigest()[:16]
+        run["model"] = json.loads(told)  # now it is all that changes what rows say
         self.manifest = Manifest.open(folder, suffix, run, self.source, job.shards)
         self.photos = self.rows = self.failures = 0
 
@@ -184,7 +185,7 @@ class Worker:
 
 
 def run(
-    source: str | Path,
+    source: str | Path | Iterable[tuple[ImageSource, Any]],
     out: str | Path,
     *,
     model: Patchioner | str = "patchioner-mini",
@@ -194,7 +195,8 @@ def run(
     """Caption all photos of a source, or go on where an earlier run was stopped. Rows that failed have their error.
 
     Args:
-        source, out: see `Job`, as for the settings.
+        source: what `open_source` takes, or (photo, regions) pairs: see `patchioner.batch.sources.Pairs`.
+        out: see `Job`, as for the settings.
         model: a loaded one, or its name; with Ray its name.
         engine: "local", or "ray": the same shards on the cluster that Ray is connected to.
 
@@ -214,7 +216,8 @@ def run(
         if not isinstance(model, str):
             raise OptionError("with engine='ray' give the model's name: each worker loads its own")
     name, loaded = (model, None) if isinstance(model, str) else (Job.model, model)
-    worker = Worker(Job(str(source), str(out), model=name, **settings), loaded)
+    given = str(source) if isinstance(source, str | Path) else [*source]
+    worker = Worker(Job(given, str(out), model=name, **settings), loaded)
     started = time.perf_counter()
     stopped = engines[engine](worker, worker.pending())
     return _finished(worker, time.perf_counter() - started, stopped)
@@ -288,23 +291,19 @@ def stage_seconds(job: Job, photos: int = 32) -> dict[str, float]:
 
     "reading" it; the "backbone", prepared pixels included; the "regions": what is asked of its features.
     """
-    from patchioner.images import load_image
-
     model, source, taken = job.load(), open_source(job.source, job.reading), dict[str, float]()
 
-    def timed(stage: str, work: Callable[[], list[Any]]) -> list[Any]:
+    def timed(stage: str, work: Callable[[], Iterable[Any]]) -> list[Any]:
         started = time.perf_counter()
-        found = work()
+        found = list(work())
         taken[stage] = (time.perf_counter() - started) / max(1, len(found))
         return found
 
-    def read() -> list[Any]:
-        found = []
+    def read() -> Iterable[Any]:
         for sample in islice(source.samples(source.keys()), photos):
             with suppress(PatchionerError):
                 asked = Asked([sample], whole=job.task.whole)
-                found.append((load_image(sample.image), asked.regions))
-        return found
+                yield load_image(sample.image), asked.regions
 
     items = timed("reading", read)
     if not items:
@@ -314,5 +313,5 @@ def stage_seconds(job: Job, photos: int = 32) -> dict[str, float]:
     features = timed("backbone", lambda: model.encode(images))
     if job.task.kind != "detail":  # which encodes more than once
         items = [(one, regions) for one, (_, regions) in zip(features, items, strict=True)]
-    timed("regions", lambda: list(job.task.answers(model, items)))
+    timed("regions", lambda: job.task.answers(model, items))
     return taken

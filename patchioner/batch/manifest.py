@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from tempfile import TemporaryFile
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import differences, read_json, write_json
-
-if TYPE_CHECKING:
-    from patchioner.batch.sources import Source
+from patchioner.batch.rows import read_rows
+from patchioner.batch.sources import Source
 
 FORMAT, VERSION = "patchioner-batch", 1
 _FILE = "manifest.json"
@@ -31,6 +30,19 @@ class Manifest:
     def __init__(self, folder: Path, suffix: str, shards: list[list[str]]) -> None:
         self.folder, self.suffix, self.shards = folder, suffix, shards
 
+    @staticmethod
+    def require(folder: Path, run: Mapping[str, Any]) -> None:
+        """OptionError for what `open` will refuse, as far as it is known without the model; writes nothing."""
+        if _found(folder, run):
+            next(read_rows(folder), None)  # of another version
+        there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+        try:
+            with TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            reason = f"{there} cannot be written to ({error.strerror}): choose another --out"
+            raise OptionError(reason) from error
+
     @classmethod
     def open(
         cls, folder: Path, suffix: str, run: Mapping[str, Any], source: Source, shards: int | None
@@ -39,34 +51,23 @@ class Manifest:
 
         `run` are JSON values, everything that changes what rows say. A run that goes on keeps its number of keys to a
         shard. What a tar or table gave is forgotten where that file was written anew: its shards are done over.
-
-        Raises:
-            OptionError: the folder holds something else, another run (the message says what differs), or the run of a
-                newer release.
+        OptionError: the folder holds something else, another run (what differs is told), or that of a newer release.
         """
-        if folder.exists() and not folder.is_dir():
-            raise OptionError(f"{folder} is a file: name a folder to write to")
         folder.mkdir(parents=True, exist_ok=True)
         keys, stamps = source.keys(), source.stamps()
         per_shard = max(1, source.per_shard if shards is None else -(-len(keys) // shards))
-        wanted = json.loads(json.dumps(run))
         with FileLock(folder / ".manifest.lock"):
-            found = _found(folder / _FILE, wanted)
-            per_shard = found.get("per_shard", per_shard)
-            opened, files = (
-                cls(folder, suffix, list(found.get("shards", ()))),
-                found.get("files", {}),
-            )
+            found = _found(folder, run)
+            per_shard, files = found.get("per_shard", per_shard), found.get("files", {})
+            opened = cls(folder, suffix, list(found.get("shards", ())))
             changed = {name for name, now in stamps.items() if files.get(name, now) != now}
             if changed:
-                _log.warning(
-                    "written anew since the last run, and so done over: %s", sorted(changed)
-                )
+                _log.warning("written anew since the last run: %s are done over", sorted(changed))
                 opened._forget(changed, keys)
             known = {key for shard in opened.shards for key in shard}
             fresh = [key for key in keys if key not in known]
             opened.shards += _cut(source.together(fresh), per_shard)
-            now = {"format": FORMAT, "version": VERSION, "run": wanted, "per_shard": per_shard}
+            now = {"format": FORMAT, "version": VERSION, "run": run, "per_shard": per_shard}
             now |= {"shards": opened.shards, "files": files | stamps}
             if now != found:
                 write_json(folder / _FILE, now)
@@ -118,19 +119,20 @@ def _cut(groups: Iterable[Sequence[str]], most: int) -> list[list[str]]:
     return shards if shards[0] else []
 
 
-def _found(path: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of the same run, or nothing in an empty folder."""
-    if not path.exists():
-        if any(not entry.name.startswith(".") for entry in path.parent.iterdir()):
-            raise OptionError(f"{path.parent} holds other files: choose an empty or new folder")
+def _found(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of the same run, of any model where `run` names none, or nothing in an empty or new folder."""
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file: name a folder to write to")
+    if not (path := folder / _FILE).exists():
+        if any(not entry.name.startswith(".") for entry in folder.glob("*")):
+            raise OptionError(f"{folder} holds other files: choose an empty or new folder")
         return {}
     found = _checked(path)
-    if changed := differences(found["run"], wanted):
-        told = ", ".join(f"{name} ({_at(found['run'], name)}, now {_at(wanted, name)})"
-                         for name in changed[:8])  # fmt: skip
-        raise OptionError(
-            f"{path.parent} holds another run: {told} differ; choose another --out, or the same settings"
-        )
+    old, now = found["run"], {"model": found["run"].get("model"), **run}
+    if changed := differences(old, now):
+        told = ", ".join(f"{name} ({_at(old, name)}, now {_at(now, name)})" for name in changed[:8])
+        remedy = "choose another --out, or the same settings"
+        raise OptionError(f"{folder} holds another run: {told} differ; {remedy}")
     return found
 
 
@@ -141,13 +143,11 @@ def _checked(path: Path) -> dict[str, Any]:
         raise OptionError(f"{path} is no manifest: {error}") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise OptionError(f"{path} is not ours: choose an empty or new folder")
+    if (version := found.get("version")) != VERSION:  # whose layout may be any
+        raise OptionError(f"{path} has version {version!r}, this release reads {VERSION}: upgrade")
     kinds = {"run": dict, "shards": list, "files": dict, "per_shard": int}
     if wrong := [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]:
         raise OptionError(f"{path} was changed: {wrong} are not as written; choose a new folder")
-    if found.get("version") != VERSION:
-        raise OptionError(
-            f"{path} has version {found.get('version')!r}, this release reads {VERSION}: upgrade"
-        )
     return found
 
 

@@ -24,6 +24,7 @@ from patchioner.batch.rows import COLUMNS
 from patchioner.batch.sources import TABLES, TARS, TEXT_TABLES, Lazy, Sample, Source, plain
 from patchioner.images import is_picture
 from patchioner.regions import RegionFile
+from patchioner.regions.annotators import NAMED
 
 # Keys of JSON beside a photo that make it a file of regions.
 _REGION_KEYS = {"regions", "annotations", "shapes", "objects", "bbox", "segmentation"}
@@ -32,20 +33,20 @@ _IMAGES = (
     "image_path", "file_name", "filename", "file",
 )  # fmt: skip
 _REGIONS = ("regions", "annotations", "objects", "boxes", "bboxes", "bbox")
-_CORNERS = (  # or corner and size, a column each
-    (("x1", "y1", "x2", "y2"), "xyxy"), (("xmin", "ymin", "xmax", "ymax"), "xyxy"),
-    (("x", "y", "w", "h"), "xywh"), (("x", "y", "width", "height"), "xywh"),
-)  # fmt: skip
 _NAMES = (
     "photo", "__key__", "key", "file_name", "filename", "image_path", "path", "image_id", "id",
 )  # fmt: skip
 _OURS = "tables of rows of patchioner batch"
 _COMPRESSED = {"gz": "gzip", "tgz": "gzip", "zst": "zstd"}
+_MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 _AT_ONCE = 2**20  # bytes
 _ROWS = 256  # of a table that are read as one piece
 _MOST_BESIDE = 2**24  # bytes of a file beside a photo
 _PATH = 4096  # characters
 Read: TypeAlias = "Callable[[int, int], bytes]"
+Members: TypeAlias = "Sequence[tarfile.TarInfo]"
+# Names of the columns of a table with pictures, regions and the edges of boxes, and what their numbers mean.
+_Columns: TypeAlias = "tuple[str, str | None, tuple[str, ...], dict[str, Any]]"
 
 
 class Tars(Source):
@@ -55,6 +56,20 @@ class Tars(Source):
     """
 
     endings = TARS
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        broken = [name for name in self.sizes if self.store.is_local and not self._is_whole(name)]
+        if broken:
+            raise ImageError(f"no tar, or cut short: {', '.join(map(plain, broken[:8]))}: mend it")
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a file here ends as a tar, or begins as what it is compressed by."""
+        with self.store.open(name) as stream:
+            if kind := _COMPRESSED.get(name.lower().rpartition(".")[2]):
+                return bool(stream.read(4).startswith(_MAGIC[kind]))
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - 512))
+            return bool(stream.read() == bytes(512))
 
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """See `Source`; what cannot be read of a tar is one sample with its error."""
@@ -93,9 +108,7 @@ class Tars(Source):
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return nullcontext(data), lambda start, stop: data[start:stop]
 
-    def _sample(
-        self, tar: str, stem: str, members: Sequence[tarfile.TarInfo], read: Read
-    ) -> Sample:
+    def _sample(self, tar: str, stem: str, members: Members, read: Read) -> Sample:
         picture = next(one for one in members if is_picture(one.name))
         name = tar + plain(picture.name)
 
@@ -157,7 +170,8 @@ class Tables(Source):
         self.identity |= {"columns": [how.image_column, how.region_column]}
         self._opened = lru_cache(2)(self._read)
         self._group = lru_cache(2)(lambda name, group: self._opened(name)[2](group))
-        for name in list(self.sizes):  # alike in every file
+        self._columns: dict[str, _Columns] = {}  # of each file
+        for name in list(self.sizes):
             columns = self._opened(name)[1]
             if columns == list(COLUMNS) and len(given[1]) > 1:  # what a job wrote among its sources
                 self.left_out[_OURS] = self.left_out.get(_OURS, 0) + 1
@@ -166,20 +180,18 @@ class Tables(Source):
             image = _column(columns, how.image_column, _IMAGES, name)
             region = _column(columns, how.region_column, _REGIONS, name)
             if image is None:
-                raise OptionError(f"{name!r} has columns {columns}: say which holds the photos "
-                                  "(--image-column)")  # fmt: skip
+                raise OptionError(
+                    f"{name!r} has {columns}: say by --image-column which is the photo"
+                )
             if region in ("boxes", "bboxes", "bbox") and how.box_format is None:
-                raise OptionError(f"{name!r} has boxes in {region!r}: say what their numbers mean "
-                                  "(--box-format xyxy, xywh or cxcywh)")  # fmt: skip
-            self._image, self._region = image, region or ""
-            fits = (one for one in _CORNERS if region is None and set(one[0]) <= set(columns))
-            found: Any = next(fits, ((), None))
-            self._corners: tuple[str, ...] = found[0]
-            self._numbers = {"box_format": found[1]} | how.numbers
+                raise OptionError(
+                    f"{name!r}: say by --box-format what the numbers of {region!r} are"
+                )
+            fits = (one for one in NAMED if region is None and set(one[0]) <= set(columns))
+            corners, form = next(fits, ((), None))
+            self._columns[name] = image, region, corners, {"box_format": form} | how.numbers
         if not self.sizes:
             raise ImageError(f"there are only {_OURS}: give the photos, or one of the tables")
-        if self._corners:
-            self.identity["corners"] = list(self._corners)
 
     def keys(self) -> Sequence[str]:
         """``file#group:row`` of every piece."""
@@ -203,11 +215,12 @@ class Tables(Source):
                 continue
             for number, row in enumerate(table.to_pylist()):
                 place = f"{plain(name)}#{group}:{start + number}"
-                yield replace(self._sample(place, row), origin=place)
+                yield replace(self._sample(place, row, self._columns[name]), origin=place)
 
-    def _sample(self, place: str, row: dict[str, Any]) -> Sample:
-        picture = _inline(row.pop(self._image, None))
-        given = row.pop(self._region, None) if self._region else None
+    def _sample(self, place: str, row: dict[str, Any], columns: _Columns) -> Sample:
+        of_image, region, corners, numbers = columns
+        picture = _inline(row.pop(of_image))
+        given = None if region is None else row.pop(region)
         inner = picture if isinstance(picture, Mapping) else {}
         named: list[Any] = [picture] if isinstance(picture, str) else []
         named += [*(row.get(one) for one in _NAMES), inner.get("path")]
@@ -220,38 +233,17 @@ class Tables(Source):
         image = self.store.image(data) if isinstance(data, str) else data
         size = len(data) if isinstance(data, bytes) else self.store.size(data)
         try:
-            given = self._cornered(row) if self._corners else given
-            own = (self._own(place, given, _about(row)), None)
-            file, called = own if self.regions is None else (self.regions.of(photo), photo)
+            given = _cornered(row, corners) if corners else given
+            content = _content_of(given, region, _about(row))
+            own = RegionFile(place, content, **numbers) if region or corners else None
+            file, called = (own, None) if self.regions is None else (self.regions.of(photo), photo)
         except PatchionerError as error:
             return Sample(photo, source=row, error=error)
         except (TypeError, ValueError, RecursionError):
-            held = self._region or ", ".join(self._corners)
-            reason = (
-                f"{place}: {held!r} holds no JSON or numbers, or lists of unequal lengths: mend it"
-            )
+            held = f"{place}: {region or ', '.join(corners)!r}"
+            reason = f"{held} holds no JSON or numbers, or lists of unequal lengths: mend it"
             return Sample(photo, source=row, error=RegionFileError(reason))
         return Sample(photo, image, size, file, called, row)
-
-    def _cornered(self, row: Mapping[str, Any]) -> list[float]:
-        """The box of four columns of a row; none where all are empty."""
-        box = [math.nan if (side := row.get(one)) is None else float(side) for one in self._corners]
-        return [] if all(map(math.isnan, box)) else box
-
-    def _own(self, place: str, given: Any, about: Mapping[str, Any]) -> RegionFile | None:
-        """Regions that stand in the row, as a file of regions would hold them."""
-        if given is None:
-            return RegionFile(place, {"regions": []}) if self._region else None
-        if isinstance(given, str | bytes):
-            given = json.loads(given)
-        if self._region == "objects" and isinstance(given, Mapping):  # datasets' lists side by side
-            lists = {key: one for key, one in given.items() if isinstance(one, list)}
-            entries = zip(*lists.values(), strict=True)
-            given = [dict(zip(lists, entry, strict=True)) for entry in entries]
-        if isinstance(given, list) and (not given or not isinstance(given[0], Mapping)):
-            is_one = given and not isinstance(given[0], list)
-            given = [{"bbox": given, **about}] if is_one else [{"bbox": box} for box in given]
-        return RegionFile(place, given or {"regions": []}, **self._numbers)
 
     def _read(self, name: str) -> tuple[list[int], list[str], Callable[[int], Any]]:
         """(Rows of each group, columns, what reads a group as a table) of a file."""
@@ -316,6 +308,26 @@ class TextTables(Tables):
             reason = f"{name!r} is no table that can be read ({error}): save it as CSV in UTF-8"
             raise OptionError(reason) from error
         return [len(table)], list(table.column_names), lambda _: table
+
+
+def _cornered(row: Mapping[str, Any], corners: Sequence[str]) -> list[float]:
+    """The box of four columns of a row; none where all are empty."""
+    box = [math.nan if row[one] is None else float(row[one]) for one in corners]
+    return [] if all(map(math.isnan, box)) else box
+
+
+def _content_of(given: Any, region: str | None, about: Mapping[str, Any]) -> Any:
+    """Regions that stand in a row, as a file of regions would hold them."""
+    if isinstance(given, str | bytes):
+        given = json.loads(given)
+    if region == "objects" and isinstance(given, Mapping):  # datasets' lists side by side
+        lists = {key: one for key, one in given.items() if isinstance(one, list)}
+        entries = zip(*lists.values(), strict=True)
+        given = [dict(zip(lists, entry, strict=True)) for entry in entries]
+    if isinstance(given, list) and (not given or not isinstance(given[0], Mapping)):
+        is_one = given and not isinstance(given[0], list)
+        given = [{"bbox": given, **about}] if is_one else [{"bbox": box} for box in given]
+    return given or {"regions": []}
 
 
 def _about(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -79,15 +79,10 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """From `to_dict`, a line of JSON or a row of Arrow.
-
-        Raises:
-            OptionError: columns that rows of this version do not have, or lack.
-        """
+        """From `to_dict`, a line of JSON or a row of Arrow; OptionError for columns of another version."""
         if "photo" not in values or not values.keys() <= set(COLUMNS):
-            raise OptionError(
-                f"columns {sorted(map(str, values))} are no rows of version {VERSION}: {COLUMNS}"
-            )
+            held = f"columns {sorted(map(str, values))}"
+            raise OptionError(f"{held} are no rows of version {VERSION}: {COLUMNS}")
         given = dict(values)
         for name in ("bbox", "embedding"):
             given[name] = None if given.get(name) is None else tuple(given[name])
@@ -108,18 +103,15 @@ def schema() -> pyarrow.Schema:
     text, whole, real = arrow.string(), arrow.int32(), arrow.float64()
     kinds = {"index": whole, "width": whole, "height": whole, "score": real, "confidence": real}
     kinds |= {"bbox": arrow.list_(real, 4), "embedding": arrow.list_(arrow.float32())}
-    required = ("photo", "index", "model")
-    columns = [
-        arrow.field(name, kinds.get(name, text), nullable=name not in required) for name in COLUMNS
-    ]
+    must = ("photo", "index", "model")
+    columns = [arrow.field(one, kinds.get(one, text), nullable=one not in must) for one in COLUMNS]
     return arrow.schema(columns, metadata={_KEY: str(VERSION)})
 
 
 def run_folder(out: str | os.PathLike[str]) -> tuple[Path, str]:
     """(folder of the shards, their suffix) of an output: itself, or FILE.run beside a single file.
 
-    Raises:
-        OptionError: neither a folder nor a file of a known suffix, or somewhere that cannot be renamed in.
+    OptionError: neither a folder nor a file of a known suffix, or somewhere that cannot be renamed in.
     """
     path, name = Path(out), os.fspath(out)
     if not name or "\0" in name:
@@ -166,13 +158,9 @@ def _write_parquet(stream: Any, values: Iterator[dict[str, Any]]) -> None:
 
 
 def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
-    """The rows that a batch job has written, one by one.
+    """The rows that a batch job has written, one by one, of its output: a .parquet or .jsonl file, or a folder.
 
-    Args:
-        path: the .parquet or .jsonl file, or the folder, that was its output.
-
-    Raises:
-        OptionError: no such file, or one that holds something else, or rows of another version.
+    OptionError: no such file, or one that holds something else, or rows of another version.
 
     Example:
         >>> [row.text for row in read_rows("captions.parquet")]  # doctest: +SKIP

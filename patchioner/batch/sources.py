@@ -9,6 +9,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, ClassVar, TypeAlias
@@ -16,8 +17,9 @@ from typing import Any, ClassVar, TypeAlias
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
 from patchioner.base.files import file_sha256, is_copy, walk
 from patchioner.base.optional import require
-from patchioner.images import ImageSource, is_picture, readable_formats
+from patchioner.images import ImageSource, is_picture, load_image, readable_formats
 from patchioner.regions import RegionFile
+from patchioner.regions.annotators import items_given
 from patchioner.regions.items import plain_name
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
@@ -260,18 +262,63 @@ class Photos(Source):
                 yield Sample(photo, error=error)
 
 
-def open_source(place: str | os.PathLike[str], reading: Reading | None = None) -> Source:
+class Pairs(Source):
+    """(photo, regions) pairs from Python, regions as `items_given` takes them, or None; other pairs are another run."""
+
+    per_shard = Photos.per_shard
+
+    def __init__(self, pairs: Sequence[Any], how: Reading) -> None:
+        odd = [one for one in pairs if not (isinstance(one, tuple | list) and len(one) == 2)]
+        if odd or how != Reading():
+            wrong = f"{odd[0]!r:.80}" if odd else f"{how!r:.80}, beside pairs,"
+            raise OptionError(f"{wrong} is no (photo, regions) pair: None is the whole photo")
+        self._samples = {f"#{at}": _paired(f"#{at}", *pair) for at, pair in enumerate(pairs)}
+        super().__init__(Store(""), {}, how, "pairs")
+        digest = hashlib.sha256()
+        for one in self._samples.values():
+            items = () if one.regions is None else one.regions.items()
+            told = [(item.label, item.id, item.source) for item in items]
+            about = [one.photo, str(one.error), one.regions is None, told]
+            digest.update(json.dumps(about, default=str).encode())
+            for item in items:
+                with suppress(PatchionerError):
+                    digest.update(json.dumps(item.make((1, 1)).to_json()).encode())
+            if not isinstance(one.image, str | None):
+                with suppress(PatchionerError):
+                    digest.update(load_image(one.image).tobytes())
+        self.identity["pairs"] = digest.hexdigest()
+
+    def keys(self) -> Sequence[str]:
+        """Their places."""
+        return list(self._samples)
+
+    def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
+        """See `Source`."""
+        return (self._samples[key] for key in keys)
+
+
+def _paired(key: str, image: Any, regions: Any) -> Sample:
+    image = os.fspath(image) if isinstance(image, os.PathLike) else image
+    photo = plain(image) if isinstance(image, str) else key
+    try:
+        file = None if regions is None else RegionFile(key, items_given(regions))
+        return Sample(photo, image, regions=file, origin=key)
+    except PatchionerError as error:
+        return Sample(photo, error=error, origin=key)
+
+
+def open_source(place: Any, reading: Reading | None = None) -> Source:
     """Find out what a source is, by its name and what lies there.
 
     A folder (with those below it), a glob, a list of photos (.txt, one a line, from the list's folder), a file of
     regions with the photos beside it, WebDataset tars, tables (Parquet, Arrow, CSV, TSV), a folder of
-    `datasets.save_to_disk`; or the same behind a URL of fsspec (s3://, gs://, memory://).
-
-    Raises:
-        PatchionerError: nothing is there, or nothing that is known or can be read.
+    `datasets.save_to_disk`; the same behind a URL of fsspec (s3://, gs://, memory://); or pairs: see `Pairs`.
+    PatchionerError: nothing is there, or nothing that is known or can be read.
     """
-    how, name = reading or Reading(), os.fspath(place)
-    if not name:
+    how = reading or Reading()
+    if not isinstance(place, str | os.PathLike):
+        return Pairs(place, how)
+    if not (name := os.fspath(place)):
         raise ImageError("the source is named '': give a folder, or what else holds photos")
     identity = name if "://" in name else os.path.abspath(name)
     whole = Store(name)

@@ -41,9 +41,7 @@ class Task:
             raise OptionError(f"the task {self.kind!r} and texts {self.texts!r:.60} do not fit: "
                               "texts are for 'label', which needs them")  # fmt: skip
         if self.how and self.kind in ("embed", "detail"):
-            raise OptionError(
-                f"the task {self.kind!r} takes no {', '.join(self.how)}: leave it out"
-            )
+            raise OptionError(f"the task {self.kind!r} takes no {', '.join(self.how)}: omit it")
 
     @property
     def whole(self) -> bool:
@@ -236,11 +234,7 @@ class Captioner:
         self._image, self._boxes, self._how = image, boxes, how
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of a batch, and "caption", "score" and "error" (text, or None): each a list where boxes are.
-
-        Raises:
-            OptionError: a column is not there.
-        """
+        """The columns of a batch, and "caption", "score" and "error" (text, or None): each a list where boxes are."""
         for name in (self._image, self._boxes):
             if name is not None and name not in batch:
                 raise OptionError(f"no column {name!r}: the batch has {sorted(batch)}")

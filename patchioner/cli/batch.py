@@ -127,9 +127,8 @@ def run_batch(options: argparse.Namespace) -> int:
     if found.stopped is None:
         _write_other_forms(given, settings["reading"])
     if (price := given.get("profile")) is not None:
-        _tell_profile(
-            found, stage_seconds(Job(options.source, options.out, options.model, **settings)), price
-        )
+        job = Job(options.source, options.out, options.model, **settings)
+        _tell_profile(found, stage_seconds(job), price)
     return found.status
 
 

@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Region, Size
+from patchioner.base.optional import require
+from patchioner.regions.base import Region, Size, as_numpy, listed
 from patchioner.regions.items import (
     Bools,
     BoxFormat,
     Entry,
     Item,
     Make,
+    NamedRegion,
     Photo,
     at,
     box_of,
@@ -37,7 +39,7 @@ from patchioner.regions.shapes import Box, Point, finite, items_of, numbers
 _ANGLES = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 _SQUARE = np.array([(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
-_NAMED: tuple[tuple[tuple[str, ...], BoxFormat], ...] = (
+NAMED: tuple[tuple[tuple[str, ...], BoxFormat], ...] = (
     (("x1", "y1", "x2", "y2"), "xyxy"),
     (("xmin", "ymin", "xmax", "ymax"), "xyxy"),
     (("x", "y", "w", "h"), "xywh"),
@@ -95,7 +97,7 @@ def drawn(part: Entry, image_size: Size) -> Region:
     box = next((one for one in boxes if isinstance(one, Mapping)), part)
     if "x4" in box:  # a turned one
         return Polygon([(box[f"x{corner}"], box[f"y{corner}"]) for corner in range(1, 5)])
-    for names, form in _NAMED:
+    for names, form in NAMED:
         if box.keys() >= set(names):
             return box_of([box[name] for name in names], form)
     raise RegionError(f"no outline and no box is among its keys {sorted(part)!r:.80}; export COCO")
@@ -112,9 +114,8 @@ def label_studio(task: Entry, make: Make) -> Photo:
         if isinstance(result.get("value"), Mapping)
     ]
     results = [result for result in every if result.get("type") not in _ABOUT_REGIONS]
-    named = {
-        str(one.get("id")): one["value"]["labels"] for one in every if "labels" in one["value"]
-    }
+    telling = (one for one in every if "labels" in one["value"])
+    named = {str(one.get("id")): one["value"]["labels"] for one in telling}
 
     def label(result: Entry) -> object:
         own = result["value"].get(result.get("type")) or named.get(str(result.get("id")))
@@ -211,12 +212,9 @@ def yolo(lines: Sequence[str], folder: Path) -> Photo:
         if len(values) % 2 or len(values) < 6:
             raise RegionError(f"{len(values)} numbers: give 4 of a box, or x, y pairs alone")
         if values[-1] == 1 and (values[1:-2:2] < 1).all():  # a number of its own?
-            what = (
-                f"{values.tolist()!r:.80} may end with its confidence and a track, or with a point"
-            )
-            raise RegionError(
-                f"{what} on the photo's edge: leave the track out, or give its y as 0.999"
-            )
+            what = f"{values.tolist()!r:.80} may end with its confidence and a track"
+            remedy = "leave the track out, or give its y as 0.999"
+            raise RegionError(f"{what}, or with a point on the photo's edge: {remedy}")
         return Polygon(values.reshape(-1, 2) * image_size)
 
     rows, kinds = [], []
@@ -354,6 +352,37 @@ def sam_masks(folder: Path) -> Photo:
     return Photo(None, items)
 
 
+def items_given(regions: Any) -> tuple[Item, ...]:
+    """Of a list of regions, named or not; of the rows of `supervision.Detections`, or of a result of ultralytics.
+
+    A detector's row is called by its class, and all that is said of it is its `source`.
+    """
+    if hasattr(regions, "orig_shape"):
+        regions = require("supervision", "supervision").Detections.from_ultralytics(regions)
+    if hasattr(regions, "xyxy"):
+        return tuple(_detected(number, *row) for number, row in enumerate(regions))
+    given = items_of(regions, "the list of regions")
+    named = [one if isinstance(one, NamedRegion) else NamedRegion(one) for one in given]
+    found = listed((one.region for one in named), "region")
+    makes = [partial(lambda one, _: one, one) for one in found]
+    pairs = enumerate(zip(named, makes, strict=True))
+    return tuple(Item(f"region {n}", make, x.label, x.id, x.source) for n, (x, make) in pairs)
+
+
+def _detected(number: int, box: Any, mask: Any, sure: Any, *about: Any) -> Item:
+    kind, track, more = about
+    given = {**more, "class_id": kind, "confidence": sure, "tracker_id": track}
+    said = {key: as_numpy(one).tolist() for key, one in given.items() if one is not None}
+    turned = said.pop("xyxyxyxy", None)
+
+    def make(image_size: Size) -> Region:
+        if mask is not None:
+            return Mask(mask)
+        return Box(*as_numpy(box).tolist()) if turned is None else Polygon(turned)
+
+    return Item(f"row {number}", make, said.get("class_name"), None, said)
+
+
 def photo_of(
     record: Entry,
     make: Make,
@@ -379,9 +408,8 @@ def _grounded_sam(record: Entry, make: Make) -> Photo:
     def boxed(entry: Entry, image_size: Size) -> Region:
         return make({"bbox_mode": record["box_format"], **entry}, image_size)
 
-    return photo_of(
-        record, boxed, name="image_path", size=("img_width", "img_height"), label="class_name"
-    )
+    how: Any = {"size": ("img_width", "img_height"), "label": "class_name"}
+    return photo_of(record, boxed, name="image_path", **how)
 
 
 def called(part: Entry) -> object:
@@ -396,16 +424,16 @@ def _refused(record: Entry, make: Make, why: str) -> Photo:
 
 
 _MIN = "Label Studio's JSON-MIN leaves out what shapes are; export JSON or COCO"
-_INNER = ("image.width", "image.height")
+_IN = ("image.width", "image.height")
 _drawn = partial(photo_of, read=drawn)
 FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ("annotations", "box_format"): _grounded_sam,
     ("annotations", "item.name"): partial(_drawn, name="item.name", label="name"),
     ("annotations", "image.filename"): partial(
-        _drawn, name="image.filename", size=_INNER, label="name"
+        _drawn, name="image.filename", size=_IN, label="name"
     ),
-    ("annotations", "image.width"): partial(photo_of, name="image.file_name", size=_INNER),
-    ("annotations", "image.image_id"): partial(photo_of, name="image.file_name", size=_INNER),
+    ("annotations", "image.width"): partial(photo_of, name="image.file_name", size=_IN),
+    ("annotations", "image.image_id"): partial(photo_of, name="image.file_name", size=_IN),
     ("annotations", "file_name"): partial(photo_of, name="file_name"),
     ("shapes",): partial(
         photo_of, parts="shapes", name="imagePath", size=("imageWidth", "imageHeight"), read=labelme

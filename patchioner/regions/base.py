@@ -30,7 +30,6 @@ Kind = Literal["uniform", "gaussian", "attention", "cls"]
 Rounding = Literal["coverage", "reference"]
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int64]
-XY = tuple[float, float]
 Size = tuple[int, int]
 Footprints = tuple[Floats, Floats]
 """Where n regions lie on one patch grid: (n, h, w) covers that sum to 1, and (n, 4) extents, XYXY in grid units."""
@@ -213,9 +212,8 @@ class Shape(Region):
         if extent is None or extent.max() > 1.0 or min(image_size) <= 2:
             return
         if extent.min() >= 0.0 and (extent % 1.0).any():
-            raise RegionError(
-                f"{self!r:.60} lies within 0..1; give pixels of {image_size[0]} x {image_size[1]}"
-            )
+            size = "{} x {}".format(*image_size)
+            raise RegionError(f"{self!r:.60} lies within 0..1; give pixels of {size}")
 
     def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
         """What the weighted mean is multiplied by for the published embedding; `attended` is (h, w), of attention."""
@@ -295,9 +293,8 @@ class Weighting:
 
     def __post_init__(self) -> None:
         variance, head, exact = self.variance, self.head, self.rounding == "coverage"
-        number, sharp = (
-            type(one) in (int, float) and math.isfinite(one) for one in (variance, self.foreground)
-        )
+        reals = (variance, self.foreground)
+        number, sharp = (type(one) in (int, float) and math.isfinite(one) for one in reals)
         whole = head is None or (type(head) is int and head >= 0)
         for what, right, wanted in (
             ("kind", self.kind in get_args(Kind), f"use one of {get_args(Kind)}"),
@@ -476,11 +473,9 @@ def _attention_map(attention: object, grid: tuple[int, int], weighting: Weightin
     return np.asarray(maps[weighting.head])
 
 
-def _weigh(
-    kind: type[Shape], footprints: Footprints, weighting: Weighting, attended: Floats | None
-) -> Floats:
+def _weigh(kind: type[Shape], placed: Footprints, weighting: Weighting, attended: Any) -> Floats:
     """(n, h, w) weights that sum to 1 each."""
-    (cover, extents), variance = footprints, weighting.variance
+    (cover, extents), variance = placed, weighting.variance
     if attended is not None:
         # Scaled to at most 1 first: denormal attention would lose its precision in the product.
         peak = np.where(cover > 0, attended, 0.0).max(axis=(1, 2), keepdims=True)

@@ -28,6 +28,7 @@ from patchioner.regions.shapes import Box
 _OWN = (".txt", ".json", ".xml", ".npz", ".npy")  # what a file for one photo may be
 _SAM = "metadata.csv"  # in a folder of SAM's masks
 _MOST_NAMES = 2000  # that are compared with that of a photo which is not there
+Entered = NamedRegion | RegionFileError
 _OWN_NAMES = (*_OWN, *map(str.upper, _OWN), f"/{_SAM}")
 
 
@@ -36,7 +37,7 @@ class RegionFile:
 
     Args:
         path: as in `read_regions`.
-        content: what JSON the file holds, where that has been read already.
+        content: what JSON the file holds, where that has been read already; or a tuple of `Item`s.
         box_format: how boxes are written, where the format itself does not say: "xyxy" corners, "xywh" left top corner
             and size, "cxcywh" centre and size.
         normalized: numbers that the format takes for pixels are 0..1 of the photo.
@@ -111,13 +112,10 @@ class RegionFile:
             found.append(one)
         return found
 
-    def entries(
-        self, image_size: Size, image_name: str | None = None
-    ) -> list[NamedRegion | RegionFileError]:
+    def entries(self, image_size: Size, image_name: str | None = None) -> list[Entered]:
         """As `for_photo`, but a bad entry is answered by its error and the others are kept.
 
-        Raises:
-            RegionFileError: the photo is not in the file, is ambiguous, or has another size there.
+        RegionFileError: the photo is not in the file, is ambiguous, or has another size there.
         """
         if self.has_own_files:
             return self.of(image_name).entries(image_size, image_name)
@@ -128,7 +126,7 @@ class RegionFile:
             for photo in photos:
                 what, advice = f"the photo {photo.name!r} of its annotations", "give that image"
                 require_same_size(what, photo.size or stored, stored, advice)
-        found: list[NamedRegion | RegionFileError] = []
+        found: list[Entered] = []
         held = 0
         for photo, item in [(one, item) for one in photos for item in one.items]:
             shares = bool(self._how["normalized"]) and photo.in_pixels
@@ -332,9 +330,8 @@ def _are_corners(found: Iterable[object], size: Size) -> bool:
     """Whether a photo's boxes of COCO, (width, height), stick out of it, and corners as these numbers would not."""
     known = [one for one in found if isinstance(one, NamedRegion) and one.source]
     pairs = [(one.region, one.source.get("bbox")) for one in known if one.source]
-    rows = [
-        row for box, row in pairs if isinstance(box, Box) and row and box == box_of(row, "xywh")
-    ]
+    boxes = ((box, row) for box, row in pairs if isinstance(box, Box) and row)
+    rows = [row for box, row in boxes if box == box_of(row, "xywh")]
     table = np.array(rows, dtype=np.float64).reshape(-1, 4)
     start, end = table[:, :2], table[:, 2:]
     sticks_out = (start + end > np.array(size) * 1.05).any()

@@ -145,6 +145,8 @@ def _is_yes_or_no(given: object) -> bool:
 def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) -> list[Photo]:
     """What a file holds, by photo; its content (JSON that was read already) decides what it is, not its name."""
     make = partial(from_coco, box_format=box_format)
+    if isinstance(content, tuple):  # of items, which no JSON is
+        return [Photo(None, content)]
     if content is None:
         with path.open("rb") as stream:
             opening = stream.read(4096)
@@ -201,9 +203,8 @@ def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
         return _coco(records[0], make)
     for telling, photo_of in FORMS.items():
         outer = {key.partition(".")[0] for key in telling}  # lists may have a million records
-        if keys >= outer and any(
-            all(at(one, key) is not None for key in telling) for one in records
-        ):
+        fits = (all(at(one, key) is not None for key in telling) for one in records)
+        if keys >= outer and any(fits):
             return [photo_of(record, make) for record in records]
     if "box" in keys and any(isinstance(record.get("box"), Mapping) for record in records):
         return [Photo(None, items_from(records, "entry", drawn, called))]

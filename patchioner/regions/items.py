@@ -246,9 +246,7 @@ def large_coco(path: Path, photos: Callable[[Entry], list[Photo]]) -> list[Photo
     return [replace(photo, items=_Late(partial(read, image, key))) for photo, image, key in each]
 
 
-def large_lines(
-    path: Path, photos: Callable[[list[Entry]], list[Photo] | None]
-) -> list[Photo] | None:
+def large_lines(path: Path, photos: Callable[[Any], list[Photo] | None]) -> list[Photo] | None:
     """As `large_coco`, of JSON lines; `photos` of their records is None where those do not stand on lines."""
     places: dict[tuple[str | None, str | None], array[int]] = {}  # start and length of each line
     known: dict[tuple[str | None, str | None], Photo] = {}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MOST_PIXELS = 1 << 28
 # Rows that are turned into floats at a time, so that a huge mask needs little extra memory.
 _ROW_BLOCK = 512
+_RESIZE = "resize the mask to the image, nearest neighbour"
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -109,9 +110,7 @@ class Mask(Shape):
         except ImageError as error:
             raise RegionError(f"mask: {error}") from error
         if not pixels.any():
-            raise RegionError(
-                f"mask {str(path)!r:.200} is empty: it has no pixel that is not black"
-            )
+            raise RegionError(f"mask {str(path)!r:.200} is empty: all its pixels are black")
         if 0 < pixels.min() < pixels.max() / 4:
             dark = f"its darkest pixels are {pixels.min()}; write 0 outside the region"
             raise RegionError(f"mask {str(path)!r:.200} is nowhere black: {dark}")
@@ -171,12 +170,7 @@ class Mask(Shape):
         raise RegionError(f"'mask' is {source!r:.80}; give {form}")
 
 
-def require_same_size(
-    what: str,
-    own: Size,
-    image_size: Size,
-    advice: str = "resize the mask to the image, nearest neighbour",
-) -> None:
+def require_same_size(what: str, own: Size, image_size: Size, advice: str = _RESIZE) -> None:
     """RegionError with the advice where a (width, height) is not that of the image."""
     if own == tuple(image_size):
         return
@@ -197,9 +191,7 @@ def _as_bool(array: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
     if np.issubdtype(array.dtype, np.floating):
         yes_or_no = bool(((array == 0) | (array == 1)).all())
     if not yes_or_no:
-        raise RegionError(
-            f"a mask holds yes or no: compare the {array.dtype} array with a threshold"
-        )
+        raise RegionError(f"a mask holds yes or no: compare the {array.dtype}s with a threshold")
     marked = np.asarray(array != 0)  # new already
     if array.dtype != bool and (marked & (array != array.flat[marked.argmax()])).any():
         one = "Mask(array == n) is one of a label map, from_sam(array) each; of a soft mask"

@@ -12,16 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import (
-    XY,
-    Floats,
-    Footprints,
-    Outline,
-    Shape,
-    Size,
-    as_numpy,
-    true_extent,
-)
+from patchioner.regions.base import Floats, Footprints, Outline, Shape, Size, as_numpy, true_extent
 from patchioner.regions.shapes import cell_under, in_view, items_of, numbers, off_view
 
 if TYPE_CHECKING:
@@ -33,6 +24,7 @@ _TOLERANCE = 1e-6
 _DOT = 1e-9
 MOST_CROSSINGS = 1000
 """Of one ring of a polygon with itself: the time to take it apart grows faster than their number."""
+XY = tuple[float, float]
 Ring = tuple[XY, ...]
 
 
@@ -85,9 +77,7 @@ class Trace(Shape):
         return f"Trace({_shorten(self.points)}{', normalized=True' * self.normalized})"
 
     @classmethod
-    def from_points_xyt(
-        cls, samples: Iterable[Mapping[str, float]], *, normalized: bool = True
-    ) -> Self:
+    def from_points_xyt(cls, samples: Iterable[Any], *, normalized: bool = True) -> Self:
         """A trace from mouse samples [{"x": .., "y": .., "t": ..}, ...], in time order, of Localized Narratives."""
         pairs = []
         for index, sample in enumerate(items_of(samples, "trace")):
@@ -166,9 +156,8 @@ def _lengths(trace: Trace, geometry: ImageGeometry) -> tuple[Floats, Floats]:
 def _sums(places: Floats, amounts: Floats | float, grid: tuple[int, int]) -> Floats:
     """(h, w) float64: the amounts at grid places (n, 2), added up in the cells under them."""
     cover = np.zeros(grid, dtype=np.float64)
-    np.add.at(
-        cover, (cell_under(places[:, 1], grid[0]), cell_under(places[:, 0], grid[1])), amounts
-    )
+    rows, columns = cell_under(places[:, 1], grid[0]), cell_under(places[:, 0], grid[1])
+    np.add.at(cover, (rows, columns), amounts)
     return cover
 
 
@@ -202,9 +191,7 @@ def _unseen(trace: Trace, geometry: ImageGeometry, inside: npt.NDArray[np.bool_]
     width, height = geometry.image_size
     units = "pixels; say normalized=True for points in 0..1"
     units = "0 to 1 of the image, normalized" if trace.normalized else units
-    return RegionError(
-        f"{trace!r} has no point inside the {width}x{height} image: they are {units}"
-    )
+    return RegionError(f"{trace!r} has no point in the {width}x{height} image: they are {units}")
 
 
 def reference_counts(trace: Trace, geometry: ImageGeometry) -> Floats:
@@ -315,10 +302,8 @@ def _is_ring(item: object) -> bool:
 def _ring(ring: object) -> Ring:
     pairs = _pairs(ring, "polygon")
     if len(set(pairs)) < 3:
-        raise RegionError(
-            f"a polygon needs at least 3 different points, got {len(set(pairs))}: "
-            f"[{_shorten(pairs)}]; use Box, Point or Trace for less"
-        )
+        got = f"got {len(set(pairs))}: [{_shorten(pairs)}]; use Box, Point or Trace for less"
+        raise RegionError(f"a polygon needs at least 3 different points, {got}")
     return pairs
 
 

@@ -297,10 +297,9 @@ class Patch(_Numbers, Shape):
     def _require_grid(self, geometry: ImageGeometry) -> None:
         height, width = geometry.grid
         if self.row >= height or self.col >= width:
-            raise RegionError(
-                f"{self!r} is outside the grid of {height} rows and {width} columns; "
-                f"give row 0 to {height - 1} and col 0 to {width - 1}"
-            )
+            fits = f"give row 0 to {height - 1} and col 0 to {width - 1}"
+            grid = f"the grid of {height} rows and {width} columns"
+            raise RegionError(f"{self!r} is outside {grid}; {fits}")
 
     def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         if geometry is None:

@@ -23,6 +23,8 @@ from memory_bank.build import build_bank_folder
 from patchioner import Patchioner, PatchionerError
 from patchioner.adaptation import NewDecoder, adapt, usual_training
 from patchioner.base.weights import tensors_sha256
+from patchioner.batch import read_rows, run
+from patchioner.batch.rows import FORMATS
 from patchioner.checkpoints.folder import Parts, read_checkpoint, write_checkpoint
 from patchioner.detail import DetailCaptioner
 from patchioner.detail.batch import describe_many
@@ -66,8 +68,13 @@ def train(folder: Path) -> str:
 
 
 @cache
+def model() -> Patchioner:
+    return Patchioner(parts(), device="cpu")
+
+
+@cache
 def captioner() -> DetailCaptioner:
-    return DetailCaptioner(Patchioner(parts(), device="cpu"), scorer=None)
+    return DetailCaptioner(model(), scorer=None)
 
 
 def detail(folder: Path) -> str:
@@ -82,15 +89,24 @@ def detail(folder: Path) -> str:
 
 def benchmark(folder: Path) -> str:
     """Predictions and results about four photos, gone on with."""
-    model, out = Patchioner(parts(), device="cpu"), folder / "out"
+    out = folder / "out"
     how = {"java": "no", "rounds": 2, "batch": 2, "images": str(folder)}
     settings = RunSettings("region_set", data=str(folder / "sets.json"), **how)  # type: ignore[arg-type]
-    execute([Run("tiny", settings, out)], resume=True, load=lambda *_: model)
+    execute([Run("tiny", settings, out)], resume=True, load=lambda *_: model())
     text = "".join((out / name).read_text() for name in ("predictions.jsonl", "results.json"))
     return text.replace(str(folder), "")
 
 
-WORKS = {work.__name__: work for work in (save, bank, train, detail, benchmark)}
+def batch(folder: Path) -> str:
+    """Rows of two photos in three forms, gone on with; a single file is whole or absent."""
+    for out in (folder / "out.jsonl", folder / "out.parquet", folder / "out"):
+        assert not out.is_file() or len(list(read_rows(out))) == 2
+        run(folder / "photos", out, model=model(), shards=2, retry=True)
+    files = (path for path in folder.rglob("*") if path.suffix in FORMATS and path.is_file())
+    return repr(sorted((str(path.relative_to(folder)), path.read_bytes()) for path in files))
+
+
+WORKS = {work.__name__: work for work in (save, bank, train, detail, benchmark, batch)}
 
 
 def prepared(name: str, folder: Path) -> Callable[[], str]:
@@ -100,6 +116,10 @@ def prepared(name: str, folder: Path) -> Callable[[], str]:
     sets = {f"{number}": {f"{TEXTS[number]}\nit": [[1, 2, 50, 40]]} for number in range(4)}
     if name == "save":
         write_checkpoint(parts("old"), folder / "model")
+    elif name == "batch":
+        (folder / "photos").mkdir()
+        for number in range(2):
+            noise_photo(9, 8, number).save(folder / "photos" / f"{number}.png")
     elif name in ("detail", "benchmark"):
         (folder / "sets.json").write_text(json.dumps(sets))
         for number in sets:

@@ -170,9 +170,7 @@ def command(words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("redirected", [">&-", ">/dev/full"], ids=["closed", "full"])
-def test_without_room_for_output_it_ends_in_a_line(
-    redirected: str, tmp_path: Path, checkpoint: Path
-) -> None:
+def test_without_room_it_ends_in_a_line(redirected: str, tmp_path: Path, checkpoint: Path) -> None:
     noise_photo(8, 8).save(tmp_path / "p.png")
     done = command(f"caption *.png --model {checkpoint} {redirected}", tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr

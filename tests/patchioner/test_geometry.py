@@ -44,17 +44,11 @@ def test_a_crop_sees_the_central_square_other_modes_the_whole_image() -> None:
         np.testing.assert_allclose(geometry.visible, expected, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ({"mode": "squeeze"}, "squeeze"),
-        ({"size": 520, "patch_size": 14}, "518"),
-        ({"std": (1.0, 0.0, 1.0)}, "std is .* divides the pixels"),
-        ({"std": (1.0, -1.0, 1.0)}, "std"),
-        ({"mean": (0.5, float("nan"), 0.5)}, "mean is .*three finite numbers"),
-        ({"mean": (0.5, 0.5)}, "mean"),
-    ],
-)
+@pytest.mark.parametrize(("how", "message"), [
+    ({"mode": "squeeze"}, "squeeze"), ({"size": 520, "patch_size": 14}, "518"),
+    ({"std": (1.0, 0.0, 1.0)}, "std is .* divides the pixels"), ({"std": (1.0, -1.0, 1.0)}, "std"),
+    ({"mean": (0.5, float("nan"), 0.5)}, "mean is .*three finite numbers"), ({"mean": (0.5, 0.5)}, "mean"),
+])  # fmt: skip
 def test_what_would_poison_the_pixels_is_refused(how: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         Preprocessing(**how)

@@ -36,22 +36,18 @@ NO_REGIONS: list[Any] = [
 
 
 WRONG: dict[str, Callable[[Any], object]] = {
-    "no mask": lambda m: Mask(None),
-    "mask of objects": lambda m: Mask(MASKS[0].astype(object)),
+    "no mask": lambda m: Mask(None), "mask of objects": lambda m: Mask(MASKS[0].astype(object)),
     "polygon of tensors without axis": lambda m: Polygon(torch.tensor([1, 1, 30, 1])),
-    "no region": lambda m: m.embed_regions(m.encode(PHOTO), []),
-    "photo of another folder": lambda m: m.encode("\0"),
+    "no region": lambda m: m.embed_regions(m.encode(PHOTO), []), "photo of another folder": lambda m: m.encode("\0"),
     "photos alone": lambda m: m.caption_many(["photo.jpg"]),
     "sparse tensor": lambda m: m.encode(torch.zeros(3, 8, 8).to_sparse()),
     "items None": lambda m: m.caption_many(None),
     "a list where one photo is meant": lambda m: m.caption([PHOTO, PHOTO]),
     "options as a dictionary": lambda m: m.caption(PHOTO, options={"max_tokens": 3}),
     "weighting as text": lambda m: m.caption(PHOTO, [Box(*BOX)], weighting="gaussian"),
-    "texts as one": lambda m: m.label(PHOTO, [Box(*BOX)], "a;b"),
-    "texts None": lambda m: m.embed_text(None),
-    "unknown dtype": lambda m: m.to(dtype="float7"),
-    "whole dtype": lambda m: m.to(dtype=torch.int32),
-}
+    "texts as one": lambda m: m.label(PHOTO, [Box(*BOX)], "a;b"), "texts None": lambda m: m.embed_text(None),
+    "unknown dtype": lambda m: m.to(dtype="float7"), "whole dtype": lambda m: m.to(dtype=torch.int32),
+}  # fmt: skip
 for _given in NO_REGIONS:
     WRONG[f"{_given!r:.20}"] = partial(Patchioner.caption, image=PHOTO, regions=_given)
 

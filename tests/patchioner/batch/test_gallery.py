@@ -40,11 +40,8 @@ def _check_page(page: Any, url: str) -> None:
     for click, expected in orders.items():
         page.get_by_role("button", name=click).click()
         assert [name[:4] for name in page.locator("h2").all_inner_texts()] == expected.split()
-    assert (
-        page.locator("li")
-        .first.inner_text()
-        .startswith(str(ROWS[0].text).replace("\u202e", "\ufffd"))
-    )
+    said = str(ROWS[0].text).replace("\u202e", "\ufffd")
+    assert page.locator("li").first.inner_text().startswith(said)
     card = page.locator("article").nth(1)
     photo, edge = card.locator("image").bounding_box(), card.locator("rect").first.bounding_box()
     for side in ("width", "height"):

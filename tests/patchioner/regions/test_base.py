@@ -26,15 +26,12 @@ RINGS = [[(1, 2), (9, 2), (9, 8)], [(20, 30), (25, 30), (20, 59)]]
 TWO = RegionSet([Box(50, 10, 60, 20), RegionSet([Box(5, 30, 8, 40)])])
 KINDS: list[tuple[Region, tuple[float, ...], tuple[float, ...]]] = [
     (Box(10.5, 20, 30, 40.25), (10.5, 20, 30, 40.25), (10.5, 20, 30, 40.25)),
-    (Mask(ARRAY), (7, 3, 50, 41), (7, 3, 50, 41)),
-    (Polygon(RINGS), (1, 2, 25, 59), (1, 2, 25, 59)),
-    (Point(30, 20.25), (24, 15, 48, 30), (30, 20.25, 30, 20.25)),
-    (Patch(3, 0), (0, 45, 24, 60), ()),
+    (Mask(ARRAY), (7, 3, 50, 41), (7, 3, 50, 41)), (Polygon(RINGS), (1, 2, 25, 59), (1, 2, 25, 59)),
+    (Point(30, 20.25), (24, 15, 48, 30), (30, 20.25, 30, 20.25)), (Patch(3, 0), (0, 45, 24, 60), ()),
     (Trace([(5, 5), (40, 5)]), (0, 0, 48, 15), (5, 5, 40, 5)),
-    (Trace([(0.1, 0.2)], normalized=True), (0, 0, 24, 15), ()),
-    (WholeImage(), (0, 0, 96, 60), ()),
+    (Trace([(0.1, 0.2)], normalized=True), (0, 0, 24, 15), ()), (WholeImage(), (0, 0, 96, 60), ()),
     (TWO, (5, 10, 60, 40), (5, 10, 60, 40)),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("region", "bounds", "given"), KINDS)
@@ -88,15 +85,9 @@ FRAME = np.ones((80, 80), dtype=bool)
 FRAME[10:70, 10:70] = False
 RING = Mask(FRAME)
 MIXED: list[Region] = [
-    Box(3, 5, 77, 21),
-    Point(44, 44),
-    Trace([(5, 5), (70, 30), (10, 75)]),
-    RING,
-    Polygon([(0, 0), (79, 10), (40, 60)]),
-    Patch(3, 4),
-    WholeImage(),
-    Box(33, 33, 34, 34),
-]
+    Box(3, 5, 77, 21), Point(44, 44), Trace([(5, 5), (70, 30), (10, 75)]), RING,
+    Polygon([(0, 0), (79, 10), (40, 60)]), Patch(3, 4), WholeImage(), Box(33, 33, 34, 34),
+]  # fmt: skip
 ROUNDINGS = pytest.mark.parametrize("rounding", ["coverage", "reference"])
 
 
@@ -150,18 +141,12 @@ def test_attention_without_mass_on_the_region_is_coverage() -> None:
     assert found[1, 0, 0] == 1
 
 
-@pytest.mark.parametrize(
-    ("attention", "head", "text"),
-    [
-        (None, None, "none; use 'uniform'"),
-        (np.ones((3, 7, 8)), None, r"\(3, 7, 8\).*\(heads, 8, 8\)"),
-        (np.ones(64), None, r"\(64,\)"),
-        (np.full((8, 8), np.nan), None, "non-finite"),
-        (np.full((8, 8), -1.0), None, "negative"),
-        (np.ones((6, 8, 8)), 6, "head 6 .*6 heads"),
-        (np.ones((8, 8)), 0, "no single heads"),
-    ],
-)
+@pytest.mark.parametrize(("attention", "head", "text"), [
+    (None, None, "none; use 'uniform'"), (np.ones((3, 7, 8)), None, r"\(3, 7, 8\).*\(heads, 8, 8\)"),
+    (np.ones(64), None, r"\(64,\)"), (np.full((8, 8), np.nan), None, "non-finite"),
+    (np.full((8, 8), -1.0), None, "negative"), (np.ones((6, 8, 8)), 6, "head 6 .*6 heads"),
+    (np.ones((8, 8)), 0, "no single heads"),
+])  # fmt: skip
 def test_attention_that_does_not_fit(attention: object, head: int | None, text: str) -> None:
     with pytest.raises(OptionError, match=text):
         region_weights([Point(1, 1)], GRID, Weighting("attention", head=head), attention)

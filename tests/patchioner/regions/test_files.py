@@ -1,6 +1,9 @@
 """Files of regions: what they give (`cases/tools`, `cases/read.json`), what is refused (`cases/refused.json`)."""
 
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,47 +131,33 @@ def test_every_kind_of_ours_is_read_in_order_with_its_label(tmp_path: Path) -> N
     Image.fromarray(MASKS[0]).save(tmp_path / "mask.png")
     box, ring = Box(1, 2, 3, 4), [[0, 0], [3, 0], [0, 3]]
     cases: list[tuple[dict[str, object], Region]] = [
-        ({"point": [1.5, 2]}, Point(1.5, 2)),
-        ({"patch": [0, 3]}, Patch(0, 3)),
-        ({"polygon": ring}, Polygon([(0, 0), (3, 0), (0, 3)])),
-        ({"polygon": [ring, ring]}, Polygon([ring, ring])),
+        ({"point": [1.5, 2]}, Point(1.5, 2)), ({"patch": [0, 3]}, Patch(0, 3)),
+        ({"polygon": ring}, Polygon([(0, 0), (3, 0), (0, 3)])), ({"polygon": [ring, ring]}, Polygon([ring, ring])),
         ({"trace": [[0.1, 1]], "normalized": True}, Trace([(0.1, 1)], normalized=True)),
-        ({"trace": [[1, 2]]}, Trace([(1, 2)])),
-        ({"mask": "mask.png"}, Mask(MASKS[0])),
-        ({"mask": FULL}, Mask(MASKS[1])),
-        ({"set": [{"box": [1, 2, 3, 4]}]}, RegionSet([box])),
+        ({"trace": [[1, 2]]}, Trace([(1, 2)])), ({"mask": "mask.png"}, Mask(MASKS[0])),
+        ({"mask": FULL}, Mask(MASKS[1])), ({"set": [{"box": [1, 2, 3, 4]}]}, RegionSet([box])),
         ({"whole": True}, WholeImage()),
-    ]
+    ]  # fmt: skip
     entries = [{"box": [1, 2, 3, 4], "label": "cup"}, *(entry for entry, _ in cases)]
     expected = [NamedRegion(box, "cup"), *(NamedRegion(region) for _, region in cases)]
     for content in ({"regions": entries}, entries):
         assert read_regions(str(written(tmp_path, content)), SIZE) == expected
 
 
-@pytest.mark.parametrize(
-    ("arrays", "expected"),
-    [
-        ({"masks": MASKS, "boxes": np.ones((2, 4)), "scores": np.ones(2)}, EXPECTED),
-        ({"masks": MASKS[:, None]}, EXPECTED),
-        ({"masks": MASKS[None]}, EXPECTED),
-        ({"masks": np.ones((0, 4, 6), bool)}, []),
-        ({"boxes": np.array([[1, 2, 3, 1.5]])}, [NamedRegion(Box(1, 2, 4, 3.5))]),
-        *(({"masks": np.reshape(LABELS, one)}, LABELLED) for one in ((4, 6), (1, 4, 6), (4, 6, 1))),
-        ({"masks": LABELS - 1}, "below 0"),
-        ({"masks": np.stack([LABELS, LABELS])}, "one map"),
-        ({"stuff": MASKS}, r"\['stuff'\], none is 'masks'"),
-        ({"masks": MASKS.T}, "mask 0: .*4x6|mask 0: .*2x4"),
-        ({"masks": MASKS[:, :3]}, "mask 0: .*6x3 but the image is 6x4"),
-        ({"masks": np.full((1, 4, 6), 0.5)}, "mask 0: .*threshold"),
-        ({"masks": np.ones(3)}, r"\(3,\)"),
-        ({"masks": MASKS, "scores": np.ones(3)}, "different lengths"),
-        ({"boxes": np.ones((2, 3))}, r"\(2, 3\)"),
-        ({"boxes": np.zeros((1, 4))}, "box 0: .*empty"),
-        ({"boxes": np.array(["a"])}, r"\(1,\)"),
-        ({"boxes": np.array([[1, 1, 5, 3], [2, 1, 6, 4]])}, "x1, y1, x2, y2"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("arrays", "expected"), [
+    ({"masks": MASKS, "boxes": np.ones((2, 4)), "scores": np.ones(2)}, EXPECTED),
+    ({"masks": MASKS[:, None]}, EXPECTED), ({"masks": MASKS[None]}, EXPECTED),
+    ({"masks": np.ones((0, 4, 6), bool)}, []),
+    ({"boxes": np.array([[1, 2, 3, 1.5]])}, [NamedRegion(Box(1, 2, 4, 3.5))]),
+    *(({"masks": np.reshape(LABELS, one)}, LABELLED) for one in ((4, 6), (1, 4, 6), (4, 6, 1))),
+    ({"masks": LABELS - 1}, "below 0"), ({"masks": np.stack([LABELS, LABELS])}, "one map"),
+    ({"stuff": MASKS}, r"\['stuff'\], none is 'masks'"), ({"masks": MASKS.T}, "mask 0: .*4x6|mask 0: .*2x4"),
+    ({"masks": MASKS[:, :3]}, "mask 0: .*6x3 but the image is 6x4"),
+    ({"masks": np.full((1, 4, 6), 0.5)}, "mask 0: .*threshold"), ({"masks": np.ones(3)}, r"\(3,\)"),
+    ({"masks": MASKS, "scores": np.ones(3)}, "different lengths"), ({"boxes": np.ones((2, 3))}, r"\(2, 3\)"),
+    ({"boxes": np.zeros((1, 4))}, "box 0: .*empty"), ({"boxes": np.array(["a"])}, r"\(1,\)"),
+    ({"boxes": np.array([[1, 1, 5, 3], [2, 1, 6, 4]])}, "x1, y1, x2, y2"),
+], ids=str)  # fmt: skip
 def test_arrays(arrays: dict[str, Any], expected: list[NamedRegion] | str, tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "m.npz", **arrays)
     if isinstance(expected, list):
@@ -217,9 +206,8 @@ def test_the_longest_common_path_tells_photos_apart(listed: bool, tmp_path: Path
     images = [{"id": str(i), "file_name": name} for i, name in enumerate(NAMES)]
     boxes = [{"image_id": i, "bbox": [i, 0, 1, 1]} for i in range(len(NAMES))]
     alone = [{"image": name, **box} for name, box in zip(NAMES, boxes, strict=True)]
-    file = read_regions(
-        written(tmp_path, alone if listed else {"images": images, "annotations": boxes})
-    )
+    content = alone if listed else {"images": images, "annotations": boxes}
+    file = read_regions(written(tmp_path, content))
     for number, asked in (
         *enumerate(["x/1/a.jpg", "2/a.jpg", "b.jpg", "2/c.jpg"]),
         *[(0, "/data/x/1/a.jpg"), (2, "elsewhere/b.jpg"), (5, "caf\u00e9 x.jpg")],
@@ -352,9 +340,7 @@ def test_a_large_file_is_read_as_a_small_one_is(
     same_as_small(path, ("d/\u00fc.jpg", "b\u2028.jpg", "none.jpg"), monkeypatch)
 
 
-def test_large_json_lines_are_read_as_small_ones_are(
-    tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_large_json_lines_are_read_as_small(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     lines = [json.dumps(one) for one in NARRATIVES]
     path = written(tmp_path, "\r\n\r\n".join(lines), "narratives.jsonl")
     found = same_as_small(path, ("3.jpg", "1.jpg", "2.jpg"), monkeypatch)
@@ -362,6 +348,27 @@ def test_large_json_lines_are_read_as_small_ones_are(
     path.write_text("\n".join([*lines, lines[0][:-9]]))
     with pytest.raises(RegionFileError, match="not JSON"):
         read_regions(path)
+
+
+MEGABYTES = int(os.environ.get("PATCHIONER_MEGABYTES", "70"))
+READ_LARGE = """import resource, sys; from patchioner import read_regions
+print(read_regions(sys.argv[1], (90, 60), "99.jpg")[0].id, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"""
+
+
+def test_a_large_file_takes_little_memory(tmp_path: Path) -> None:
+    """Of COCO, 20 annotations of 560 bytes a photo."""
+    ring, photos = [round(0.01 * n, 2) for n in range(80)], range(MEGABYTES * 90)
+    images = ", ".join(f'{{"id": {n}, "file_name": "{n}.jpg"}}' for n in photos)
+    with (tmp_path / "coco.json").open("w") as file:
+        file.write(f'{{"images": [{images}], "annotations": [{{"image_id": -1}}')
+        for n in photos:
+            rest = json.dumps({"image_id": n, "bbox": [1, 2, 3, 4], "segmentation": [ring]})[1:]
+            file.writelines(f', {{"id": {20 * n + k}, {rest}' for k in range(20))
+        file.write("]}")
+    command = [sys.executable, "-c", READ_LARGE, str(tmp_path / "coco.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+    number, kilobytes = map(int, done.stdout.split())
+    assert number == 1980 and kilobytes < 250_000
 
 
 def test_large_files_that_are_cut_short_or_of_other_tools(tmp_path: Path, large: None) -> None:

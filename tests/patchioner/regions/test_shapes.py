@@ -54,9 +54,8 @@ def boxes_in_view(draw: st.DrawFn, geometry: ImageGeometry) -> Box:
 
 def cell_by_cell(geometry: ImageGeometry, xs: Any, ys: Any, filled: Any) -> Array:
     """The slow twin: what each patch sees of `filled` (rows, columns), whose edges are `xs` and `ys`."""
-    xs, ys = (
-        np.clip(each, 0, end) for each, end in zip((xs, ys), geometry.image_size, strict=True)
-    )
+    width, height = geometry.image_size
+    xs, ys = np.clip(xs, 0, width), np.clip(ys, 0, height)
     weights = np.zeros(geometry.grid)
     for index, (x1, y1, x2, y2) in enumerate(geometry.cell_boxes()):
         across, down = np.diff(np.clip(xs, x1, x2)), np.diff(np.clip(ys, y1, y2))
@@ -196,12 +195,7 @@ def test_areas_of_polygons_whose_rings_come_as_lists_tuples_and_arrays() -> None
     np.testing.assert_allclose(bow_tie, halves.patch_weights(GRID), atol=1e-7)
     assert bow_tie[0, 1] == bow_tie[3, 2] == 0
     ring = [(10, 10), (30, 10), (30, 30), (10, 30)]
-    for points in (
-        np.array(ring),
-        torch.tensor(ring),
-        [np.array(ring)],
-        [[list(point) for point in ring]],
-    ):
+    for points in (np.array(ring), torch.tensor(ring), [np.array(ring)], [[*map(list, ring)]]):
         assert Polygon(points) == Polygon(ring)
     assert Polygon.from_coco([np.ravel(ring)]) == Polygon(ring)
     assert len({Polygon(ring), Polygon(iter(ring))}) == 1
@@ -227,9 +221,7 @@ def test_a_mask_is_a_copy_of_bools_integers_or_clean_floats_that_cannot_change()
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
-def test_pictures_of_any_mode_are_read(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_mode_is_read(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # of which Pillow warns, and we do not
     picture = Image.fromarray(ARRAY.astype(np.uint8) * 255).convert("L" if mode == "I;16" else mode)
     if mode == "I;16":
