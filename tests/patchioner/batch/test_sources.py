@@ -197,7 +197,6 @@ def test_a_broken_tar_is_an_error_beside_what_it_has(tmp_path: Path) -> None:
     found += samples(open_source(tmp_path / "2.tar"))
     broken = [one.photo for one in found if one.error]
     assert broken == ["0.tar", "1.tar.gz", "2.tar/a.png"]
-    assert len(found) > 4
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "datasets"])
