@@ -61,7 +61,7 @@ class Tars(Source):
         super().__init__(*given)
         broken = [name for name in self.sizes if self.store.is_local and not self._is_whole(name)]
         if broken:
-            raise ImageError(f"no tar, or cut short: {', '.join(map(plain, broken[:8]))}: mend it")
+            raise ImageError(f"no tar, or cut short: {', '.join(map(plain, broken[:8]))}: refetch")
 
     def _is_whole(self, name: str) -> bool:
         """Whether a file here ends as a tar, or begins as what it is compressed by."""
