@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -25,7 +27,7 @@ from benchmarks.command import as_json, markdown_table, natural, positive
 from benchmarks.data import SAMPLE
 from benchmarks.run import machine, versions
 from benchmarks.speed import clocked, time_function
-from memory_bank import IndexKind, IndexOptions, MemoryBank, Precision, join_banks
+from memory_bank import IndexKind, IndexOptions, MemoryBank, Precision
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.files import write_json
@@ -51,9 +53,12 @@ class Source:
     decode: Decode | None = None
 
     def bank(self, rows: int, storage: Precision) -> MemoryBank:
-        """A bank of the first `rows` rows, made part by part: never all of it in float32."""
-        sizes = {at: min(_PART, rows - at) for at in range(0, rows, _PART)}
-        return join_banks([MemoryBank(self.draw(*one), dtype=storage) for one in sizes.items()])
+        """A bank of the first `rows` rows, drawn part by part into a file, so that float32 takes no memory."""
+        with tempfile.TemporaryFile() as file:
+            drawn = np.memmap(file, np.float32, "w+", shape=(rows, self.queries.shape[1]))
+            for at in range(0, rows, _PART):
+                drawn[at : at + _PART] = self.draw(at, min(_PART, rows - at)).numpy()
+            return MemoryBank(drawn, dtype=storage)
 
 
 def random_source(dim: int, queries: int, *, seed: int) -> Source:

@@ -9,15 +9,14 @@ Example:
 
 from __future__ import annotations
 
-from memory_bank.bank import MemoryBank, Neighbours, join_banks
-from memory_bank.build import CompactionMethod, build_bank_folder, compact
+from memory_bank.bank import MemoryBank, Neighbours
+from memory_bank.build import build_bank_folder, compact
 from memory_bank.index import BankIndex, IndexKind, IndexOptions
 from memory_bank.projection import Precision
 from memory_bank.text_files import read_captions
 
 __all__ = [
     "BankIndex",
-    "CompactionMethod",
     "IndexKind",
     "IndexOptions",
     "MemoryBank",
@@ -25,6 +24,5 @@ __all__ = [
     "Precision",
     "build_bank_folder",
     "compact",
-    "join_banks",
     "read_captions",
 ]

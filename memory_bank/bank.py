@@ -306,30 +306,6 @@ class MemoryBank:
             return projection.project_top_k(units, self, top_k, temperature)
 
 
-def join_banks(banks: Sequence[MemoryBank]) -> MemoryBank:
-    """One bank with the rows of all, in order, on the first one's device: so one larger than memory is made in int8.
-
-    It has texts if all banks have, and no index. MemoryBankError: no banks, or of unlike width or precision.
-
-    Example:
-        >>> len(join_banks([MemoryBank(torch.eye(3)), MemoryBank(torch.eye(3)[:2])]))
-        5
-    """
-    kinds = sorted({(bank.dim, bank.dtype) for bank in banks})
-    if len(kinds) != 1:
-        found = ", ".join(f"{dim} wide in {dtype}" for dim, dtype in kinds) or "none"
-        raise MemoryBankError(
-            f"banks to join must be alike, got {found}; see MemoryBank.to(dtype=)"
-        )
-    arrays = {
-        name: torch.cat([bank._arrays[name].to(banks[0].device) for bank in banks])
-        for name in banks[0]._arrays
-    }
-    texts = [bank.texts for bank in banks if bank.texts is not None]
-    whole = [text for some in texts for text in some] if len(texts) == len(banks) else None
-    return MemoryBank._of(arrays, whole)
-
-
 def _home(queries: Matrix) -> torch.device:
     return queries.device if isinstance(queries, Tensor) else torch.device("cpu")
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from patchioner.base.errors import (
     MemoryBankError,
     OptionError,
     TextError,
-    UnknownNameError,
     check_texts,
 )
 from patchioner.base.files import RunFolder, atomic_path
@@ -36,8 +35,6 @@ from patchioner.base.weights import load_weights, write_tensors
 
 Embed = Callable[[Sequence[str]], Tensor]
 """Texts -> (len, dim) float tensor, finite; `TextTower.encode` is one."""
-
-CompactionMethod = Literal["k-means", "importance"]
 
 RECORD = "building.json"
 SHARD = 2048
@@ -274,24 +271,21 @@ def compact(
     *,
     seed: int = 0,
     iterations: int = 5,
-    method: CompactionMethod = "k-means",
 ) -> MemoryBank:
     """Shrink a bank to `rows` rows, in the same precision. Equal rows are merged first.
 
-    "k-means" is spherical k-means weighted by multiplicity: Lloyd's algorithm on the unit keys (Dhillon and Modha
-    2001), with exact assignment. A cluster becomes one row: the weighted mean of its members' values, the sum of their
-    counts, and the text of the member nearest to its centroid. "importance" keeps rows as they are, with their texts,
-    drawn by the sensitivity of lightweight coresets (Bachem, Lucic and Krause 2018); each other row's count goes to
-    the kept row of highest cosine.
+    By spherical k-means weighted by multiplicity: Lloyd's algorithm on the unit keys (Dhillon and Modha 2001), with
+    exact assignment. A cluster becomes one row: the weighted mean of its members' values, the sum of their counts, and
+    the text of the member nearest to its centroid.
 
     Args:
         bank: left untouched; its device does the work (`bank.to("cuda")` for a large one).
         rows: size of the result; a bank with no more distinct rows is only merged.
-        seed: of the choice of starting rows, or of the draw.
-        iterations: of "k-means", most rounds of assigning and averaging.
+        seed: of the choice of starting rows.
+        iterations: most rounds of assigning and averaging.
 
     Raises:
-        OptionError, UnknownNameError: `rows` or `iterations` below 1; an unknown method.
+        OptionError: `rows` or `iterations` below 1.
 
     Example:
         >>> bank = MemoryBank(torch.tensor([[1.0, 0.0], [1.0, 0.01], [0.0, 1.0]]))
@@ -301,14 +295,10 @@ def compact(
     if not all(type(one) is int and one >= 1 for one in (rows, iterations)):
         wrong = f"rows={rows}, iterations={iterations}"
         raise OptionError(f"{wrong}: both must be whole numbers, at least 1")
-    if method not in get_args(CompactionMethod):
-        raise UnknownNameError.among("method", str(method), get_args(CompactionMethod))
     distinct = bank.merge_duplicates()
     if rows >= len(distinct):
         return distinct
     with torch.no_grad():
-        if method == "importance":
-            return _keep(distinct, _importance(distinct, rows, seed))
         return _merge(distinct, *_cluster(distinct, rows, seed, iterations), rows)
 
 
@@ -362,15 +352,10 @@ def _sums(bank: MemoryBank, label: Tensor, factors: Tensor, rows: int) -> Tensor
     return sums
 
 
-def _mass(bank: MemoryBank, label: Tensor, rows: int) -> Tensor:
-    """The sum of each cluster's counts, (rows,) int64."""
-    counts = torch.zeros(rows, dtype=torch.int64, device=bank.device)
-    return counts.index_add_(0, label, bank.counts)
-
-
 def _merge(bank: MemoryBank, label: Tensor, similarity: Tensor, rows: int) -> MemoryBank:
     """One row for each cluster."""
-    counts = _mass(bank, label, rows)
+    counts = torch.zeros(rows, dtype=torch.int64, device=bank.device)
+    counts.index_add_(0, label, bank.counts)
     values = _sums(bank, label, bank.counts * bank.norms, rows) / counts[:, None]
     # The row nearest to each centroid: later assignments win, and the best rows come last.
     order = np.argsort(similarity.cpu().numpy(), kind="stable")
@@ -382,31 +367,3 @@ def _merge(bank: MemoryBank, label: Tensor, similarity: Tensor, rows: int) -> Me
     values = torch.where(cancelled[:, None], kept, values)
     texts = None if bank.texts is None else [bank.texts[row] for row in nearest.tolist()]
     return MemoryBank(values, texts, counts, dtype=bank.dtype)
-
-
-def _keep(bank: MemoryBank, chosen: Tensor) -> MemoryBank:
-    """Keep the chosen rows, in the bank's order, with the counts of those nearest to them."""
-    chosen = chosen.sort().values
-    label, _ = _assign(bank, bank.units(chosen), "assigning")
-    # Of two rows of one direction and unlike lengths, each still stands for itself.
-    label[chosen] = torch.arange(len(chosen), device=bank.device)
-    return bank.take(chosen, _mass(bank, label, len(chosen)))
-
-
-def _importance(bank: MemoryBank, rows: int, seed: int) -> Tensor:
-    """Rows of count c, at d from the mean, drawn in proportion to `c / sum(c) + c d**2 / sum(c d**2)`, each once."""
-    counts, tiny = bank.counts.double(), torch.finfo(torch.float64).tiny
-    blocks = [slice(start, start + _BLOCK) for start in range(0, len(bank), _BLOCK)]
-    total = torch.zeros(bank.dim, dtype=torch.float64, device=bank.device)
-    for block in blocks:
-        total += counts[block] @ bank.units(block).double()
-    mean = (total / counts.sum()).float()
-    spread = torch.cat([(bank.units(block) - mean).square().sum(dim=1) for block in blocks])
-    spread = counts * spread.double()
-    # Rows of one direction have no spread; then the counts alone decide.
-    shares = counts / counts.sum() + spread / spread.sum().clamp_min(tiny)
-    generator = torch.Generator().manual_seed(seed)
-    uniform = torch.rand(len(bank), dtype=torch.float64, generator=generator).to(bank.device)
-    # The largest of log(share) + Gumbel noise are a draw without replacement.
-    noise = -torch.log(-torch.log(uniform.clamp(1e-300, 1 - 1e-16)))
-    return torch.topk(shares.log() + noise, rows).indices

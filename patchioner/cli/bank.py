@@ -67,8 +67,6 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     add("bank", metavar="BANK", help=_BANK)
     add("out", metavar="OUT", type=Path, help="new folder")
     add("--rows", type=positive_int, required=True, help="rows to keep")
-    method = "means of clusters, or rows drawn and kept as they are (default: %(default)s)"
-    add("--method", choices=["k-means", "importance"], default="k-means", help=method)
     _add_storage(add)
 
     about = "find a bank's nearest rows fast, by FAISS, where projections onto these are asked for (another index goes)"
@@ -145,7 +143,7 @@ def shrink(options: argparse.Namespace) -> int:
 
     check_new_folder(options.out)
     bank = MemoryBank.load(_bank_folder(options.bank))
-    smaller = compact(bank, options.rows, method=options.method)
+    smaller = compact(bank, options.rows)
     smaller.save(options.out, dtype=options.storage)
     write_line(f"{options.out}: {len(smaller):,} of {len(bank):,} rows")
     return 0

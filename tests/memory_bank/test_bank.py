@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from memory_bank import MemoryBank, join_banks, projection
+from memory_bank import MemoryBank, projection
 from memory_bank.projection import quantise
 from patchioner.base.errors import MemoryBankError, OptionError
 from tests.memory_bank.conftest import DTYPES, random_rows
@@ -183,23 +183,13 @@ def test_fingerprint_tells_banks_apart() -> None:
     assert MemoryBank(rows, list("abcd")).fingerprint() == banks[3].fingerprint()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_parts_make_the_bank_of_all_rows(dtype: Any) -> None:
-    rows, texts, counts = random_rows(8, 5), list("abcdefgh"), [1] * 4 + [2] + [3] * 3
-    parts = [slice(0, 4), slice(4, 5), slice(5, 8)]
-    banks = [MemoryBank(rows[one], texts[one], counts[one], dtype=dtype) for one in parts]
-    whole = MemoryBank(rows, texts, counts, dtype=dtype)
-    assert join_banks(banks).fingerprint() == whole.fingerprint()
-    assert join_banks([banks[0], banks[1].with_texts(None)]).texts is None
-
-
 def made(embeddings: Any, **more: Any) -> MemoryBank:
     return MemoryBank(embeddings, drop_zero_rows=True, **more)
 
 
 TWO, HOLED = torch.eye(2), torch.ones(20, 3).index_fill_(0, torch.arange(4, 20), torch.nan)
 REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: made(torch.ones(3)), r"shape \(rows, dim\), got \(3,\)"), (lambda: join_banks([]), "got none"),
+    (lambda: made(torch.ones(3)), r"shape \(rows, dim\), got \(3,\)"),
     (lambda: made(torch.ones(2, 3, 4)), r"got \(2, 3, 4\)"), (lambda: made(torch.ones(3, 0)), r"got \(3, 0\)"),
     (lambda: made(torch.ones(0, 3)), "no rows"), (lambda: made(torch.zeros(2, 3)), "no rows"),
     (lambda: made(torch.ones(2, 3, dtype=torch.int64)), "floating point, got torch.int64"),
@@ -209,8 +199,6 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: made(TWO, texts="ab"), "2 texts for 2"), (lambda: made(TWO, counts=[1]), r"shape \(1,\) for 2"),
     (lambda: made(TWO).with_texts(["a", 7]), r"texts\[1\] is 7"),  # type: ignore[list-item]
     (lambda: made(TWO, counts=[1, 0]), "below 1 in rows 1"), (lambda: made(TWO, counts=[1.0, 2.0]), "integers"),
-    (lambda: join_banks([made(TWO), made(torch.eye(3))]), "got 2 wide in float32, 3 wide"),
-    (lambda: join_banks([made(TWO), made(TWO, dtype="int8")]), "2 wide in int8"),
     (lambda: BANK.project(torch.full((3, DIM), torch.nan)), "query rows that are not finite: 0, 1, 2"),
     (lambda: BANK.nearest(torch.zeros(2, DIM), 2), "query rows of zero norm.*: 0, 1"),
     (lambda: BANK.project(torch.ones(2, 8)), "queries have width 8, the bank has 7"),

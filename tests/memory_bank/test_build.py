@@ -199,20 +199,6 @@ def test_equal_rows_are_one_row_and_bad_options() -> None:
             compact(small, **wrong)
 
 
-@pytest.mark.parametrize(("dtype", "rows"), [("float32", 13), ("int8", 1), ("int8", 59)])
-def test_a_draw_keeps_rows_texts_and_counts(dtype: Any, rows: int) -> None:
-    bank = counted_bank().to(dtype=dtype)
-    small = compact(bank, rows, seed=2, method="importance")
-    kept = torch.tensor([list(bank.texts or ()).index(text) for text in small.texts or ()])
-    assert (len(small), small.dtype) == (rows, dtype)
-    assert torch.equal(small.keys, bank.keys[kept]) and torch.equal(small.norms, bank.norms[kept])
-    # Each row's count has gone to the kept row of highest cosine.
-    nearest = (bank.units() @ small.units().T).argmax(dim=1)
-    wanted = torch.zeros(rows, dtype=torch.int64).index_add_(0, nearest, bank.counts)
-    assert torch.equal(small.counts, wanted)
-    assert compact(bank, rows, seed=2, method="importance").fingerprint() == small.fingerprint()
-
-
 def dying(marker: Path) -> Embed:
     """An encoder whose process dies at the first shard of all."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from memory_bank import CompactionMethod, IndexOptions, MemoryBank, compact
+from memory_bank import IndexOptions, MemoryBank, compact
 from memory_bank.build import embed_texts
 from patchioner import Patchioner, WholeImage
 from tests.patchioner.cli.conftest import Command
@@ -94,11 +94,10 @@ def test_what_is_in_a_bank_and_a_damaged_one_exits_1(command: Command) -> None:
         assert done.status == 1 and done.err.startswith("patchioner: error:")
 
 
-@pytest.mark.parametrize("method", ["k-means", "importance"])
-def test_compacting(command: Command, method: CompactionMethod) -> None:
-    line = f"bank compact tiny small --rows 7 --storage float32 --method {method}"
+def test_compacting(command: Command) -> None:
+    line = "bank compact tiny small --rows 7 --storage float32"
     assert "7 of 30 rows" in command(line).out
-    expected = compact(MemoryBank.load("tiny/memory_bank"), 7, method=method)
+    expected = compact(MemoryBank.load("tiny/memory_bank"), 7)
     torch.testing.assert_close(MemoryBank.load("small").embeddings(), expected.embeddings())
     again = command(line)
     assert again.status == 1 and "exists already" in again.err
