@@ -7,10 +7,9 @@ where its parser is the T5 of Li et al. 2023 ("FACTUAL").
 from __future__ import annotations
 
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import mean
 from typing import Any, Self
@@ -29,13 +28,12 @@ from decoders.base import (
     reading,
 )
 from decoders.guidance import Guide
-from decoders.language_model import EXTRA
 from decoders.scene_graph import WORDS, Entity, Graph, Parser, entries, parse_all, singular
 from decoders.search import draw, row_uniforms
 from decoders.viecap import ViecapDecoder, entity_prompt
-from patchioner.base.errors import CheckpointError, DecoderError, HubError, OptionError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
 from patchioner.base.files import write_json
-from patchioner.base.optional import require
+from patchioner.base.optional import read_pretrained
 from patchioner.base.weights import Storage
 
 PUBLISHED = "lizhuang144/flan-t5-base-VG-factual-sg"
@@ -341,8 +339,6 @@ class T5Parser:
 
     def __init__(self, model: str = PUBLISHED, *, max_tokens: int = 200) -> None:
         self.model, self.max_tokens = model, max_tokens
-        self._loaded: tuple[Any, Any] | None = None
-        self._lock = threading.Lock()
 
     def __call__(self, texts: Sequence[str]) -> list[Graph]:
         """One graph for each text, in their order; text that the model wrote badly adds nothing."""
@@ -351,7 +347,7 @@ class T5Parser:
     @torch.inference_mode()
     def write(self, texts: Sequence[str]) -> list[str]:
         """What the model writes for each text."""
-        network, tokenizer = self._parts()
+        tokenizer, network = self._parts
         how = {"max_new_tokens": self.max_tokens, "num_beams": 1, "do_sample": False}
         written = {}
         for text in dict.fromkeys(texts):  # one by one: padding would change what is written
@@ -361,23 +357,13 @@ class T5Parser:
             written[text] = tokenizer.decode(out[0], skip_special_tokens=True)
         return [written[text] for text in texts]
 
-    def _parts(self) -> tuple[Any, Any]:
-        """The network and the tokenizer; the first call loads them."""
-        with self._lock:
-            if self._loaded is None:
-                transformers = require("transformers", EXTRA)
-                try:
-                    tokenizer = transformers.AutoTokenizer.from_pretrained(self.model)
-                    network = transformers.AutoModelForSeq2SeqLM.from_pretrained(
-                        self.model, dtype=torch.float32, use_safetensors=True
-                    )
-                except (OSError, ValueError) as error:
-                    raise HubError(
-                        f"{self.model!r} cannot be loaded: {error}. Check the name and the network, or use "
-                        "the rule-based parser, which needs no download"
-                    ) from error
-                self._loaded = network.eval(), tokenizer
-            return self._loaded
+    @cached_property
+    def _parts(self) -> list[Any]:
+        """The tokenizer and the network; two threads that ask first may both read them."""
+        how: Any = {"dtype": torch.float32, "note": "parse by rules, without a download, or "}
+        kinds = "AutoTokenizer", "AutoModelForSeq2SeqLM"
+        tokenizer, network = read_pretrained(self.model, *kinds, **how)
+        return [tokenizer, network.eval()]
 
 
 def parse_triples(written: str) -> Graph:
