@@ -19,7 +19,14 @@ import patchioner.pipeline as pipeline  # a name of the package would be looked 
 from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import Encodable, PatchFeatures
-from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError
+from patchioner.base.errors import (
+    ImageError,
+    OptionError,
+    PatchionerError,
+    RegionError,
+    TextError,
+    check_texts,
+)
 from patchioner.base.weights import Storage, usable_device, usable_dtype
 from patchioner.checkpoints.folder import (
     SHIPPED,
@@ -39,7 +46,7 @@ from patchioner.guidance import KEY, captions, check_least
 from patchioner.images import ImageSource, load_image, load_reduced, why_blank
 from patchioner.pipeline import Answers, Batching, Embedded, OnError, Steps
 from patchioner.regions import Region, Weighting, WholeImage, feature_weights
-from patchioner.regions.shapes import items_of
+from patchioner.regions.base import listed
 from patchioner.results import Caption, Explanation, Label
 
 Answer = TypeVar("Answer")
@@ -209,7 +216,7 @@ class Patchioner:
             OptionError: an unknown crop, or one of features without their photo; attention or a CLS token of a
                 backbone that has none.
         """
-        regions = _listed(regions)
+        regions = listed(regions)
         if not regions:
             raise RegionError("the list of regions is empty: give at least one")
         with torch.inference_mode():
@@ -360,7 +367,7 @@ class Patchioner:
             raise OptionError(f"temperature {temperature} must be a positive number")
         if threshold is not None and not 0 <= threshold <= 1:
             raise OptionError(f"threshold {threshold} must lie in 0..1")
-        texts = _texts(texts)
+        texts = check_texts(texts)
         if len(texts) < 2:
             raise TextError(f"{texts!r} is no choice: give two texts or more")
         names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
@@ -406,7 +413,7 @@ class Patchioner:
         """
         if self._placed.text_tower is None:
             raise OptionError(f"{self.settings.name!r} has no text tower, so it cannot embed text")
-        return self._placed.text_tower.encode(_texts(texts))
+        return self._placed.text_tower.encode(texts)
 
     def save_pretrained(
         self,
@@ -506,7 +513,8 @@ class Patchioner:
         if features.dim != self.parts.backbone.dim:
             wide = f"features have width {features.dim}, those of {self.settings.name!r} have"
             raise OptionError(f"{wide} {self.parts.backbone.dim}: encode the photo with this model")
-        regions = _listed(asked(features.geometry) if callable(asked) else asked)
+        asked = asked(features.geometry) if callable(asked) else asked
+        regions = [WholeImage()] if asked is None else listed(asked)
         if not regions:  # a photo in which nothing was found
             none = features.tokens.new_empty((0, features.dim)).float()
             return Embedded([], none, {})
@@ -527,22 +535,6 @@ def _pair(item: Any) -> Item:
         raise ImageError(f"{item!r:.80} is no (photo, regions) pair; None is the whole image")
     photo, regions = item
     return photo, regions
-
-
-def _listed(given: Any) -> list[Region]:
-    """Regions as a list, None as the whole image; RegionError for a region without its list, or for arrays."""
-    if given is None:
-        return [WholeImage()]
-    if isinstance(given, Region):
-        raise RegionError(f"give a list of regions, as in [{given!r:.80}]")
-    regions = items_of(given, "the list of regions")
-    for one in regions:
-        if not isinstance(one, Region):
-            raise RegionError(
-                f"{type(one).__name__} {one!r:.60} is no region: wrap it, as in [Mask(one) for one in masks] "
-                "or [Box(*one) for one in boxes] (left, top, right, bottom in pixels)"
-            )
-    return regions
 
 
 @torch.inference_mode()
@@ -568,9 +560,3 @@ def _choose(
         answer = text if sure >= least else None
         labels.append(Label(answer, sure, tuple(near), tuple(share), region))
     return labels
-
-
-def _texts(texts: object) -> list[str]:
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
-        raise TextError(f"{texts!r:.80} is no list of texts: wrap it in a list, or give several")
-    return list(texts)

@@ -126,13 +126,12 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def check_texts(texts: Iterable[object], what: str = "text", *, blank: bool = False) -> None:
-    """TextError, by index, for no string, half a character (a lone surrogate), or what is blank unless it may be."""
-    if isinstance(texts, str):
-        raise TextError(
-            f"expected a list of texts, got the string {texts!r:.60}: wrap it in a list"
-        )
-    for index, text in enumerate(texts):
+def check_texts(texts: object, what: str = "text", *, blank: bool = False) -> list[str]:
+    """Them; TextError, by index, for no string, half a character (a lone surrogate), or what may not be blank."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise TextError(f"expected a list of texts, got {texts!r:.60}: wrap it in a list")
+    found = list(texts)
+    for index, text in enumerate(found):
         if not isinstance(text, str) or not (blank or text.strip()):
             raise TextError(
                 f"{what} {index} is {text!r}: give {'' if blank else 'non-blank '}strings"
@@ -141,3 +140,4 @@ def check_texts(texts: Iterable[object], what: str = "text", *, blank: bool = Fa
             raise TextError(
                 f"{what} {index} is {text!r}: half a character is in it; decode it anew"
             )
+    return found

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
 from patchioner.base.optional import require
-from patchioner.regions.base import Region, Size, as_numpy, listed
+from patchioner.regions.base import Region, Size, as_numpy, items_of, listed
 from patchioner.regions.items import (
     Bools,
     BoxFormat,
@@ -34,7 +34,7 @@ from patchioner.regions.items import (
 )
 from patchioner.regions.mask import Mask, inside
 from patchioner.regions.paths import Polygon, Trace
-from patchioner.regions.shapes import Box, Point, finite, items_of, numbers
+from patchioner.regions.shapes import Box, Point, finite, numbers
 
 _ANGLES = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)

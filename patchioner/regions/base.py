@@ -226,14 +226,24 @@ def region_kinds() -> dict[str, type[Region]]:
     return {one.kind: one for one in kinds if "kind" in vars(one)}
 
 
-def listed(regions: Iterable[Region], what: str) -> list[Region]:
+def items_of(values: object, what: str) -> list[Any]:
+    """A list of them; RegionError for a string or a single value."""
+    try:
+        if not isinstance(values, (str, bytes)):
+            return list(values)  # type: ignore[call-overload,no-any-return]
+    except TypeError:  # arrays and tensors without an axis only look as if they had items
+        pass
+    raise RegionError(f"{what} is {values!r:.80}; give a list")
+
+
+def listed(regions: object, what: str = "region") -> list[Region]:
     """The regions; RegionError for anything else, or for one that is not in a list."""
-    if isinstance(regions, (Region, str)) or not isinstance(regions, Iterable):
-        raise RegionError(f"give a list of regions, as [Box(x1, y1, x2, y2)], not {regions!r:.80}")
-    found = list(regions)
+    if isinstance(regions, Region):
+        raise RegionError(f"give a list of regions, as in [{regions!r:.80}]")
+    found = items_of(regions, "the list of regions")
     for index, one in enumerate(found):
         if not isinstance(one, Region):
-            wrap = "wrap it, as in Box(x1, y1, x2, y2)"
+            wrap = "wrap it, as in [Mask(one) for one in masks] or [Box(*one) for one in boxes]"
             raise RegionError(f"{what} {index} is {one!r:.80}, no region; {wrap}")
     return found
 
@@ -335,7 +345,7 @@ def pool_regions(
     import torch
 
     weighting = weighting or Weighting()
-    found, tokens = listed(regions, "region"), features.tokens.flatten(0, 1).float()
+    found, tokens = listed(regions), features.tokens.flatten(0, 1).float()
     if len(found) > _REGIONS:
         blocks = [found[start : start + _REGIONS] for start in range(0, len(found), _REGIONS)]
         return torch.cat([pool_regions(features, block, weighting) for block in blocks])
@@ -360,7 +370,7 @@ def feature_weights(
     features: PatchFeatures, regions: Iterable[Region], weighting: Weighting | None = None
 ) -> npt.NDArray[np.float32]:
     """The weights that `pool_regions` gives the patches, (n, h, w) float32: `region_weights` of encoded images."""
-    weighting, found = weighting or Weighting(), listed(regions, "region")
+    weighting, found = weighting or Weighting(), listed(regions)
     geometry, attention = features.geometry, _attention(features, weighting)
     weights = region_weights(found, geometry, weighting, attention)
     if not weighting.foreground or not found:
@@ -439,7 +449,7 @@ def region_weights(
     attended = _attention_map(attention, geometry.grid, weighting)
     reference = weighting.rounding == "reference"
     kinds: dict[type[Shape], list[tuple[Shape, int, float]]] = {}
-    found = listed(regions, "region")
+    found = listed(regions)
     for owner, region in enumerate(found):
         for shape, share in region.leaves():
             kinds.setdefault(type(shape), []).append((shape, owner, share))

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
 from patchioner.regions.annotators import FORMS, called, drawn, xml_photos, yolo
-from patchioner.regions.base import Region, Size, as_numpy
+from patchioner.regions.base import Region, Size, as_numpy, items_of
 from patchioner.regions.items import (
     LARGE,
     NAME_KEYS,
@@ -37,7 +37,6 @@ from patchioner.regions.items import (
 )
 from patchioner.regions.mask import Mask
 from patchioner.regions.paths import Polygon, Trace
-from patchioner.regions.shapes import items_of
 
 _Array = npt.NDArray[np.generic]
 _logger = logging.getLogger(__name__)

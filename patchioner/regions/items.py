@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Floats, Region, Size
+from patchioner.regions.base import Floats, Region, Size, items_of
 from patchioner.regions.mask import Mask
 from patchioner.regions.paths import Polygon, Trace
-from patchioner.regions.shapes import Box, Point, RegionSet, items_of, numbers
+from patchioner.regions.shapes import Box, Point, RegionSet, numbers
 
 Entry = Mapping[str, Any]
 Make = Callable[[Any, Size], Region]

@@ -29,6 +29,7 @@ from patchioner.regions.base import (
     listed,
     one_hot,
 )
+from patchioner.regions.base import items_of as items_of
 
 if TYPE_CHECKING:
     from patchioner.geometry import ImageGeometry
@@ -57,16 +58,6 @@ def numbers(values: object, count: int, what: str) -> list[float]:
     if len(items) != count:
         raise RegionError(f"{what} has {len(items)} numbers, {values!r:.80}; give {count}")
     return [finite(item, what) for item in items]
-
-
-def items_of(values: object, what: str) -> list[Any]:
-    """A list of them; RegionError for a string or a single value."""
-    try:
-        if not isinstance(values, (str, bytes)):
-            return list(values)  # type: ignore[call-overload,no-any-return]
-    except TypeError:  # arrays and tensors without an axis only look as if they had items
-        pass
-    raise RegionError(f"{what} is {values!r:.80}; give a list")
 
 
 def in_view(points: Floats, geometry: ImageGeometry) -> npt.NDArray[np.bool_]:

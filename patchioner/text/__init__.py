@@ -58,8 +58,7 @@ class TextTower(StoredModule):
         Returns:
             (n, dim) float32 on the CPU, not normalised. A text's vector does not depend on the others.
         """
-        check_texts(texts)
-        sequences, device = self.token_ids(texts), next(self.parameters()).device
+        sequences, device = self.token_ids(check_texts(texts)), next(self.parameters()).device
         result = torch.empty(len(sequences), self.dim, dtype=torch.float32)
         for rows, ids in equal_lengths(sequences, batch):
             result[rows] = self(ids.to(device)).to("cpu", torch.float32)
