@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner.base.errors import OptionError, TextError
+from patchioner.base.errors import OptionError, TextError, check
 from patchioner.base.progress import guarded, log_to_terminal, quiet_interrupts
 
 if TYPE_CHECKING:
@@ -87,11 +87,10 @@ def _add_language_model(result: argparse.ArgumentParser) -> None:
 
 def options_from(arguments: argparse.Namespace, share: float | None) -> dict[str, Any]:
     """The options of `adapt`; OptionError where they make no sense."""
-    from decoders.base import check_whole
     from patchioner.adaptation import usual_training
 
     if arguments.threads is not None:
-        check_whole(threads=arguments.threads)
+        check("int [1, inf)", threads=arguments.threads)
     fresh, names = _fresh(arguments), ("epochs", "batch", "learning_rate", "autocast", "seed")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.noise is not None:

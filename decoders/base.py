@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError, check
 from patchioner.base.files import read_json
 from patchioner.base.optional import Registry
 from patchioner.base.weights import AllocationLimit, Storage, inference_copy
@@ -67,34 +66,18 @@ class DecodeOptions:
     batch_memory_mb: float = 512.0
 
     def __post_init__(self) -> None:
-        check_whole(max_tokens=self.max_tokens, beam_width=self.beam_width)
-        for name in ("min_tokens", "seed", "no_repeat_ngram"):
-            check_whole(0, **{name: getattr(self, name)})
+        check(get_args(Strategy), strategy=self.strategy)
+        check(f"int [1, {_MOST_STEPS}]", self, "max_tokens beam_width")
+        check(f"int [0, {self.max_tokens}]", min_tokens=self.min_tokens)
+        check(f"int [0, {2**128})", seed=self.seed)
+        check("int [0, inf)", no_repeat_ngram=self.no_repeat_ngram)
+        check("[0, inf)", length_penalty=self.length_penalty)
+        check("(0, inf)", self, "temperature batch_memory_mb")
+        check("(0, 1]", top_p=self.top_p)
         words = self.banned_words
-        rules: dict[str, tuple[bool, str]] = {
-            "strategy": (self.strategy in get_args(Strategy), f"one of {get_args(Strategy)}"),
-            "max_tokens": (self.max_tokens <= _MOST_STEPS, f"at most {_MOST_STEPS}"),
-            "beam_width": (self.beam_width <= _MOST_STEPS, f"at most {_MOST_STEPS}"),
-            "min_tokens": (self.min_tokens <= self.max_tokens, "at most max_tokens"),
-            "seed": (self.seed < 2**128, "below 2**128"),
-            "length_penalty": (_finite(self.length_penalty, 0.0), "a finite number, 0 or more"),
-            "temperature": (_finite(self.temperature), "a finite number above 0"),
-            "batch_memory_mb": (_finite(self.batch_memory_mb), "a finite number above 0"),
-            "top_p": (_finite(self.top_p) and self.top_p <= 1, "a probability above 0"),
-            "banned_words": (
-                isinstance(words, tuple) and all(isinstance(w, str) and w.strip() for w in words),
-                'a tuple of words or phrases, such as ("cat", "red car")',
-            ),
-        }
-        for name, (holds, rule) in rules.items():
-            if not holds:
-                raise OptionError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
-
-
-def _finite(value: object, least: float = 1e-300) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    return math.isfinite(value) and value >= least
+        if not isinstance(words, tuple) or not all(isinstance(w, str) and w.strip() for w in words):
+            wanted = 'a tuple of words or phrases, such as ("cat", "red car")'
+            raise OptionError(f"banned_words is {words!r}; it must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -116,14 +99,6 @@ class Decoded:
     def score(self) -> float:
         """Mean log-probability of a generated token, the end token included."""
         return sum(self.log_probs) / len(self.log_probs)
-
-
-def check_whole(at_least: int = 1, /, **numbers: object) -> None:
-    """OptionError for a value that is no whole number of at least that size; names it."""
-    for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-            wrong = f"{name} is {value!r}; it must be a whole number, at least {at_least}"
-            raise OptionError(wrong)
 
 
 class StepNetwork(Protocol):

@@ -23,7 +23,6 @@ from decoders.base import (
     WEIGHTS_FILE,
     TextMemory,
     TrainableDecoder,
-    check_whole,
     reading,
     token_loss,
 )
@@ -35,6 +34,7 @@ from patchioner.base.errors import (
     DecoderError,
     OptionError,
     TextError,
+    check,
     check_texts,
 )
 from patchioner.base.files import write_json
@@ -80,14 +80,12 @@ class PrefixGPT2Config:
     emit_start: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("embedding_dim", "vocab_size", "layers", "width", "heads", "positions"):
-            check_whole(**{name: getattr(self, name)})
+        check("int [1, inf)", self, "embedding_dim vocab_size layers width heads positions")
+        check("[0, 1)", dropout=self.dropout)
         if self.width % self.heads:
             raise OptionError(
                 f"width {self.width} is not a multiple of heads {self.heads}; change one of them"
             )
-        if not 0 <= self.dropout < 1:
-            raise OptionError(f"dropout is {self.dropout}; it must be from 0 to below 1")
 
 
 class KeyValueCache:
@@ -469,8 +467,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
         A copy, for decoding alone. In int8 weights are rounded once, what comes in at each call, each row by itself,
         so that no row minds its batch.
         """
-        if precision not in get_args(Precision):
-            raise OptionError(f"precision {precision!r} is not one of {get_args(Precision)}")
+        check(get_args(Precision), precision=precision)
         if precision == "bf16":
             made = self._over(copy.deepcopy(self.network).to(torch.bfloat16).requires_grad_(False))
         else:

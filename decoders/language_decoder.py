@@ -23,14 +23,13 @@ from decoders.base import (
     WEIGHTS_FILE,
     TextMemory,
     TrainableDecoder,
-    check_whole,
     reading,
     token_loss,
 )
 from decoders.head import OutputHead
 from decoders.language_model import EXTRA, GPT2, TransformersModel
 from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError, check
 from patchioner.base.files import write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
@@ -116,11 +115,9 @@ class PrefixLMConfig:
     normalize_input: bool = True
 
     def __post_init__(self) -> None:
-        for name, choices in (("mapper", get_args(Mapper)), ("tune", get_args(Tune))):
-            if getattr(self, name) not in choices:
-                raise OptionError(f"{name} is {getattr(self, name)!r}; choose one of {choices}")
-        for name in ("embedding_dim", "prompt_tokens", "lora_rank", "lora_alpha"):
-            check_whole(**{name: getattr(self, name)})
+        check(get_args(Mapper), mapper=self.mapper)
+        check(get_args(Tune), tune=self.tune)
+        check("int [1, inf)", self, "embedding_dim prompt_tokens lora_rank lora_alpha")
         object.__setattr__(self, "lora_targets", tuple(self.lora_targets))  # JSON has lists
 
     @property
@@ -418,8 +415,8 @@ class MappingNetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_whole(embedding_dim=embedding_dim, width=width, layers=layers, heads=heads)
-        check_whole(prompt_tokens=prompt_tokens, project_tokens=project_tokens)
+        check("int [1, inf)", embedding_dim=embedding_dim, width=width, layers=layers, heads=heads)
+        check("int [1, inf)", prompt_tokens=prompt_tokens, project_tokens=project_tokens)
         if width % heads:
             raise OptionError(f"width {width} is not a multiple of heads {heads}; change the heads")
         self.prompt_tokens, self.project_tokens = prompt_tokens, project_tokens
@@ -447,7 +444,8 @@ class PromptMLP(nn.Module):
         self, embedding_dim: int, width: int, *, prompt_tokens: int = 10, seed: int = 0
     ) -> None:
         super().__init__()
-        check_whole(embedding_dim=embedding_dim, width=width, prompt_tokens=prompt_tokens)
+        sizes = {"embedding_dim": embedding_dim, "width": width, "prompt_tokens": prompt_tokens}
+        check("int [1, inf)", **sizes)
         self.prompt_tokens = prompt_tokens
         inner = max(1, prompt_tokens * width // 2)
         with torch.random.fork_rng(devices=[]):

@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.base import check_whole
 from decoders.gpt2 import Dropout, GPT2Network, KeyValueCache, Transformer
 from decoders.head import GivenLogits
 from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import CheckpointError, OptionError, first_line
+from patchioner.base.errors import CheckpointError, OptionError, check, first_line
 from patchioner.base.optional import read_pretrained, require
 from patchioner.base.weights import fit_weights
 
@@ -65,7 +64,7 @@ class GPT2(GPT2Network):
     def __init__(self, config: Mapping[str, Any], *, seed: int = 0) -> None:
         super().__init__()
         self.config = value = {**self._SHAPE, **self._OTHER, **config, "model_type": "gpt2"}
-        check_whole(**{name: value[name] for name in self._SHAPE})
+        check("int [1, inf)", **{name: value[name] for name in self._SHAPE})
         if value["n_embd"] % value["n_head"]:
             wrong = f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}"
             raise OptionError(wrong)

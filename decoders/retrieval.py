@@ -23,7 +23,6 @@ from decoders.base import (
     DecodeOptions,
     Decoder,
     TextMemory,
-    check_whole,
     nearest_rows,
     reading,
 )
@@ -31,7 +30,7 @@ from decoders.guidance import Guide
 from decoders.scene_graph import WORDS, Entity, Graph, Parser, entries, parse_all, singular
 from decoders.search import draw, row_uniforms
 from decoders.viecap import ViecapDecoder, entity_prompt
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError, check
 from patchioner.base.files import write_json
 from patchioner.base.optional import read_pretrained
 from patchioner.base.weights import Storage
@@ -69,9 +68,8 @@ class RetrievalDecoder(Decoder):
     def __init__(
         self, embedding_dim: int, *, candidates: int = 32, temperature: float = 0.01
     ) -> None:
-        check_whole(embedding_dim=embedding_dim, candidates=candidates)
-        if not isinstance(temperature, int | float) or not 0 < temperature < float("inf"):
-            raise OptionError(f"temperature is {temperature!r}; it must be a positive number")
+        check("int [1, inf)", embedding_dim=embedding_dim, candidates=candidates)
+        check("(0, inf)", temperature=temperature)
         self.candidates, self.temperature = candidates, float(temperature)
         self.embedding_dim = embedding_dim
 
@@ -262,11 +260,11 @@ class ConceptPrompter:
     def __init__(self, parser: Parser = parse_all, *, captions: int = 5, **limits: Any) -> None:
         self.parser = parser
         self.limits = {**_LIMITS, "captions": captions, **limits}
-        check_whole(**{name: self.limits[name] for name in self.limits if name != "merge_above"})
-        if self.limits.keys() != _LIMITS.keys() or not -1 <= self.limits["merge_above"] <= 1:
-            raise OptionError(
-                f"limits are {self.limits}; known are {_LIMITS}, merge_above a cosine"
-            )
+        for name in self.limits:
+            check(_LIMITS, limit=name)
+        whole = self.limits.keys() - {"merge_above"}
+        check("int [1, inf)", **{name: self.limits[name] for name in whole})
+        check("[-1, 1]", merge_above=self.limits["merge_above"])
         self._graphs: dict[str, Graph] = {}
 
     def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:

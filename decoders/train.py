@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from decoders.base import TextMemory, TrainableDecoder, check_whole
+from decoders.base import TextMemory, TrainableDecoder
 from patchioner.base.errors import (
     CheckpointError,
     DecoderError,
     OptionError,
     TextError,
+    check,
     check_texts,
 )
 from patchioner.base.files import differences, read_json, recover_folder, replace_folder, write_json
@@ -94,25 +95,15 @@ class TrainOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch", "max_tokens", "validate_every", "checkpoint_every"):
-            check_whole(**{name: getattr(self, name)})
-        for name in ("warmup_steps", "samples", "validation_most", "seed"):
-            check_whole(0, **{name: getattr(self, name)})
-        check_whole(steps=1 if self.steps is None else self.steps)
-        rules: dict[str, tuple[str, Callable[[Any], bool]]] = {
-            "weight_decay noise_sigma": ("0 or more", lambda v: 0 <= v < math.inf),
-            "learning_rate gradient_clip epochs": ("above 0", lambda v: 0 < v < math.inf),
-            "label_smoothing validation_share": ("from 0 to below 1", lambda v: 0 <= v < 1),
-            "seed": ("below 2**63", lambda v: v < 2**63),
-            "decay": ('"cosine" or "linear"', lambda v: v in ("cosine", "linear")),
-            "autocast": ("True or False", lambda v: isinstance(v, bool)),
-        }
-        for names, (rule, holds) in rules.items():
-            for name in names.split():
-                value = getattr(self, name)
-                odd = name != "autocast" and isinstance(value, bool)
-                if odd or not holds(value):
-                    raise OptionError(f"{name} is {value!r}; it must be {rule}")
+        check("int [1, inf)", self, "batch max_tokens validate_every checkpoint_every")
+        check("int [1, inf) or None", steps=self.steps)
+        check("int [0, inf)", self, "warmup_steps samples validation_most")
+        check(f"int [0, {2**63})", seed=self.seed)
+        check("[0, inf)", self, "weight_decay noise_sigma")
+        check("(0, inf)", self, "learning_rate gradient_clip epochs")
+        check("[0, 1)", self, "label_smoothing validation_share")
+        check(("cosine", "linear"), decay=self.decay)
+        check((True, False), autocast=self.autocast)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Number of updates of the whole run."""

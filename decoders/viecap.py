@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.base import TextMemory, check_whole
+from decoders.base import TextMemory
 from decoders.language_decoder import LanguageDecoder, MappingNetwork
 from decoders.scene_graph import entries, singular
 from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
+from patchioner.base.errors import CheckpointError, DecoderError, TextError, check
 from patchioner.base.files import atomic_path
 from patchioner.base.weights import load_weights, save_weights
 
@@ -63,12 +63,9 @@ class ViecapConfig:
     most_entities: int = 10
 
     def __post_init__(self) -> None:
-        if self.prompts not in get_args(Prompts):
-            raise OptionError(f"prompts is {self.prompts!r}; choose one of {get_args(Prompts)}")
-        check_whole(hard_tokens=self.hard_tokens, most_entities=self.most_entities)
-        if not 0 <= self.entity_masking <= 1:
-            wrong = f"entity_masking is {self.entity_masking!r}"
-            raise OptionError(f"{wrong}; it is a probability, from 0 to 1")
+        check(get_args(Prompts), prompts=self.prompts)
+        check("int [1, inf)", hard_tokens=self.hard_tokens, most_entities=self.most_entities)
+        check("[0, 1]", entity_masking=self.entity_masking)
 
     def make_mapper(self, width: int, seed: int) -> nn.Module:
         """A fresh mapping network for a language model of this width."""
@@ -131,11 +128,9 @@ class EntityPrompter:
             )
         if not bool((torch.isfinite(rows).all(dim=1) & (rows.norm(dim=1) > 0)).all()):
             raise DecoderError("an entity embedding is not finite, or 0; embed the names again")
-        check_whole(top_k=top_k)
-        if not temperature > 0:
-            raise OptionError(f"temperature is {temperature!r}; it must be above 0")
-        if not 0 <= threshold <= 1:
-            raise OptionError(f"threshold is {threshold!r}; it is a probability, from 0 to 1")
+        check("int [1, inf)", top_k=top_k)
+        check("(0, inf)", temperature=temperature)
+        check("[0, 1]", threshold=threshold)
         self.embeddings = functional.normalize(rows, dim=1)
         self.temperature, self.top_k, self.threshold = temperature, top_k, threshold
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from memory_bank.index import (
     write_index,
 )
 from memory_bank.projection import Matrix, Precision
-from patchioner.base.errors import MemoryBankError, OptionError
+from patchioner.base.errors import MemoryBankError, OptionError, check
 from patchioner.base.files import replace_folder
 
 FILES = (storage.HEADER, storage.ARRAYS, storage.TEXTS, INDEX_HEADER, INDEX_FILE)
@@ -266,8 +265,7 @@ class MemoryBank:
 
         Best first, equal ones in any order; counts play no part. Errors as for `project`; OptionError: another k.
         """
-        if not 1 <= k <= len(self):
-            raise OptionError(f"k={k}: this bank can give 1 to {len(self)} rows")
+        check(f"int [1, {len(self)}]", k=k)
         with torch.no_grad():
             units = projection.unit_queries(queries, self.dim).to(self.device)
             index, similarity = projection.nearest(units, self, k)
@@ -295,10 +293,8 @@ class MemoryBank:
     def _weighted(
         self, queries: Matrix, temperature: float, top_k: int | None
     ) -> tuple[Tensor, Tensor]:
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise OptionError(f"temperature={temperature}: it must be a positive number")
-        if top_k is not None and top_k < 1:
-            raise OptionError(f"top_k={top_k}: at least one row has to take part")
+        check("(0, inf)", temperature=temperature)
+        check("int [1, inf) or None", top_k=top_k)
         units = projection.unit_queries(queries, self.dim).to(self.device)
         with torch.no_grad():
             if top_k is None or top_k >= len(self):

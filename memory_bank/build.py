@@ -24,8 +24,8 @@ from memory_bank.projection import Precision, as_matrix
 from patchioner.base.errors import (
     CheckpointError,
     MemoryBankError,
-    OptionError,
     TextError,
+    check,
     check_texts,
 )
 from patchioner.base.files import RunFolder, atomic_path
@@ -114,9 +114,7 @@ def build_bank_folder(
         MemoryBankError: embeddings of the wrong shape or not finite.
         OptionError: a number below 1; the folder holds something else, or another run.
     """
-    for name, value in (("sample", sample), ("rows", rows)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise OptionError(f"{name} is {value!r}: give a whole number, 1 or more, or leave it")
+    check("int [1, inf) or None", sample=sample, rows=rows)
     out = Path(out)
     texts, counts = prepare(captions, lower=lower, sample=sample, seed=seed)
     options = dict(sample=sample, rows=rows, lower=lower, unit=unit, keep_texts=keep_texts)
@@ -292,9 +290,7 @@ def compact(
         >>> sorted(compact(bank, 2).counts.tolist())
         [1, 2]
     """
-    if not all(type(one) is int and one >= 1 for one in (rows, iterations)):
-        wrong = f"rows={rows}, iterations={iterations}"
-        raise OptionError(f"{wrong}: both must be whole numbers, at least 1")
+    check("int [1, inf)", rows=rows, iterations=iterations)
     distinct = bank.merge_duplicates()
     if rows >= len(distinct):
         return distinct

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from memory_bank.storage import read_header
-from patchioner.base.errors import MemoryBankError, OptionError, PatchionerError, UnknownNameError
+from patchioner.base.errors import MemoryBankError, PatchionerError, UnknownNameError, check
 from patchioner.base.files import atomic_path, file_sha256, write_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
@@ -62,10 +62,7 @@ class IndexOptions:
     def __post_init__(self) -> None:
         if self.kind not in get_args(IndexKind):
             raise UnknownNameError.among("kind of index", str(self.kind), get_args(IndexKind))
-        for name in ("lists", "probes"):
-            number = getattr(self, name)
-            if number is not None and (type(number) is not int or number < 1):
-                raise OptionError(f"IndexOptions({name}={number!r}): give 1 or more, or leave it")
+        check("int [1, inf) or None", self, "lists probes")
 
     @property
     def has_lists(self) -> bool:

@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decoders import DECODERS, PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
-from decoders.base import check_whole
 from decoders.language_decoder import LanguageDecoder
 from decoders.language_model import fingerprint
 from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
-from patchioner.base.errors import OptionError, TextError, check_texts
+from patchioner.base.errors import OptionError, TextError, check, check_texts
 from patchioner.base.files import RunFolder
 from patchioner.base.weights import Storage, tensors_sha256
 from patchioner.checkpoints.folder import ModelSettings, Parts, write_checkpoint
@@ -48,11 +47,6 @@ _Keep = Literal["inside", "reference"]
 
 
 logger = logging.getLogger(__name__)
-
-
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise OptionError(f"{name} is {value!r}; choose one of {get_args(choices)}")
 
 
 @dataclass(frozen=True)
@@ -81,8 +75,9 @@ class NewDecoder:
     positions: int = 64
 
     def __post_init__(self) -> None:
-        for name, choices in (("type", _Type), ("tune", _Tune), ("keep", _Keep)):
-            _check_choice(name, getattr(self, name), choices)
+        check(get_args(_Type), type=self.type)
+        check(get_args(_Tune), tune=self.tune)
+        check(get_args(_Keep), keep=self.keep)
         if bool(self.language_model) == (self.type == "prefix_gpt2"):
             raise OptionError(
                 f"language_model is {self.language_model!r} for {self.type}: prefix_gpt2 has none; viecap, meacap "
@@ -285,9 +280,8 @@ def adapt(
         TextError, CheckpointError: too few sentences, or no string; intermediate files that are damaged.
     """
     training, out = training or usual_training(fresh), Path(out)
-    _check_choice("storage", storage, Storage)
-    if bank_rows is not None:
-        check_whole(bank_rows=bank_rows)
+    check(get_args(Storage), storage=storage)
+    check("int [1, inf) or None", bank_rows=bank_rows)
     if (tower := source.text_tower) is None:
         raise OptionError(f"{source.settings.name!r} has no text tower: choose one that has")
     cleaned = clean(texts, "corpus")

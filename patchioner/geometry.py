@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from patchioner.base.errors import ImageError, OptionError
+from patchioner.base.errors import ImageError, OptionError, check
 
 Fit = Literal["stretch", "crop", "pad", "aspect"]
 MOST_SIZE = 16384
@@ -97,8 +97,7 @@ class Preprocessing:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if self.mode not in get_args(Fit):
-            raise OptionError(f"preprocessing mode {self.mode!r}: use one of {get_args(Fit)}")
+        check(get_args(Fit), mode=self.mode)
         if self.size > MOST_SIZE:
             raise OptionError(f"input size {self.size} is over {MOST_SIZE}: no photo is so large")
         if self.patch_size < 1 or self.size < self.patch_size or self.size % self.patch_size:

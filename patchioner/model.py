@@ -25,16 +25,17 @@ from patchioner.base.errors import (
     PatchionerError,
     RegionError,
     TextError,
+    check,
     check_texts,
 )
 from patchioner.base.weights import Storage, usable_device, usable_dtype
 from patchioner.checkpoints.folder import (
+    CROPS,
     SHIPPED,
     Crop,
     ModelSettings,
     Parts,
     Style,
-    check_style,
     find_model,
     read_checkpoint,
     write_checkpoint,
@@ -221,8 +222,7 @@ class Patchioner:
             raise RegionError("the list of regions is empty: give at least one")
         with torch.inference_mode():
             crop = self.settings.crop if crop is None else crop
-            if crop not in (True, False, "add"):
-                raise OptionError(f'crop {crop!r} is unknown: use True, False or "add"')
+            check(CROPS, crop=crop)
             if crop:
                 embed = add_crops if crop == "add" else embed_crops
                 return embed(self._placed.backbone, features, regions, self.settings, weighting)
@@ -300,7 +300,7 @@ class Patchioner:
         decode = options or self.settings.decode
         if not isinstance(decode, DecodeOptions):
             raise OptionError(f"options {options!r:.80}: give DecodeOptions(max_tokens=20), say")
-        check_style(style, *get_args(Style))
+        check(get_args(Style), style=style)
         kept = self.settings.guides or self.settings.candidates or self.settings.phrases
         likeliest = plain or decode.strategy == "sample" or not kept
 
@@ -363,10 +363,8 @@ class Patchioner:
         batching: Batching | None = None,
     ) -> Iterator[list[Label]]:
         """`label` for many photos, as `caption_many`; the texts are embedded once."""
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise OptionError(f"temperature {temperature} must be a positive number")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise OptionError(f"threshold {threshold} must lie in 0..1")
+        check("(0, inf)", temperature=temperature)
+        check("[0, 1] or None", threshold=threshold)
         texts = check_texts(texts)
         if len(texts) < 2:
             raise TextError(f"{texts!r} is no choice: give two texts or more")
@@ -443,8 +441,7 @@ class Patchioner:
         whole: bool = False,
     ) -> Iterator[list[Answer]]:
         """The one way of every photo: see `pipeline.run`."""
-        if on_error not in get_args(OnError):
-            raise OptionError(f"on_error {on_error!r} is unknown: use one of {get_args(OnError)}")
+        check(get_args(OnError), on_error=on_error)
         if isinstance(items, Sequence):  # a wrong container is told at the call
             for item in items:
                 _pair(item)

@@ -13,14 +13,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from patchioner.base.errors import OptionError, OutOfMemoryError, PatchionerError, out_of_memory
+from patchioner.base.errors import OutOfMemoryError, PatchionerError, check, out_of_memory
 from patchioner.regions import Region
 
 Item = TypeVar("Item")
@@ -67,10 +67,8 @@ class Batching:
     encoders: int = 1
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value, least = getattr(self, one.name), int(one.name not in ("readers", "overlap"))
-            if value < least:
-                raise OptionError(f"Batching({one.name}={value}): give {least} or more")
+        check("int [1, inf)", self, "photos regions ahead encoders")
+        check("int [0, inf)", readers=self.readers)
 
     @classmethod
     def alone(cls) -> Batching:

@@ -33,6 +33,7 @@ from patchioner.base.errors import (
     HubError,
     OptionError,
     UnknownNameError,
+    check,
     first_line,
 )
 from patchioner.base.optional import require
@@ -86,8 +87,7 @@ class OpenClipViT(SingleViT):
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        if dense not in KEEPS_REST:
-            raise OptionError(f"dense={dense!r}: choose one of {tuple(KEEPS_REST)}")
+        check(tuple(KEEPS_REST), dense=dense)
         self.name, self.preprocessing, self.dense_mode = name, preprocessing, dense
         self.rest = KEEPS_REST[dense] if rest is None else bool(rest)
         self.architecture = None if architecture is None else copy.deepcopy(dict(architecture))
@@ -382,9 +382,7 @@ class ProxyClip(Backbone):
             raise OptionError(
                 f"CLIP fits by {clip.preprocessing.mode!r}, the proxy by {other!r}: give one mode"
             )
-        for name, factor in (("shift", shift), ("scale", scale)):
-            if not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
-                raise OptionError(f"{name} of ProxyCLIP is {factor!r}: give a positive number")
+        check("(0, inf)", shift=shift, scale=scale)
         self.clip, self.proxy, self.dim = clip, proxy, clip.dim
         self.shift, self.scale = float(shift), float(scale)
         self.eval()

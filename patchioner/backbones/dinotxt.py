@@ -18,7 +18,7 @@ from patchioner.backbones.vit import (
     fit_vit,
     is_plain_block,
 )
-from patchioner.base.errors import OptionError
+from patchioner.base.errors import OptionError, check
 from patchioner.base.weights import fit_weights
 from patchioner.checkpoints.stored import (
     PRETRAINED,
@@ -83,10 +83,8 @@ class DinoTxtViT(TimmNetwork):
         pretrained: bool = False,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
-        if space not in get_args(Space):
-            raise OptionError(f"space {space!r} is unknown: use one of {get_args(Space)}")
-        if not isinstance(blocks, int) or blocks < 1:
-            raise OptionError(f"the head of dino.txt has {blocks!r} blocks: give 1 or more (2)")
+        check(get_args(Space), space=space)
+        check("int [1, inf)", blocks=blocks)
         super().__init__(name, preprocessing, pretrained=pretrained, overrides=overrides)
         self.registers, self.space = registers, space
         self.dim = int(self.vit.embed_dim) * (2 if space == "both" else 1)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from patchioner.backbones import Dense, SingleViT
 from patchioner.backbones.vit import resample_positions
-from patchioner.base.errors import CheckpointError, ExportError, OptionError, first_line
+from patchioner.base.errors import CheckpointError, ExportError, OptionError, check, first_line
 from patchioner.base.files import atomic_path, file_sha256, settings_from, write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
@@ -56,8 +56,7 @@ class ExportedBackbone(SingleViT):
         super().__init__()
         self.kind = config["type"]
         require(PACKAGES[self.kind], self.kind)
-        if config["precision"] not in get_args(ExportPrecision):
-            raise OptionError(f"precision {config['precision']!r} is unknown")
+        check(get_args(ExportPrecision), precision=config["precision"])
         native = config.get("native_grid")
         if (native is None) != (positions is None):
             raise OptionError("native_grid goes with 'native_positions' among the weights")

@@ -25,6 +25,7 @@ from patchioner.base.errors import (
     HubError,
     OptionError,
     UnknownNameError,
+    check,
     first_line,
 )
 from patchioner.base.weights import fit_weights, inference_copy
@@ -384,8 +385,7 @@ def build_head(config: Mapping[str, Any], dim: int) -> nn.Module:
     kind = config.get("type", "none")
     if kind == "linear":
         return LinearHead(dim, int(config["dim"]))
-    if kind not in ("none", "standardise"):
-        raise OptionError(f"visual head {kind!r} is unknown: use 'none', 'standardise' or 'linear'")
+    check(("none", "standardise", "linear"), type=kind)
     return IdentityHead() if kind == "none" else StandardiseHead(dim)
 
 

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.errors import CheckpointError, OptionError, check
 from patchioner.base.files import AnyPath, atomic_path
 
 Storage = Literal["fp32", "fp16", "int8"]
@@ -66,8 +66,7 @@ def save_weights(state: Mapping[str, Tensor], path: AnyPath, *, storage: Storage
         CheckpointError: a tensor is not finite, or overflows the chosen storage.
         OptionError: unknown `storage`.
     """
-    if storage not in get_args(Storage):
-        raise OptionError(f"storage={storage!r}; choose one of {get_args(Storage)}")
+    check(get_args(Storage), storage=storage)
     stored: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if storage == "int8" and name.endswith(SCALE_SUFFIX):

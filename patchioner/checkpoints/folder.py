@@ -18,7 +18,6 @@ import torch
 from torch.nn import functional as F
 
 from decoders import DecodeOptions, Decoder, TrainableDecoder, load_decoder
-from decoders.base import check_whole
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import BACKBONES, Backbone, load_backbone
 from patchioner.base.errors import (
@@ -27,6 +26,7 @@ from patchioner.base.errors import (
     MissingExtraError,
     OptionError,
     UnknownNameError,
+    check,
     first_line,
 )
 from patchioner.base.files import read_json, recover_folder, replace_folder, write_json
@@ -46,7 +46,7 @@ FORMAT, VERSION = "patchioner", 1
 SHIPPED = "patchioner-mini"
 _PACKAGE = Path(__file__).parent
 PROJECTIONS = ("memory", "none", "raw")
-KINDS = tuple(region_kinds())
+KINDS, CROPS = tuple(region_kinds()), (True, False, "add")
 FOREIGN_CONFIG_FILE = "config.yaml"
 _TRIED = 64  # texts of a bank, to see whether it is of the model; those of its own are nearer than
 _NEAR, _NEARER = 0.5, 0.1  # the first to their own rows, by the second than to any
@@ -76,8 +76,8 @@ class Guidance:
     several: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_weights(contrast=self.contrast, nouns=self.nouns, several=self.several)
-        check_whole(beam_width=self.beam_width)
+        check("[0, inf)", self, "contrast nouns several")
+        check("int [1, inf)", beam_width=self.beam_width)
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,9 @@ class Candidates:
     nouns: float = 0.0
 
     def __post_init__(self) -> None:
-        weights = {"likelihood": self.likelihood, "photo": self.photo, "nouns": self.nouns}
-        _check_weights(**weights)
-        DecodeOptions(temperature=self.temperature)
-        check_whole(samples=self.samples)
+        check("[0, inf)", self, "likelihood photo nouns")
+        check("(0, inf)", temperature=self.temperature)
+        check("int [1, inf)", samples=self.samples)
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,8 @@ class KindSettings:
     style: Literal["sentence", "phrase"] = "sentence"
 
     def __post_init__(self) -> None:
-        _check_weights(context=self.context or 0.0)
-        check_style(self.style, "sentence", "phrase")
+        check("[0, inf) or None", context=self.context)
+        check(("sentence", "phrase"), style=self.style)
 
 
 @dataclass(frozen=True)
@@ -169,20 +168,15 @@ class ModelSettings:
     licence: str = "unknown"
 
     def __post_init__(self) -> None:
-        if self.projection not in PROJECTIONS:
-            raise OptionError(f"projection {self.projection!r} is unknown: one of {PROJECTIONS}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise OptionError(f"temperature {self.temperature} must be a positive number")
-        _check_weights(context=self.context)
-        if self.crop not in (True, False, "add"):
-            raise OptionError(f'crop {self.crop!r} is unknown: use true, false or "add"')
-        if self.top_k is not None:  # None is the exact projection
-            check_whole(top_k=self.top_k)
+        check(PROJECTIONS, projection=self.projection)
+        check("(0, inf)", temperature=self.temperature)
+        check("[0, inf)", context=self.context)
+        check(CROPS, crop=self.crop)
+        check("int [1, inf) or None", top_k=self.top_k)
+        for kind in self.kinds:
+            check(KINDS, **{"kind of region": kind})
         object.__setattr__(self, "kinds", dict(self.kinds))  # the caller's own may change
         object.__setattr__(self, "calibration", copy.deepcopy(dict(self.calibration)))
-        for kind in self.kinds:
-            if kind not in KINDS:
-                raise OptionError(str(UnknownNameError.among("kind of region", kind, KINDS)))
 
     def for_region(self, region: Region) -> tuple[Weighting, float]:
         """Weighting and context of a region, by its kind."""
@@ -223,18 +217,6 @@ class ModelSettings:
         if "bridge" in given and "projection" not in given:  # its name before the redesign
             given["projection"] = given.pop("bridge")
         return read_settings(cls, given, source)
-
-
-def check_style(style: str, *known: str) -> None:
-    """OptionError for a style of captions that is none of those."""
-    if style not in known:
-        raise OptionError(f"style {style!r} is unknown: use one of {known}")
-
-
-def _check_weights(**weights: float) -> None:
-    for name, value in weights.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise OptionError(f"{name} {value} must be a finite number, 0 or more")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
-from patchioner.base.errors import OptionError, RegionError
+from patchioner.base.errors import OptionError, RegionError, check
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -302,24 +301,12 @@ class Weighting:
     foreground: float = 0.0
 
     def __post_init__(self) -> None:
-        variance, head, exact = self.variance, self.head, self.rounding == "coverage"
-        reals = (variance, self.foreground)
-        number, sharp = (type(one) in (int, float) and math.isfinite(one) for one in reals)
-        whole = head is None or (type(head) is int and head >= 0)
-        for what, right, wanted in (
-            ("kind", self.kind in get_args(Kind), f"use one of {get_args(Kind)}"),
-            ("rounding", self.rounding in get_args(Rounding), f"use one of {get_args(Rounding)}"),
-            ("variance", number and variance >= 0, "give a finite number from 0 on"),
-            ("head", whole, "give 0 or more, or None"),
-            ("seed", type(self.seed) is int, "give an integer"),
-            ("foreground", sharp and 0 <= self.foreground <= _SHARPEST, f"give 0 to {_SHARPEST}"),
-            ("foreground", exact or not self.foreground, "it needs rounding='coverage'"),
-        ):
-            if not right:
-                value = getattr(self, what)
-                close = difflib.get_close_matches(str(value), get_args(Kind), n=1)
-                guess = f" (did you mean {close[0]!r}?)" if close and what == "kind" else ""
-                raise OptionError(f"{what} of the weighting is {value!r:.80}{guess}; {wanted}")
+        check(get_args(Kind), kind=self.kind)
+        check(get_args(Rounding), rounding=self.rounding)
+        check("[0, inf)", variance=self.variance)
+        check("int (-inf, inf)", seed=self.seed)
+        check("int [0, inf) or None", head=self.head)
+        check(f"[0, {_SHARPEST if self.rounding == 'coverage' else 0}]", foreground=self.foreground)
 
 
 def pool_regions(

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from patchioner.base.errors import OptionError, RegionError, RegionFileError
+from patchioner.base.errors import RegionError, RegionFileError, check
 from patchioner.regions import formats
 from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size
@@ -61,9 +61,8 @@ class RegionFile:
         normalized: bool = False,
         exif: Literal["apply", "ignore"] = "apply",
     ) -> None:
-        if box_format not in (None, *get_args(BoxFormat)) or exif not in ("apply", "ignore"):
-            wanted = f"use one of {get_args(BoxFormat)}, and apply or ignore"
-            raise OptionError(f"box_format {box_format!r}, exif {exif!r}: {wanted}")
+        check((None, *get_args(BoxFormat)), box_format=box_format)
+        check(("apply", "ignore"), exif=exif)
         self.path = Path(path)
         self._how: Any = {"box_format": box_format, "normalized": normalized, "exif": exif}
         self._photos: list[Photo] = []

@@ -18,9 +18,8 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from decoders.base import check_whole
 from decoders.tokenizers import read_tokenizer
-from patchioner.base.errors import CheckpointError, OptionError, check_texts
+from patchioner.base.errors import CheckpointError, OptionError, check, check_texts
 from patchioner.base.optional import Registry
 from patchioner.base.weights import Storage, fit_weights
 from patchioner.checkpoints.stored import (
@@ -97,7 +96,7 @@ def plain_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
 def check_shape(settings: Any, what: str) -> None:
     """Refuse the settings of a tower whose numbers are none or do not fit together; OptionError."""
     whole = [one.name for one in fields(settings) if one.type == "int" and one.name != "pad_id"]
-    check_whole(**{name: getattr(settings, name) for name in whole})
+    check("int [1, inf)", settings, " ".join(whole))
     width, heads, longest = settings.width, settings.heads, settings.max_tokens
     if width % heads:
         raise OptionError(f"width {width} of {what} is no multiple of its {heads} heads")

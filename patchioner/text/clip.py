@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from decoders.tokenizers import read_tokenizer
 from patchioner.backbones.clip import build_model, fetch_model, model_config, pretrained_of
-from patchioner.base.errors import OptionError, TextError
+from patchioner.base.errors import OptionError, TextError, check
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
 from patchioner.checkpoints.stored import (
@@ -217,8 +217,7 @@ class SiglipTextSettings:
 
     def __post_init__(self) -> None:
         check_shape(self, "the SigLIP text tower")
-        if not 0 <= self.pad_id < self.vocabulary:
-            raise OptionError(f"pad_id {self.pad_id} is outside of the {self.vocabulary} pieces")
+        check(f"int [0, {self.vocabulary})", pad_id=self.pad_id)
 
 
 class SiglipText(ShapedTower):
@@ -337,8 +336,7 @@ class DinoTxtTextSettings:
     qkv_bias: bool = False
 
     def __post_init__(self) -> None:
-        if self.space not in get_args(Half):
-            raise OptionError(f"space {self.space!r} is unknown: use one of {get_args(Half)}")
+        check(get_args(Half), space=self.space)
         check_shape(self, "the dino.txt text tower")
         if self.columns % 2:
             raise OptionError(f"columns {self.columns} of the dino.txt text tower must be even")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from patchioner.backbones import Backbone, PatchFeatures
 from patchioner.backbones.vit import IdentityHead, TimmViT, is_plain_block
-from patchioner.base.errors import OptionError, RegionError
+from patchioner.base.errors import OptionError, RegionError, check
 from patchioner.base.files import settings_from
 from patchioner.checkpoints.folder import Crop, Parts
 from patchioner.embedding import project
@@ -49,11 +48,10 @@ class PublishedOption:
     reading: Reading = "avg"
 
     def __post_init__(self) -> None:
-        for key, known in (("name", Name), ("context", Context), ("reading", Reading)):
-            if (value := getattr(self, key)) not in get_args(known):
-                raise OptionError(f"{key} {value!r:.80}: use one of {get_args(known)}")
-        if not math.isfinite(self.alpha):
-            raise OptionError(f"alpha is {self.alpha}: give a finite number")
+        check(get_args(Name), name=self.name)
+        check(get_args(Context), context=self.context)
+        check(get_args(Reading), reading=self.reading)
+        check("(-inf, inf)", alpha=self.alpha)
 
     @classmethod
     def of(cls, text: str) -> PublishedOption:
