@@ -94,27 +94,21 @@ def embed_crops(
     regions: Sequence[Region],
     settings: ModelSettings,
     weighting: Weighting | None = None,
+    *,
+    add: bool = False,
 ) -> Tensor:
-    """Cut each region out by its bounding box, encode it alone, and embed it as a whole image; see `embed_pooled`."""
-    bounds = [region.bounds(features.geometry) for region in regions]
-    crops = _encoded_crops(backbone, features, bounds)
-    return torch.cat([embed_pooled(crop, [WholeImage()], settings, weighting) for crop in crops])
+    """Cut each region out by its bounding box, encode it alone, and embed it as a whole image; see `embed_pooled`.
 
-
-def add_crops(
-    backbone: Backbone,
-    features: PatchFeatures,
-    regions: Sequence[Region],
-    settings: ModelSettings,
-    weighting: Weighting | None = None,
-) -> Tensor:
-    """Unit pooled embeddings plus half the unit ones of the regions' boxes in crops, a quarter wider on each side.
-
-    Whole photos are pooled alone. Crops are small where the backbone takes photos of any shape.
+    With `add`: unit pooled embeddings plus half the unit ones of the regions' boxes in crops, a quarter wider on each
+    side; small crops where the backbone takes photos of any shape. Whole photos are pooled alone.
     """
+    bounds = [region.bounds(features.geometry) for region in regions]
+    if not add:
+        cut = _encoded_crops(backbone, features, bounds)
+        return torch.cat([embed_pooled(one, [WholeImage()], settings, weighting) for one in cut])
     rows = F.normalize(embed_pooled(features, regions, settings, weighting), dim=1)
     parts = [place for place, region in enumerate(regions) if not isinstance(region, WholeImage)]
-    boxes = [regions[place].bounds(features.geometry) for place in parts]
+    boxes = [bounds[place] for place in parts]
     wide = [_widened(box, features.geometry.image_size) for box in boxes]
     crops = _encoded_crops(backbone, features, wide, _SMALLER)
     for place, box, outer, crop in zip(parts, boxes, wide, crops, strict=True):

@@ -41,7 +41,7 @@ from patchioner.checkpoints.folder import (
     write_checkpoint,
 )
 from patchioner.checkpoints.hub import upload
-from patchioner.embedding import add_crops, embed_crops, embed_pooled, shares
+from patchioner.embedding import embed_crops, embed_pooled, shares
 from patchioner.geometry import ImageGeometry
 from patchioner.guidance import KEY, captions, check_least
 from patchioner.images import ImageSource, load_image, load_reduced, why_blank
@@ -223,10 +223,10 @@ class Patchioner:
         with torch.inference_mode():
             crop = self.settings.crop if crop is None else crop
             check(CROPS, crop=crop)
-            if crop:
-                embed = add_crops if crop == "add" else embed_crops
-                return embed(self._placed.backbone, features, regions, self.settings, weighting)
-            return embed_pooled(features, regions, self.settings, weighting)
+            how = features, regions, self.settings, weighting
+            if not crop:
+                return embed_pooled(*how)
+            return embed_crops(self._placed.backbone, *how, add=crop == "add")
 
     def caption(
         self,

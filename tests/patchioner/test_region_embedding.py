@@ -12,7 +12,7 @@ from patchioner import Box, Patchioner, Point, RegionSet, Weighting, WholeImage
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.checkpoints.folder import KindSettings, ModelSettings
-from patchioner.embedding import add_crops, embed_crops, embed_pooled
+from patchioner.embedding import embed_crops, embed_pooled
 from patchioner.regions import Polygon, Region, Trace, pool_regions
 from tests.support.tiny import noise_photo, tiny_backbone, tiny_parts
 
@@ -96,7 +96,7 @@ def test_small_crops_are_added_with_their_surroundings(mode: Any, size: int) -> 
     near = tiny_backbone(mode=mode)
     near.preprocessing = replace(near.preprocessing, size=size)
     regions: list[Region] = [BOXES[1], WholeImage(), Polygon([(10, 10), (40, 12), (30, 50)])]
-    found = add_crops(backbone, features, regions, settings)
+    found = embed_crops(backbone, features, regions, settings, add=True)
     pooled = F.normalize(embed_pooled(features, regions, settings), dim=1)
     torch.testing.assert_close(found[1], pooled[1])
     # 30.5 to 90 and 10.25 to 60, 14.875 and 12.4375 more on each side; 10 to 40 and 10 to 50.
