@@ -201,15 +201,16 @@ class RegionFile:
         if self.has_own_files or not self._by_file_name:
             number = wanted[-1] if len(self._photos) > 1 else None
             return self.own_path(image_name) or number, ()
-        named = self._called(wanted)
-        alike = ((_alike(_parts(str(one.name)), wanted), one.name) for one in named)
-        length, name = max(alike, default=((), None))
-        return name, length
+        best, length = self._called(wanted)
+        return max((str(one.name) for one in best), default=None), length
 
-    def _called(self, wanted: Sequence[str]) -> Sequence[Photo]:
-        """The photos that may be the wanted one: of its folder and name, which are most alike, else of its name."""
-        alike = self._by_file_name.get("/".join(wanted[-2:]), []) if len(wanted) > 1 else []
-        return alike or self._by_file_name.get(_lowered(wanted[-1]), [])
+    def _called(self, wanted: Sequence[str]) -> tuple[list[Photo], Any]:
+        """The photos that are most like the wanted one, of its folder and name or else of its name, and how much."""
+        named = self._by_file_name.get("/".join(wanted[-2:]), []) if len(wanted) > 1 else []
+        named = named or self._by_file_name.get(_lowered(wanted[-1]), [])
+        alike = [_alike(_parts(str(one.name)), wanted) for one in named]
+        most = max(alike, default=())
+        return [one for one, length in zip(named, alike, strict=True) if length == most], most
 
     def _matching(self, image_name: str | None) -> list[Photo]:
         """The photos that are the named one; several where one name has several ids."""
@@ -221,20 +222,17 @@ class RegionFile:
         wanted = _parts(image_name)
         if photos and not self._by_file_name:
             return [self._by_number(wanted[-1])]
-        named = self._called(wanted)
-        if not named:
+        best, _ = self._called(wanted)
+        if not best:
             names = [str(photo.name) for photo in photos[:_MOST_NAMES]]
             close = ", ".join(difflib.get_close_matches(image_name, names, n=3, cutoff=0.0))
             of_them = f"none of its {len(photos)} images is called {wanted[-1]!r}"
             raise RegionError(f"{of_them}; close: {close}")
-        paths = [_parts(str(photo.name)) for photo in named]
-        alike = [_alike(path, wanted) for path in paths]
-        best = [place for place, length in enumerate(alike) if length == max(alike)]
-        ends = sorted({"/".join(paths[place]) for place in best})
+        ends = sorted({"/".join(_parts(str(one.name))) for one in best})
         if len(ends) > 1:
             some = f"several of its images are called so, {', '.join(ends[:3])}"
             raise RegionError(f"{image_name!r} is ambiguous: {some}; name its folder too")
-        return [named[place] for place in best]
+        return best
 
     def _by_number(self, file_name: str) -> Photo:
         """A results list knows images by id alone: a file's name, or the number at its end as COCO's have."""

@@ -398,16 +398,5 @@ def _box_items(array: _Array, box_format: BoxFormat | None) -> list[Item]:
     if box_format is None and len(table) and (table[:, 2:] > table[:, :2]).all():
         wrong = "boxes are read as x, y, width, height, and could be corners, too"
         _logger.warning("%s: say which by box_format (--box-format xywh or xyxy)", wrong)
-
-    def make(row: list[float], image_size: Size) -> Region:
-        limits = np.array(image_size * 2) + 1.0
-        overhang = (table[:, :2] + table[:, 2:] > limits[:2]).any()
-        corners = (table <= limits).all() and (table[:, 2:] > table[:, :2]).all()
-        if box_format is None and overhang and corners:
-            raise RegionError(
-                f"{row} sticks out of the image as x, y, width, height, and all boxes fit as "
-                "x1, y1, x2, y2: say so with box_format='xyxy' (--box-format xyxy)"
-            )
-        return box_of(row, box_format or "xywh")
-
-    return [Item(f"box {n}", partial(make, row)) for n, row in enumerate(array.tolist())]
+    rows = [{"bbox": row} for row in array.tolist()]
+    return items_from(rows, "box", partial(from_coco, box_format=box_format))
