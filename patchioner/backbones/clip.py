@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -44,10 +44,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 DenseMode = Literal["plain", "value", "self_self"]
 """How values mix in the last block: as they do; "value", each patch's own (MaskCLIP, arXiv 2112.01071); "self_self",
-softmax(q q^T) + softmax(k k^T) (SCLIP, arXiv 2312.01597)."""
-# Whether skip connection and MLP of the last block are kept, as published for each mode: MaskCLIP's patches are the
-# value path alone; SCLIP swaps the attention and leaves the rest of the block.
-KEEPS_REST: dict[DenseMode, bool] = {"plain": True, "value": False, "self_self": True}
+softmax(q q^T) + softmax(k k^T) (SCLIP, arXiv 2312.01597). MaskCLIP's patches lose skip connection and MLP as well."""
 _PROBE = "self-test"
 _attend = F.scaled_dot_product_attention
 # open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
@@ -63,8 +60,6 @@ class OpenClipViT(SingleViT):
             interpolate the position embedding, and grids need not be square.
         architecture, quick_gelu, pretrained: see `model_config`; random weights if `pretrained` is None.
         dense: how patch tokens leave the last block; the CLS token and its attention are ordinary.
-        rest: keep the last block's skip connection and MLP for patches; None is as published: all but "value" do.
-            ("self_self" without the rest is close to ClearCLIP, arXiv 2407.12442.)
 
     Raises:
         UnknownNameError, OptionError: no such model or tag; not a plain ViT, or the settings do not fit it.
@@ -83,32 +78,27 @@ class OpenClipViT(SingleViT):
         architecture: Mapping[str, Any] | None = None,
         quick_gelu: bool | None = None,
         dense: DenseMode = "plain",
-        rest: bool | None = None,
         pretrained: str | None = None,
     ) -> None:
         super().__init__()
-        check(tuple(KEEPS_REST), dense=dense)
+        check(get_args(DenseMode), dense=dense)
         self.name, self.preprocessing, self.dense_mode = name, preprocessing, dense
-        self.rest = KEEPS_REST[dense] if rest is None else bool(rest)
         self.architecture = None if architecture is None else copy.deepcopy(dict(architecture))
         if name != _PROBE:
             _try_tower()
         settings = model_config(name, architecture, quick_gelu=quick_gelu, pretrained=pretrained)
         self.quick_gelu = bool(settings["quick_gelu"])
         kept = {"architecture": self.architecture, "quick_gelu": self.quick_gelu}
-        self.own = {**kept, "dense": dense, "rest": self.rest}
+        self.own = {**kept, "dense": dense}
         self.visual: Any = _visual(name, settings, pretrained)
         self.dim = int(self.visual.proj.shape[1])
         self.check_patches(self.visual.patch_size)
-        changed = dense != "plain" or not self.rest
-        if changed and not is_plain(self.visual.transformer.resblocks[-1]):
-            raise OptionError(
-                f"dense={dense!r}, rest={self.rest} needs a plain last block, and {name} has another: use "
-                'dense="plain"'
-            )
+        if dense != "plain" and not is_plain(self.visual.transformer.resblocks[-1]):
+            wrong = f"dense={dense!r} needs a plain last block, and {name} has another"
+            raise OptionError(f'{wrong}: use dense="plain"')
         self.eval()
 
-    kind, own_keys = "open_clip", ("architecture", "quick_gelu", "dense", "rest")
+    kind, own_keys = "open_clip", ("architecture", "quick_gelu", "dense")
 
     @classmethod
     def pretrained_of(cls, source: WeightSource) -> str | None:
@@ -126,7 +116,7 @@ class OpenClipViT(SingleViT):
             outputs = block(inputs)
             return Dense(self.project(outputs[:, 1:]).unflatten(1, grid), self.pool(outputs), None)
         last = LastBlock.of(block, inputs)
-        patches = last.outputs(slice(1, None), self.dense_mode, self.rest)
+        patches = last.outputs(slice(1, None), self.dense_mode)
         tokens = self.project(patches).unflatten(1, grid)
         whole = self.image_embedding(last)
         parts = last.query[:, :, :1], last.key[:, :, 1:]
@@ -245,9 +235,7 @@ class LastBlock:
         parts = together.unflatten(2, (3, int(attention.num_heads), -1)).permute(2, 0, 3, 1, 4)
         return cls(block, inputs, *parts.unbind(0))
 
-    def outputs(
-        self, part: slice = slice(None), mode: DenseMode = "plain", rest: bool = True
-    ) -> Tensor:
+    def outputs(self, part: slice = slice(None), mode: DenseMode = "plain") -> Tensor:
         """What the block makes of a part of its inputs, (B, n, width); arguments as for `OpenClipViT`."""
         query, key, value = self.query, self.key, self.value
         if mode == "value":
@@ -257,7 +245,7 @@ class LastBlock:
             mixed = _attend(query[:, :, part], query, value) + _attend(key[:, :, part], key, value)
         else:
             mixed = _attend(query[:, :, part], key, value)
-        return self.finish(mixed, self.inputs[:, part], rest)
+        return self.finish(mixed, self.inputs[:, part], mode != "value")
 
     def finish(self, mixed: Tensor, inputs: Tensor, rest: bool) -> Tensor:
         """Output projection of mixed values (B, heads, n, head width); with `rest` also the skip and the MLP."""

@@ -82,7 +82,7 @@ def test_tokens_and_cls_are_open_clips_own(kind: str, size: int, quick: bool) ->
     assert (features.attention is None) == (kind == "custom_block")
 
 
-def plain_twin(made: Any, x: Tensor, mode: str, rest: bool) -> Any:
+def plain_twin(made: Any, x: Tensor, mode: str) -> Any:
     """open_clip's residual block on (n, width) in single steps, with the mode's attention."""
     attention, normed = made.attn, made.ln_1(x)
     weight, bias = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
@@ -90,22 +90,20 @@ def plain_twin(made: Any, x: Tensor, mode: str, rest: bool) -> Any:
     pairs = [(q, q), (k, k)] if mode == "self_self" else [(q, k)]
     mixed = torch.stack([attend(*pair, v, attention.num_heads)[0] for pair in pairs]).sum(0)
     out = made.ls_1(attention.out_proj(v if mode == "value" else mixed))
-    if not rest:
+    if mode == "value":
         return out
     return x + out + made.ls_2(made.mlp(made.ln_2(x + out)))
 
 
 @pytest.mark.parametrize("kind", ["plain", "no_pre_norm", "mean_pooled"])
-@pytest.mark.parametrize("rest", [None, True, False])
 @pytest.mark.parametrize("dense", ["plain", "value", "self_self"])
 @torch.no_grad()
-def test_dense_modes_equal_their_plain_twin(dense: Any, rest: bool | None, kind: str) -> None:
-    model, photo = tiny(kind, dense=dense, rest=rest), noise_photo()
+def test_dense_modes_equal_their_plain_twin(dense: Any, kind: str) -> None:
+    model, photo = tiny(kind, dense=dense), noise_photo()
     features, visual = model.encode([photo])[0], model.visual
     block = visual.transformer.resblocks[-1]
     before = model.before_last(preprocess(photo, model.preprocessing)[0][None], (4, 4))
-    kept = dense != "value" if rest is None else rest
-    tokens = plain_twin(block, before[0], dense, kept)[1:]
+    tokens = plain_twin(block, before[0], dense)[1:]
     assert_close(features.tokens.flatten(0, 1), visual.ln_post(tokens) @ visual.proj)
     normed = block.ln_1(before)
     maps = block.attn(normed, normed, normed, need_weights=True, average_attn_weights=False)[1]
