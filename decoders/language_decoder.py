@@ -149,7 +149,6 @@ class LanguageDecoder(TrainableDecoder):
 
     TYPE, MODEL, MAPPER = "prefix_lm", "language_model", "mapper"
     CONFIG: ClassVar[type[Any]] = PrefixLMConfig
-    OWN: ClassVar[tuple[str, ...]] = ()  # what else the constructor takes
     USUAL_TOKENS = 64  # published ViECap: at most 64 steps
 
     def __init__(
@@ -195,39 +194,28 @@ class LanguageDecoder(TrainableDecoder):
     def create(
         cls,
         embedding_dim: int,
-        language_model: str | Mapping[str, Any],
+        language_model: str,
         tokenizer: LanguageTokenizer | None = None,
         *,
         keep: Literal["inside", "reference"] = "inside",
         seed: int = 0,
         **settings: Any,
     ) -> Self:
-        """A decoder with a fresh mapper, to be trained.
+        """A decoder with a fresh mapper before a trained language model, to be trained.
 
         Args:
-            language_model: a trained one by its id or folder; or, by a configuration, a random one.
-            tokenizer: of a random one; None is that of a trained one. Its end tokens end captions (`ending_with`).
+            language_model: its id or folder.
+            tokenizer: its own, whose end tokens end captions, or that with others (`ending_with`).
             keep: store the language model "inside" the checkpoint, or only a "reference" to where it came from.
-            settings: the other values of the configuration, and what the decoder's kind takes besides (`OWN`).
+            settings: the other values of the configuration.
 
         Raises:
-            OptionError, HubError, CheckpointError: see `fetch_language_model` and `build_language_model`; settings that
-                make no sense.
+            OptionError, HubError: see `fetch_language_model`; settings that make no sense.
         """
-        referred = language_model if keep == "reference" else None
-        if not isinstance(referred, str | None):
-            raise OptionError("a random language model has no place to refer to; use keep='inside'")
-        if isinstance(language_model, str):
-            model, usual = language.fetch_language_model(language_model)
-            tokenizer = tokenizer or usual
-        elif tokenizer is None:
-            wrong = "a language model made from a configuration needs a tokenizer"
-            raise OptionError(f"{wrong}; give one")
-        else:
-            model = language.build_language_model(language_model, seed=seed)
-        own = {name: settings.pop(name) for name in cls.OWN if name in settings}
         config = cls.CONFIG(embedding_dim, **settings)
-        return cls(model, tokenizer, config, reference=referred, seed=seed, **own)
+        model, usual = language.fetch_language_model(language_model)
+        reference = language_model if keep == "reference" else None
+        return cls(model, tokenizer or usual, config, reference=reference, seed=seed)
 
     @property
     def module(self) -> nn.Module:

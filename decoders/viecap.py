@@ -257,7 +257,6 @@ class ViecapDecoder(LanguageDecoder):
 
     TYPE, MODEL, MAPPER = "viecap", "gpt", "mapping_network"
     CONFIG = ViecapConfig
-    OWN = ("prompter",)
 
     def __init__(
         self,

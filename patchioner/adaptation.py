@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from decoders import DECODERS, PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
 from decoders.language_decoder import LanguageDecoder
 from decoders.language_model import fingerprint
+from decoders.viecap import COCO_ENTITIES, EntityPrompter, ViecapDecoder, embed_entities
 from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
 from patchioner.base.errors import OptionError, TextError, check, check_texts
@@ -100,16 +101,12 @@ class NewDecoder:
             sizes = ("layers", "width", "heads", "vocab_size", "positions")
             shape = {name: getattr(self, name) for name in sizes}
             return PrefixGPT2Decoder.create(texts, embedding_dim=dim, seed=seed, **shape)
-        how: dict[str, Any] = {"seed": seed}
-        if self.type == "prefix_lm":
-            how |= {"tune": self.tune, "keep": self.keep}
-        elif self.type == "viecap":
-            from decoders.viecap import COCO_ENTITIES, EntityPrompter, embed_entities
-
-            names = self.entities or COCO_ENTITIES
-            how["prompter"] = EntityPrompter(names, embed_entities(names, tower.encode))
+        how = {"tune": self.tune, "keep": self.keep} if self.type == "prefix_lm" else {}
         kind: Any = DECODERS.get(self.type)
-        decoder: LanguageDecoder = kind.create(dim, self.language_model, **how)
+        decoder: LanguageDecoder = kind.create(dim, self.language_model, seed=seed, **how)
+        if self.type == "viecap" and isinstance(decoder, ViecapDecoder):
+            names = self.entities or COCO_ENTITIES
+            decoder.prompter = EntityPrompter(names, embed_entities(names, tower.encode))
         return decoder
 
 

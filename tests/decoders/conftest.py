@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decoders import DECODERS, DecodeOptions, PrefixGPT2Decoder, TrainOptions, train_decoder
+from decoders.language_model import build_language_model
 from decoders.viecap import EntityPrompter
 from tests.support import randn
 from tests.support.language import language_config, language_tokenizer, spread
@@ -56,11 +57,12 @@ def on_language_model(kind: str = "prefix_lm", model: str = "gpt2", **settings: 
     """An untrained decoder of a kind before a tiny language model."""
     mapper = {"prompt_tokens": 3, "project_tokens": 2, "mapping_layers": 1}
     shape: dict[str, Any] = {"prompt_tokens": 4} if kind == "prefix_lm" else mapper
-    if kind == "viecap":
-        shape["prompter"] = EntityPrompter(THINGS, VECTORS, temperature=0.1)
-    create: Any = DECODERS.get(kind)
-    given = {"tokenizer": language_tokenizer(), **shape, **settings}
-    return create.create(DIM, language_config(model), **given)
+    own = {name: settings.pop(name) for name in ("prompter",) if name in settings}
+    if kind == "viecap" and not own:
+        own["prompter"] = EntityPrompter(THINGS, VECTORS, temperature=0.1)
+    make: Any = DECODERS.get(kind)
+    config = make.CONFIG(DIM, **{**shape, **settings})
+    return make(build_language_model(language_config(model)), language_tokenizer(), config, **own)
 
 
 @pytest.fixture(scope="session")
