@@ -202,20 +202,13 @@ class MemoryBank:
         made.texts = None if texts is None else tuple(projection.checked_texts(texts, len(self)))
         return made
 
-    def with_index(self, index: IndexOptions | BankIndex | None) -> MemoryBank:
-        """This bank with an index over its rows, by options or an index of this bank; with None without one.
+    def with_index(self, options: IndexOptions | None) -> MemoryBank:
+        """This bank with an index over its rows; with None without one. MissingExtraError without FAISS.
 
-        It serves `project(top_k=...)` alone and is saved and loaded with the bank. MissingExtraError without FAISS;
-        MemoryBankError for an index of another bank.
+        It serves `project(top_k=...)` alone and is saved and loaded with the bank.
         """
-        if isinstance(index, IndexOptions):
-            index = BankIndex.build(self, index)
-        if index is not None and (index.rows, index.dim) != (len(self), self.dim):
-            raise MemoryBankError(
-                f"{index!r} is not of a bank of {len(self):,} rows x {self.dim}; build one from IndexOptions"
-            )
         made = copy.copy(self)
-        made.index = index
+        made.index = None if options is None else BankIndex.build(self, options)
         return made
 
     def project(
