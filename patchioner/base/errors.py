@@ -146,13 +146,14 @@ def check(
             raise OptionError(str(UnknownNameError.among(name, str(values[name]), map(str, rule))))
         return
     interval, or_none, _ = rule.removeprefix("int ").partition(" or None")
-    kind, what = (int, "a whole number") if rule.startswith("int ") else (Real, "a number")
+    kind: Any = int if rule.startswith("int ") else Real
     low, high = map(float, interval[1:-1].split(","))
     for name, value in values.items():
         inside = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
         at_end = (value, interval[0]) == (low, "(") or (value, interval[-1]) == (high, ")")
         if (not inside or at_end) and not (or_none and value is None):
-            raise OptionError(f"{name} is {value!r:.80}; it must be {what} in {interval}{or_none}")
+            what = "whole number" if kind is int else "number"
+            raise OptionError(f"{name} is {value!r:.80}; give a {what} in {interval}{or_none}")
 
 
 def check_texts(texts: object, what: str = "text", *, blank: bool = False) -> list[str]:

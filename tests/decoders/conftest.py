@@ -57,12 +57,13 @@ def on_language_model(kind: str = "prefix_lm", model: str = "gpt2", **settings: 
     """An untrained decoder of a kind before a tiny language model."""
     mapper = {"prompt_tokens": 3, "project_tokens": 2, "mapping_layers": 1}
     shape: dict[str, Any] = {"prompt_tokens": 4} if kind == "prefix_lm" else mapper
+    if kind == "viecap":
+        settings = {"prompter": EntityPrompter(THINGS, VECTORS, temperature=0.1), **settings}
     own = {name: settings.pop(name) for name in ("prompter",) if name in settings}
-    if kind == "viecap" and not own:
-        own["prompter"] = EntityPrompter(THINGS, VECTORS, temperature=0.1)
-    make: Any = DECODERS.get(kind)
-    config = make.CONFIG(DIM, **{**shape, **settings})
-    return make(build_language_model(language_config(model)), language_tokenizer(), config, **own)
+    tokenizer, make = settings.pop("tokenizer", language_tokenizer()), DECODERS.get(kind)
+    config = make.CONFIG(DIM, **{**shape, **settings})  # type: ignore[attr-defined]
+    network: Any = build_language_model(language_config(model))
+    return make(network, tokenizer, config, **own)  # type: ignore[call-arg]
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ DEEP, RETRIEVAL = partial(LM, mapper="transformer"), partial(RetrievalDecoder, 4
         (GPT2, "heads", [5]), (GPT2, "layers", [0]), (GPT2, "dropout", [1.0]), (GPT2, "width", [2.5]),
         (LM, "mapper", ["mpl"]), (LM, "tune", ["some"]), (LM, "prompt_tokens", [0]),
         (DEEP, "mapping_heads", [5]), (DEEP, "mapping_layers", [0]),
-        (partial(LM, tune="lora"), "lora_targets", [("none_such",)]), (LM, "tokenizer", [None]),
+        (partial(LM, tune="lora"), "lora_targets", [("none_such",)]),
         (VIECAP, "hard_tokens", [0]), (VIECAP, "entity_masking", [2.0]),
     ],
 )  # fmt: skip
@@ -77,8 +77,6 @@ def test_impossible_prompts() -> None:
     for make, tokens in ((LM, {"prompt_tokens": 300}), (VIECAP, {"hard_tokens": 200})):
         with pytest.raises(OptionError, match="positions"):
             make(**tokens)
-    with pytest.raises(OptionError, match="no place to refer to"):
-        LM(keep="reference")
 
 
 def concepts(**values: Any) -> dict[str, Any]:

@@ -203,9 +203,9 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: BANK.nearest(torch.zeros(2, DIM), 2), "query rows of zero norm.*: 0, 1"),
     (lambda: BANK.project(torch.ones(2, 8)), "queries have width 8, the bank has 7"),
     (lambda: BANK.nearest(torch.ones(DIM), 2), r"single vector goes in as vector\[None\]"),
-    *((partial(BANK.project, QUERIES, t), f"={t}") for t in (0.0, -1.0, math.nan, math.inf)),
-    (lambda: BANK.project(QUERIES, top_k=0), "top_k=0"),
-    *((partial(BANK.nearest, QUERIES, k), f"k={k}: .* 1 to {ROWS}") for k in (0, -1, ROWS + 1)),
+    *((partial(BANK.project, QUERIES, t), f" is {t}") for t in (0.0, -1.0, math.nan, math.inf)),
+    (lambda: BANK.project(QUERIES, top_k=0), "top_k is 0"),
+    *((partial(BANK.nearest, QUERIES, k), f"k is {k}; .*1, {ROWS}") for k in (0, -1, ROWS + 1)),
 ]  # fmt: skip
 
 

@@ -119,7 +119,7 @@ AT_LOAD: dict[Any, str] = {
     (lambda f: options(f, kind="ivv")): "did you mean 'ivf'",
     (lambda f: options(f, kind="hnsw", links=32)): "'hnsw'.*build the index again",  # retired
     (lambda f: options(f, speed=3)): "'speed'",
-    (lambda f: options(f, lists=0)): "lists=0",
+    (lambda f: options(f, lists=0)): "lists is 0",
 }
 AT_USE: dict[Any, str] = {
     (lambda f: (f / "index.faiss").unlink()): "No such file",
