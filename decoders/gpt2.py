@@ -33,7 +33,6 @@ from patchioner.base.errors import (
     CheckpointError,
     DecoderError,
     OptionError,
-    TextError,
     check,
     check_texts,
 )
@@ -424,8 +423,6 @@ class PrefixGPT2Decoder(TrainableDecoder):
         The shape is that of `PrefixGPT2Config`. TextError for what is no text, OptionError for numbers that do not fit.
         """
         check_texts(texts, blank=True)
-        if not any(text.strip() for text in texts):
-            raise TextError("the corpus holds no text; give at least one caption")
         tokenizer = CaptionTokenizer.train(texts, vocab_size=vocab_size)
         config = PrefixGPT2Config(embedding_dim, tokenizer.vocab_size, **shape)
         return cls(PrefixGPT2(config, seed=seed), tokenizer)
@@ -452,10 +449,8 @@ class PrefixGPT2Decoder(TrainableDecoder):
         """Read what `save` wrote; see `Decoder.from_config`."""
         settings = dict(config)
         kind = settings.pop("tokenizer", "caption")
-        if not isinstance(kind, str) or kind not in _TOKENIZERS:
-            wrong = f"{folder / CONFIG_FILE}: tokenizer {kind!r} is unknown"
-            raise CheckpointError(f"{wrong}: use one of {', '.join(_TOKENIZERS)}")
         with reading(folder / CONFIG_FILE):
+            check(tuple(_TOKENIZERS), tokenizer=kind)
             network = PrefixGPT2(PrefixGPT2Config(**settings))
         path = folder / WEIGHTS_FILE
         fit_weights(network, load_weights(path), source=str(path))

@@ -29,7 +29,7 @@ from decoders.base import (
 from decoders.head import OutputHead
 from decoders.language_model import EXTRA, GPT2, TransformersModel
 from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError, check
+from patchioner.base.errors import CheckpointError, OptionError, check
 from patchioner.base.files import write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
@@ -65,13 +65,7 @@ class PromptedModel:
 
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, Any]:
         """Read the prefixes of (n, dim) embeddings; the states before the first token."""
-        inputs, padding = language.pad_left(self.prefixes(embeddings))
-        if inputs.shape[1] > self.model.max_places + 1 - max_tokens:
-            raise DecoderError(
-                f"a prompt of {inputs.shape[1]} vectors leaves no room for {max_tokens} tokens; "
-                "lower max_tokens"
-            )
-        return self.model.read(inputs, padding, max_tokens)
+        return self.model.read(*language.pad_left(self.prefixes(embeddings)), max_tokens)
 
     def step(self, tokens: Tensor, cache: Any) -> Tensor:
         """Read one more token (n,) of each row; the states before the next."""

@@ -269,8 +269,7 @@ class ConceptPrompter:
 
     def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
         """The prompt of each of (n, dim) embeddings: one search for all, each distinct text parsed once."""
-        if memory is None or memory.texts is None:
-            raise DecoderError("concepts are those of a memory's texts; give a memory with texts")
+        assert memory is not None and memory.texts is not None  # `generate` has seen to it
         rows = nearest_rows(memory, embeddings, min(self.limits["captions"], len(memory)))
         texts = [tuple(memory.texts[place] for place, _ in row) for row in rows]
         graphs = self._parsed(dict.fromkeys(text for row in texts for text in row))

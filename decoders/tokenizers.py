@@ -18,7 +18,7 @@ from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
 from tokenizers.trainers import BpeTrainer
 
-from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.errors import CheckpointError, OptionError, check
 from patchioner.base.optional import require
 from patchioner.base.weights import sound_tokenizer
 
@@ -40,10 +40,7 @@ _FULL_STOPS = (".", " .")
 
 def read_tokenizer(path: str | Path, make: Callable[[Tokenizer], T]) -> T:
     """What `make` makes of a tokenizer.json; CheckpointError names a file that is missing, damaged or refused."""
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; a network of texts needs its tokenizer.json")
-    with sound_tokenizer(path):
+    with sound_tokenizer(Path(path)):
         return make(Tokenizer.from_file(str(path)))
 
 
@@ -119,11 +116,7 @@ class CaptionTokenizer(TextTokenizer):
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = 8000) -> Self:
         """Learn the merges of a corpus; OptionError where `vocab_size` tokens cannot hold every byte."""
-        if type(vocab_size) is not int or vocab_size < SMALLEST_VOCABULARY:
-            raise OptionError(
-                f"vocab_size is {vocab_size}; at least {SMALLEST_VOCABULARY} are needed: "
-                "three special tokens and one for each byte"
-            )
+        check(f"int [{SMALLEST_VOCABULARY}, inf)", vocab_size=vocab_size)
         tokenizer = Tokenizer(BPE())
         tokenizer.normalizer = NormalizerSequence([NFC(), Lowercase()])
         tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=True)
