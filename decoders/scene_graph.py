@@ -91,9 +91,6 @@ def singular(noun: str) -> str:
     """
     if noun in _PLURALS:
         return _PLURALS[noun]
-    if "-" in noun:
-        stem, _, last = noun.rpartition("-")
-        return f"{stem}-{singular(last)}"
     if noun in WORDS["no singular"] or len(noun) < 3 or not noun.endswith("s"):
         return noun
     if noun.endswith(("ss", "us", "is")) and noun not in {"skis", "taxis", "menus", "gnus"}:
@@ -109,7 +106,7 @@ def singular(noun: str) -> str:
 def verb_form(word: str) -> tuple[str, VerbForm] | None:
     """The base form of a lower-case verb form and which form it is; None for other words.
 
-    A word in no list is a verb form only by its ending -ing or -ed.
+    A word in no list is a verb form only by its ending -ing or -ed; its base is what stands before that.
 
     Example:
         >>> verb_form("riding"), verb_form("stood"), verb_form("ceiling")
@@ -125,11 +122,10 @@ def verb_form(word: str) -> tuple[str, VerbForm] | None:
         listed = [base for base in _bases_of(word, form) if base in _VERBS]
         if listed and word.endswith(form):
             return listed[0], form
-    voiced = any(letter in "aeiouy" for letter in word[:-3])
-    if len(word) > 5 and word.endswith("ing") and voiced:
-        return _stem(word[:-3]), "ing"
+    if len(word) > 5 and word.endswith("ing"):
+        return word[:-3], "ing"
     if len(word) > 4 and word.endswith("ed") and not word.endswith("eed"):
-        return _stem(word[:-2]), "ed"
+        return word[:-2], "ed"
     return None
 
 
@@ -140,17 +136,6 @@ def _bases_of(word: str, form: VerbForm) -> tuple[str, ...]:
         return stem, re.sub("(s|x|z|ch|sh|^go)e$", r"\1", stem), re.sub("ie$", "y", stem)
     doubled = stem[:-1] if len(stem) > 2 and stem[-1] == stem[-2] else ""
     return stem, f"{stem}e", doubled, re.sub("i$", "y", stem), re.sub("y$", "ie", stem)
-
-
-def _stem(stem: str) -> str:
-    """A likely base form of an unlisted verb from what stands before -ing or -ed."""
-    if len(stem) > 2 and stem[-1] == stem[-2] and stem[-1] not in "lsz":
-        return stem[:-1]
-    if stem.endswith(("at", "iz", "v", "uc", "dg", "ang", "ur")):
-        return stem + "e"
-    if len(stem) > 3 and stem.endswith("l") and stem[-2] in "bcdfgkptz":
-        return stem + "e"
-    return stem
 
 
 def tag(caption: str) -> list[Token]:
@@ -231,8 +216,7 @@ class _Context:
         if form is not None:
             return Token(word, *self._verb_like(word, *form))
         if self._unlisted_verb(word):
-            base = word[:-3] + "y" if word.endswith("ies") else word.removesuffix("s")
-            return Token(word, "verb", base)
+            return Token(word, "verb", word.removesuffix("s"))
         is_adverb = word.endswith("ly") and len(word) > 4 and word not in WORDS["ly nouns"]
         return Token(word, "adv" if is_adverb else "noun", word)
 
@@ -248,19 +232,14 @@ class _Context:
 
     def _unlisted_verb(self, word: str) -> bool:
         """ "A man debones a fish", "people trudge up a hill": only a verb fits between the two."""
-        follows = _closed_tag(self._after)
-        if self._before() == "prep" and self.done[-1].text == "to":
+        subject = self.done[-1].text if self.done else ""
+        follows, alive = _closed_tag(self._after), subject and is_animate(subject)
+        if self._before() == "prep" and subject == "to":
             return follows in ("det", "pron")
-        if self._before() != "noun" or is_animate(word):
+        if self._before() != "noun" or not (alive or self._subject_waits(one=True)):
             return False
-        if not is_animate(self.done[-1].text) and not self._subject_waits(one=True):
-            return False
-        if word.endswith("s"):
-            unlike = word in WORDS["no singular"] or word in _PLURALS
-            return follows == "det" and not unlike and not word.endswith("ss")
-        subject = self.done[-1].text
-        plural = subject == "people" or singular(subject) != subject
-        return plural and (follows == "det" or (follows == "prep" and self._after != "of"))
+        several = subject == "people" or singular(subject) != subject
+        return follows == "det" if word.endswith("s") else several and follows in ("det", "prep")
 
     def _adjective(self, word: str) -> Tag:
         if _name_goes_on(self.words, self.place + 1):
@@ -292,14 +271,10 @@ class _Context:
         return ("verb", lemma) if self._acts(after, form) else ("noun", word)
 
     def _subject_waits(self, *, one: bool) -> bool:
-        """ "A man in a red shirt jumps over": a living subject, one or several, without a verb so far."""
+        """ "A man in a red shirt jumps over": a living subject, one or several."""
         subject = next((token.text for token in self.done if token.tag == "noun"), "")
-        finite = any(
-            token.tag in ("verb", "aux", "clause") and not token.text.endswith("ing")
-            for token in self.done
-        )
         alone = singular(subject) == subject != "people"
-        return alone == one and is_animate(subject) and not finite
+        return alone == one and is_animate(subject)
 
     def _worn_colour(self) -> bool:
         """ "a player in white tries": the colour has no noun of its own to describe."""
@@ -315,8 +290,7 @@ class _Context:
                 return "verb", lemma  # "a man in black wearing glasses", "one wearing glasses"
             if goes_on or form == "ed":
                 return "adj", word
-            named = before in ("det", "own") and self.done[-1].text not in _STANDING_ALONE
-            return ("noun", word) if named or before == "adj" else ("verb", lemma)
+            return ("noun", word) if before in ("det", "own", "adj") else ("verb", lemma)
         describes = form == "ed" or lemma in WORDS["describing verbs"]
         if describes and goes_on and before in ("prep", "conj", "stop", "adv"):
             return "adj", word
@@ -324,13 +298,7 @@ class _Context:
 
     def _acts(self, after: str, form: VerbForm) -> bool:
         """Whether a word that may be a noun or a finite verb is a verb here."""
-        before = self._before()
-        if before in ("clause", "pron"):
-            return form == "s" or before == "clause"
-        if before == "conj":  # "sits and watches TV": a second verb needs a first
-            has_verb = any(token.tag == "verb" for token in self.done)
-            return has_verb and _closed_tag(after) in ("det", "prep", "pron", "adv")
-        if before != "noun":
+        if self._before() != "noun":
             return False
         subject = next(token.text for token in reversed(self.done) if token.tag == "noun")
         if is_animate(subject):
@@ -362,13 +330,8 @@ def _closed_tag(word: str) -> Tag | None:
 
 
 def _is_adjective(word: str) -> bool:
-    if word in _ADJECTIVES:
+    if _ADJECTIVES & {word, word.rpartition("-")[2]}:
         return True
-    if "-" in word:
-        last = word.rpartition("-")[2]
-        return last in _ADJECTIVES or (
-            last.endswith("ed") and len(last) > 3 and last not in WORDS["ed nouns"]
-        )
     return word.endswith(_ADJECTIVE_ENDINGS) and len(word) > 5
 
 
@@ -378,11 +341,7 @@ def _name_goes_on(words: Sequence[str], place: int) -> bool:
         return False
     word = words[place]
     closed = _closed_tag(word)
-    if closed == "num":
-        return True
     if closed == "conj" or word == ",":
-        if word == "," and _closed_tag(_at(words, place + 1)) == "conj":
-            place += 1
         return _is_adjective(_at(words, place + 1)) and _name_goes_on(words, place + 2)
     if closed is not None:
         return False
@@ -446,7 +405,6 @@ class _Reader:
     names: list[str] = field(default_factory=list)
     attributes: list[list[str]] = field(default_factory=list)
     subject: int | None = None  # of the clause
-    led: bool = False  # whether a verb or preposition leads to the latest name
     link: bool = False  # whether a verb or preposition waits for its object
     adjoining: bool = False  # whether nothing stands between the latest name and here
 
@@ -464,8 +422,7 @@ class _Reader:
     def _name(self, phrase: _Phrase) -> int:
         """Take a noun phrase; how many words after it are used up as well."""
         after = self.tokens[phrase.end].text if phrase.end < len(self.tokens) else ""
-        partitive = phrase.head in WORDS["partitives"] or phrase.name in WORDS["unseen"]
-        if partitive and after == "of":
+        if phrase.head in WORDS["partitives"] and after == "of":
             return 1  # "a group of": whatever links to it links to what follows
         if phrase.head in WORDS["pictures"] and after in ("of", "with") and not self.names:
             if phrase.name == phrase.head:
@@ -476,24 +433,14 @@ class _Reader:
             self.subject = len(self.names) if self.subject is None else self.subject
             self.names.append(phrase.name)
             self.attributes.append(list(phrase.attributes))
-            self.led = self.link
         self.link = False
         return 0
 
     def _word(self, token: Token) -> None:
         if token.tag == "adj":
             self._predicate(token.text)
-        elif token.tag in ("verb", "aux"):
-            self._take_subject()
-            self.link = token.tag == "verb" or token.text in ("has", "have", "had")
-        elif token.tag in ("prep", "own"):
-            self.link = True
-        elif token.tag in ("conj", "clause", "stop", "pron"):
-            if token.text in ("who", "which", "that", "whose"):
-                self._take_subject()
-            elif token.tag == "clause":
-                self.subject = None
-            self.link = False
+        elif token.tag in ("verb", "aux", "prep", "own"):
+            self.link = token.tag != "aux"
         self.adjoining = self.adjoining and token.tag in ("adj", "adv", "det", "num")
 
     def _predicate(self, word: str) -> None:
@@ -504,13 +451,6 @@ class _Reader:
                 self.attributes[owner].append(word)
         self.link = False
 
-    def _take_subject(self) -> None:
-        """The latest name becomes the subject, unless it only describes a living subject."""
-        if self.adjoining:
-            alive = self.subject is not None and is_animate(self.names[self.subject])
-            if not (self.led and alive and not is_animate(self.names[-1])):
-                self.subject = len(self.names) - 1
-
 
 def _phrase(tokens: Sequence[Token], start: int) -> _Phrase | None:
     """The noun phrase that begins at `start`, or None."""
@@ -519,10 +459,8 @@ def _phrase(tokens: Sequence[Token], start: int) -> _Phrase | None:
     while place < len(tokens) and tokens[place].tag in ("det", "adj", "num", "adv", "conj", "stop"):
         token = tokens[place]
         if token.tag in ("conj", "stop"):  # within a phrase only between adjectives
-            inside = attributes and token.text in ("and", ",", "&", "or")
             follower = tokens[place + 1].tag if place + 1 < len(tokens) else "stop"
-            listed = follower in ("adj", "conj") and tokens[place - 1].tag in ("adj", "stop")
-            if not inside or not listed:
+            if not attributes or follower not in ("adj", "conj"):
                 return None
         elif token.tag in ("adj", "num"):
             attributes.append(token.text)
