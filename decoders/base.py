@@ -180,7 +180,6 @@ class Decoder(ABC):
     embedding_dim: int
     needs_memory: bool = False
     can_be_guided: ClassVar[bool] = True
-    fixed_dtype: torch.dtype | None = None  # that `to` keeps
     USUAL_TOKENS: ClassVar[int] = DecodeOptions().max_tokens
 
     @property
@@ -257,13 +256,8 @@ class Decoder(ABC):
         optimize: bool = True,
     ) -> Self:
         """A copy for inference there (`patchioner.base.weights.inference_copy`)."""
-        kept = self.fixed_dtype or dtype
-        return self._over(inference_copy(self.network, device, kept, optimize=optimize))
-
-    def _over(self, network: nn.Module) -> Self:
-        """This decoder with a copy of its network."""
         made = copy.copy(self)
-        made.network = network
+        made.network = inference_copy(self.network, device, dtype, optimize=optimize)
         return made
 
     @classmethod

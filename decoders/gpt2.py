@@ -1,17 +1,16 @@
-"""The `prefix_gpt2` decoder: GPT-2 (Radford et al. 2019) behind an embedding (Li et al. 2023, DeCap), in any precision.
+"""The `prefix_gpt2` decoder: GPT-2 (Radford et al. 2019) behind an embedding (Li et al. 2023, DeCap).
 
 Weights have GPT-2's names in the orientation of `torch.nn.Linear`; the output matrix is the token embedding.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as functional
@@ -31,7 +30,6 @@ from decoders.search import StepGraphs
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
 from patchioner.base.errors import (
     CheckpointError,
-    DecoderError,
     OptionError,
     check,
     check_texts,
@@ -40,13 +38,10 @@ from patchioner.base.files import write_json
 from patchioner.base.weights import (
     Storage,
     fit_weights,
-    int8_product,
     load_weights,
-    quantize_rows,
     save_weights,
 )
 
-Precision = Literal["int8", "bf16"]
 _TOKENIZERS: dict[str, Callable[[Path], TextTokenizer]] = {
     "caption": CaptionTokenizer.load,
     "clip": ClipTokenizer.load,
@@ -282,8 +277,6 @@ class GPT2Network(nn.Module):
     @property
     def head(self) -> OutputHead:
         """Makes logits of states, any stretch of the vocabulary at a time."""
-        if isinstance(self.transformer.wte, Int8Embedding):
-            return self.transformer.wte
         return LinearHead(self.transformer.wte.weight, self.tables)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -395,7 +388,6 @@ class PrefixGPT2Decoder(TrainableDecoder):
     """
 
     network: PrefixGPT2
-    precision: Precision | None = None  # set by `quantized`
 
     def __init__(self, network: PrefixGPT2, tokenizer: TextTokenizer) -> None:
         size = network.config.vocab_size
@@ -432,12 +424,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
         return self.network, self
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
-        """Write config.json, weights.safetensors and tokenizer.json; not (DecoderError) of a quantized decoder."""
-        if self.precision is not None:
-            raise DecoderError(
-                f"a decoder in {self.precision} is not saved: save the one it was made of "
-                '(storage="int8" keeps its file small)'
-            )
+        """Write config.json, weights.safetensors and tokenizer.json."""
         folder = Path(folder)
         save_weights(self.network.state_dict(), folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
@@ -455,20 +442,6 @@ class PrefixGPT2Decoder(TrainableDecoder):
         path = folder / WEIGHTS_FILE
         fit_weights(network, load_weights(path), source=str(path))
         return cls(network, _TOKENIZERS[kind](folder / TOKENIZER_FILE))
-
-    def quantized(self, precision: Precision) -> Self:
-        """This decoder in fewer bits: "bf16" (half the memory traffic) or "int8" (a quarter), captions nearly the same.
-
-        A copy, for decoding alone. In int8 weights are rounded once, what comes in at each call, each row by itself,
-        so that no row minds its batch.
-        """
-        check(get_args(Precision), precision=precision)
-        if precision == "bf16":
-            made = self._over(copy.deepcopy(self.network).to(torch.bfloat16).requires_grad_(False))
-        else:
-            made = self._over(in_int8(self.network))
-        made.precision, made.fixed_dtype = precision, made.network.transformer.wpe.weight.dtype
-        return made
 
     @property
     def end_ids(self) -> tuple[int, ...]:
@@ -504,62 +477,3 @@ class PrefixGPT2Decoder(TrainableDecoder):
         return token_loss(
             lambda real: self.network.logits(hidden[real]), tokens, lengths, label_smoothing
         )
-
-
-class Int8Linear(nn.Module):
-    """A linear layer with 8-bit weights and, at each call, 8-bit inputs."""
-
-    rows: Tensor
-    scales: Tensor
-    bias: Tensor | None
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        rows, scales = quantize_rows(weight.detach())
-        self.register_buffer("rows", rows)
-        self.register_buffer("scales", scales)
-        self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(..., in) float to (..., out) float32."""
-        flat = inputs.reshape(-1, inputs.shape[-1])
-        out = self.product(flat, 0, len(self.rows))
-        return out.view(*inputs.shape[:-1], -1)
-
-    def product(self, inputs: Tensor, first: int, last: int) -> Tensor:
-        """(n, in) float to float32 (n, last - first), of these rows of the weight."""
-        rows, scales = quantize_rows(inputs)
-        out = int8_product(rows, self.rows[first:last]).float()
-        out.mul_(self.scales[first:last]).mul_(scales[:, None])
-        return out if self.bias is None else out.add_(self.bias[first:last])
-
-
-class Int8Embedding(Int8Linear):
-    """Rows of an 8-bit table, read as float32; the same table is the output matrix, an `OutputHead`."""
-
-    whole = False
-
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__(weight, None)
-        self.num_embeddings, self.embedding_dim = weight.shape
-        self.vocab_size = len(weight)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """(...,) int64 to (..., width) float32."""
-        return self.rows[ids] * self.scales[ids, None]
-
-    def logits(self, states: Tensor, first: int, last: int) -> Tensor:
-        """Float32 logits (n, last - first) of (n, width) states."""
-        return self.product(states, first, last)
-
-
-def in_int8(network: PrefixGPT2) -> PrefixGPT2:
-    """A copy whose linear layers and word table are 8-bit; the rest, the short position table too, is float32."""
-    made = copy.deepcopy(network).float()
-    for path, layer in list(made.transformer.named_modules()):
-        if isinstance(layer, nn.Linear):
-            parent, _, name = path.rpartition(".")
-            small = Int8Linear(layer.weight, layer.bias)
-            made.transformer.get_submodule(parent).register_module(name, small)
-    made.transformer.wte = Int8Embedding(network.transformer.wte.weight)  # type: ignore[assignment]
-    return made.requires_grad_(False).eval()

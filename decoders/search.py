@@ -16,7 +16,7 @@ from torch import Tensor
 
 from decoders.base import Decoded, DecodeOptions, StepNetwork, Vocabulary
 from decoders.guidance import Guide, GuidedNetwork
-from decoders.head import Constraints, LinearHead, StepBans, best_tokens, log_total, top_tokens
+from decoders.head import Constraints, StepBans, best_tokens, log_total, top_tokens
 from patchioner.base.errors import DecoderError
 
 # (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)
@@ -402,8 +402,8 @@ class _Beams:
 
 def can_capture(network: Any, constraints: Constraints) -> bool:
     """Whether the steps of a network (`PrefixGPT2`) can be replayed: no bans that are looked up on the host."""
-    fixed = hasattr(network, "step_graphs") and isinstance(network.head, LinearHead)
-    return fixed and not network.head.matrix.is_inference() and not constraints.reads_tokens
+    fixed = hasattr(network, "step_graphs") and not network.head.matrix.is_inference()
+    return fixed and not constraints.reads_tokens
 
 
 class PreparedStep:

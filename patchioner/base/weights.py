@@ -435,19 +435,6 @@ def has_onednn() -> bool:
     return right
 
 
-@cache
-def _has_int_mm() -> bool:
-    left = torch.arange(-64, 64, dtype=torch.int8, device="cpu").reshape(4, 32)
-    right = left.flip(0).contiguous()
-    try:
-        supported = bool(torch.cpu._is_vnni_supported())  # type: ignore[no-untyped-call,unused-ignore]
-        found = torch._int_mm(left, right.t())
-    except Exception as error:  # as above
-        _log.info("torch has no fast int8 products here (%s): using float32", error)
-        return False
-    return supported and torch.equal(found, (left.int()[:, None] * right.int()).sum(-1).int())
-
-
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Round each row of (n, k) floats to 8 bits with a scale of its own (symmetric, to the nearest).
 
@@ -457,14 +444,6 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     # A row of zeros keeps a scale above zero, so that nothing is divided by it.
     scales = rows.abs().amax(dim=1).clamp(min=127 * torch.finfo(torch.float32).tiny) / 127
     return (rows / scales[:, None]).round().clamp_(-127, 127).to(torch.int8), scales
-
-
-def int8_product(left: Tensor, right: Tensor) -> Tensor:
-    """`left @ right.T` exactly, as int32, of (n, k) and (m, k) int8 on one device; k at most 133,000."""
-    if left.device.type == "cpu" and left.numel() and right.numel() and _has_int_mm():
-        return torch._int_mm(left, right.t())
-    # Accelerators restrict the shapes of theirs; float64 holds every sum exactly.
-    return (left.double() @ right.double().t()).to(torch.int32)
 
 
 def _onednn_is_right() -> bool:

@@ -140,13 +140,13 @@ def test_trained_and_loaded_again(
     assert [o.score for o in loaded] == pytest.approx([o.score for o in captions], abs=tolerance)
 
 
-@pytest.mark.parametrize("how", [("int8", "greedy"), ("int8", "beam"), ("bf16", "sample")])
-def test_with_fewer_bits_it_says_nearly_the_same(trained: PrefixGPT2Decoder, how: Any) -> None:
-    rows, (precision, strategy) = embed_words(CORPUS), how
+@pytest.mark.parametrize("strategy", ["greedy", "beam", "sample"])
+def test_with_fewer_bits_it_says_nearly_the_same(trained: PrefixGPT2Decoder, strategy: Any) -> None:
+    rows = embed_words(CORPUS)
     state = {name: tensor.clone() for name, tensor in trained.network.state_dict().items()}
     options = DecodeOptions(strategy, max_tokens=12, temperature=0.5)
     before = trained.generate(rows, options)
-    after = trained.quantized(precision).generate(rows, options)
+    after = trained.to("cpu", torch.bfloat16).generate(rows, options)
     same = sum(one.text == other.text for one, other in zip(before, after, strict=True))
     assert same >= 0.9 * len(rows)
     assert sum(abs(a.score - b.score) for a, b in zip(before, after, strict=True)) < 0.1 * len(rows)

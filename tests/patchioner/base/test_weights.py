@@ -242,9 +242,6 @@ def test_products_equal_torch(shape: tuple[int, int, int]) -> None:
     for weight in (rows, randn(k, m, seed=1).T, rows[::2]):
         wanted = (inputs.double() @ weight.T.double()).float()
         close(linear(inputs, weight), wanted, rtol=1e-5, atol=1e-5 * k**0.5)
-    left, right = ((40 * part).clamp(-127, 127).to(torch.int8) for part in (inputs, rows))
-    left[:1], right[:1] = 127, 127
-    assert torch.equal(weights.int8_product(left, right), left.int() @ right.int().T)
     inputs[:1, 0] = torch.nan
     found = linear(inputs, rows)
     assert found[:1].isnan().all() and found[1:].isfinite().all()
