@@ -349,7 +349,10 @@ def _array_items(path: Path, box_format: BoxFormat | None) -> list[Item]:
     if "masks" not in arrays:
         return _box_items(arrays["boxes"], box_format)
     masks = enumerate(stacks["masks"])
-    return [Item(f"mask {n}", lambda _, one=one: Mask(one), id=own) for n, (own, one) in masks]
+    return [
+        Item(f"mask {number}", partial(from_coco, {"segmentation": one}), id=own)
+        for number, (own, one) in masks
+    ]
 
 
 def _members(content: Any) -> dict[str, _Array]:

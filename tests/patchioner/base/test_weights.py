@@ -236,7 +236,7 @@ def test_operators_that_fail_are_not_used(
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 5), (40, 96, 2048), (2, 384, 1), (0, 4, 3)])
 def test_products_equal_torch(shape: tuple[int, int, int]) -> None:
-    """Of rows, of columns, of every other row; of NaN and with gradients; and exact ones of integers."""
+    """Of rows, of columns, of every other row; of NaN and with gradients."""
     n, k, m = shape
     inputs, rows = randn(n, k), randn(m, k, seed=1)
     for weight in (rows, randn(k, m, seed=1).T, rows[::2]):
