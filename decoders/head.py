@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as functional
@@ -18,21 +18,6 @@ T = TypeVar("T")
 
 PIECE = 2048  # tokens: with a hundred rows 0.8 MB of float32 logits
 _FEW_ROWS = 2  # fewer rows are limited by reading the matrix, not by the cache
-
-
-class OutputHead(Protocol):
-    """The last layer of a network: states in, float32 logits of any stretch of the vocabulary out."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether the logits of all tokens are better had at once."""
-
-    def logits(self, states: Tensor, first: int, last: int) -> Tensor:
-        """Float32 logits (n, last - first) of these tokens; the caller may change them."""
 
 
 class DerivedCache(Generic[T]):
@@ -73,7 +58,7 @@ class DerivedCache(Generic[T]):
 
 
 class LinearHead:
-    """Logits as the product with a matrix (vocab, width), often the token embedding itself.
+    """Logits as the product with a matrix (vocab, width), often the token embedding itself; any stretch at a time.
 
     The packed `table` serves where no gradients are wanted.
     """
@@ -88,11 +73,11 @@ class LinearHead:
 
     @property
     def whole(self) -> bool:
-        """On an accelerator: there one large product beats many small ones."""
+        """Whether all logits are better had at once: on an accelerator one large product beats many small ones."""
         return self.matrix.device.type != "cpu"
 
     def logits(self, states: Tensor, first: int, last: int) -> Tensor:
-        """Float32 logits (n, last - first) of (n, width) states."""
+        """Float32 logits (n, last - first) of (n, width) states; the caller may change them."""
         if self._table is not None and first % PIECE == 0 and not torch.is_grad_enabled():
             table = self._table.of(self.matrix)
             if table is not None:
@@ -116,6 +101,9 @@ class GivenLogits:
     def logits(self, states: Tensor, first: int, last: int) -> Tensor:
         """The states' own columns; a step's states are made for it alone, so nothing is copied."""
         return states[:, first:last].float()
+
+
+OutputHead: TypeAlias = LinearHead | GivenLogits
 
 
 def _scored(
