@@ -39,7 +39,6 @@ _SHAPES, _REGIONS = 1024, 4096
 _FLAT_VARIANCE = 100.0
 # Distances from the middle that differ by less than this are the same distance.
 _SAME_DISTANCE = 1e-9
-_SHARPEST = 100.0
 _NONE = "and it gives none; use 'uniform' or 'gaussian'"
 
 
@@ -306,7 +305,9 @@ class Weighting:
         check("[0, inf)", variance=self.variance)
         check("int (-inf, inf)", seed=self.seed)
         check("int [0, inf) or None", head=self.head)
-        check(f"[0, {_SHARPEST if self.rounding == 'coverage' else 0}]", foreground=self.foreground)
+        check("[0, 100]", foreground=self.foreground)
+        if self.foreground and self.rounding == "reference":
+            raise OptionError(f"foreground is {self.foreground}; it needs rounding='coverage'")
 
 
 def pool_regions(

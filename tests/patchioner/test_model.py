@@ -137,7 +137,7 @@ def test_an_explanation_has_texts_and_weights(model: Patchioner, features: Featu
     assert explanation.similarities == pytest.approx(best.values.tolist(), abs=1e-5)
     assert explanation.weights.dtype == np.float32
     np.testing.assert_array_equal(explanation.weights, region.patch_weights(features.geometry))
-    with pytest.raises(OptionError, match="k=31"):
+    with pytest.raises(OptionError, match="k is 31"):
         model.explain(features, region, k=31)
     assert bank is not None
     mute = Patchioner(model.parts.with_bank(bank.with_texts(None)), device="cpu")
@@ -201,7 +201,7 @@ def test_labels_of_many_photos_and_what_is_refused(model: Patchioner, features: 
     asking: Any = partial(model.label, features, None, LABELS)
     for name, values in (("temperature", (0.0, -1.0, math.nan, math.inf)), ("threshold", (1.5,))):
         for value in values:
-            with pytest.raises(OptionError, match=f"{name} {value}"):
+            with pytest.raises(OptionError, match=f"{name} is {value}"):
                 asking(**{name: value})
     deaf = Patchioner(replace(tiny_parts(), tower=None), device="cpu")
     for ask in (deaf.embed_text, partial(deaf.label, features, None)):

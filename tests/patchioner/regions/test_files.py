@@ -156,7 +156,7 @@ def test_every_kind_of_ours_is_read_in_order_with_its_label(tmp_path: Path) -> N
     ({"masks": np.full((1, 4, 6), 0.5)}, "mask 0: .*threshold"), ({"masks": np.ones(3)}, r"\(3,\)"),
     ({"masks": MASKS, "scores": np.ones(3)}, "different lengths"), ({"boxes": np.ones((2, 3))}, r"\(2, 3\)"),
     ({"boxes": np.zeros((1, 4))}, "box 0: .*empty"), ({"boxes": np.array(["a"])}, r"\(1,\)"),
-    ({"boxes": np.array([[1, 1, 5, 3], [2, 1, 6, 4]])}, "x1, y1, x2, y2"),
+    ({"boxes": np.array([[1, 1, 5, 3], [2, 1, 6, 4]])}, "corners.*xyxy"),
 ], ids=str)  # fmt: skip
 def test_arrays(arrays: dict[str, Any], expected: list[NamedRegion] | str, tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "m.npz", **arrays)
