@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from patchioner.base.errors import ImageError, OptionError, check
+from patchioner.base.errors import OptionError, check
 
 Fit = Literal["stretch", "crop", "pad", "aspect"]
 MOST_SIZE = 16384
@@ -122,8 +122,6 @@ def fit_image(
 ) -> ImageGeometry:
     """The affine map that fits a photo of (width, height) pixels into a backbone's input; see `Preprocessing`."""
     width, height = image_size
-    if width < 1 or height < 1:
-        raise ImageError(f"a photo of {width} x {height} pixels has no area")
     side = size // patch_size
     if mode == "aspect":
         rows, columns = aspect_grid(width / height, side * side)
