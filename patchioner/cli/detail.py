@@ -83,7 +83,7 @@ _ADVANCED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("samples", "texts about every region", {"metavar": "N", "type": spelling.positive_int}),
     ("scorer", "dense (our model's own alignment), blip:MODEL, clip:NAME, or none",
      {"metavar": "WHO", "type": _who("dense", "blip:MODEL", "clip:NAME", "none"), "default": "dense"}),
-    ("calibration", "of blip: or clip:, as python -m patchioner.detail.calibrate --scorer writes it",
+    ("calibration", "of blip: or clip:, as python -m patchioner.detail.calibrate --scorer prints it",
      {"metavar": "FILE", "type": Path}),
     ("min-support", "least support of a sentence that is kept (default: as calibrated)",
      {"metavar": "0..1", "type": spelling.number(0, 1)}),

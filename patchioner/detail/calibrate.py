@@ -1,6 +1,6 @@
 """Command: calibrate a checkpoint's support, or an independent scorer, on photos with captions.
 
-    python -m patchioner.detail.calibrate --model patchioner-mini --pairs pairs.json --photos photos/ --out NEW
+    python -m patchioner.detail.calibrate --model FOLDER --pairs pairs.json --photos photos/ --write
 
 For every true caption a caption of another photo, and the caption with one thing exchanged for one that no caption of
 the photo names, are the distractors. Measures are fitted by logistic regression; a threshold is where the chosen share
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,46 +131,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--photos", type=Path, required=True, help="folder of the photos")
     add("--limit", type=int, default=300, help="photos, drawn by the seed (default 300)")
     add("--seed", type=int, default=0)
+    add = parser.add_mutually_exclusive_group().add_argument
     scorers = ", ".join(score.SCORERS.names())
     add("--scorer", metavar="KIND:CHECKPOINT", help=f"calibrate this, not a model: {scorers}")
-    add = parser.add_mutually_exclusive_group().add_argument
-    add("--out", type=Path, help="new model folder; with --scorer a JSON file")
-    add("--write", action="store_true", help="into the config.json of the model's folder")
+    add("--write", action="store_true", help="into the model's folder; else only print")
     options = parser.parse_args(argv)
 
     def work() -> None:
-        pairs = read_pairs(options.pairs, options.photos, limit=options.limit, seed=options.seed)
-        found = _for_scorer(options, pairs) if options.scorer else _for_model(options, pairs)
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        sys.stdout.write(json.dumps(_fitted(options), indent=2) + "\n")
 
     return guarded(work)
 
 
-def _for_scorer(options: argparse.Namespace, pairs: Sequence[Captioned]) -> dict[str, object]:
-    kind, _, checkpoint = options.scorer.partition(":")
-    if options.write:
-        raise OptionError("--write is for models; give --out FILE.json with --scorer")
-    match = score.SCORERS.get(kind)(checkpoint)
-    found = calibrate_matcher(match, pairs, seed=options.seed).to_json()
-    if options.out is not None:
-        write_json(options.out, found)
-    return found
-
-
-def _for_model(options: argparse.Namespace, pairs: Sequence[Captioned]) -> dict[str, object]:
+def _fitted(options: argparse.Namespace) -> dict[str, Any]:
     config = Path(options.model) / "config.json"
     if options.write and not config.is_file():
-        raise OptionError(f"--write needs a checkpoint's folder, {config} is no file: use --out")
+        told = f"--write needs a checkpoint's folder, {options.model!r} is none"
+        raise OptionError(f"{told}: make one with patchioner convert")
+    pairs = read_pairs(options.pairs, options.photos, limit=options.limit, seed=options.seed)
+    if options.scorer:
+        kind, _, checkpoint = options.scorer.partition(":")
+        match = score.SCORERS.get(kind)(checkpoint)
+        return calibrate_matcher(match, pairs, seed=options.seed).to_json()
     model = Patchioner.from_pretrained(options.model)
-    own = {score.KEY: calibrate_model(model, pairs, seed=options.seed).to_json()}
-    if options.out is not None:
-        settings = replace(model.settings, calibration={**model.settings.calibration, **own})
-        calibrated = Patchioner(replace(model.parts, settings=settings), device=model.device)
-        calibrated.save_pretrained(options.out)
+    found = calibrate_model(model, pairs, seed=options.seed).to_json()
     if options.write:
         held = read_json(config)
-        write_json(config, {**held, "calibration": {**held.get("calibration", {}), **own}})
-    return own[score.KEY]
+        own = {**held.get("calibration", {}), score.KEY: found}
+        write_json(config, {**held, "calibration": own})
+    return found
 
 
 if __name__ == "__main__":

@@ -97,8 +97,8 @@ def _cells(x: Iterable[float], y: Iterable[float]) -> list[Rectangle]:
     return [(left, top, right, bottom) for top, bottom in down for left, right in across]
 
 
-Given = NamedRegion | Region | Rectangle
-"""What a user may give as a region: a value of ours, an entry of a region file, or four numbers."""
+Given = NamedRegion | Region
+"""What a user may give as a region: a value of ours, or an entry of a region file."""
 
 
 def as_region(given: Given, image_size: Size) -> DetailRegion:
@@ -123,9 +123,7 @@ def as_region(given: Given, image_size: Size) -> DetailRegion:
                 where = "the {}x{} image".format(*image_size)
                 raise RegionError(f"{given} has nothing inside {where}: give its pixels")
             return DetailRegion("user", "user", box)
-        case [_, _, _, _]:
-            return as_region(Box(*given), image_size)
-    forms = "a Box, Mask or Polygon, an entry of read_regions, or left, top, right, bottom"
+    forms = "a Box, Mask or Polygon, or an entry of read_regions"
     raise RegionError(f"{given!r:.80} is no region with an inside: give {forms}")
 
 
@@ -170,62 +168,47 @@ def divide(
     model sees nothing of (where its preprocessing crops) are left out. Nothing is random. `OptionError`: a "union" of
     things without a model, which captions the whole photo."""
     chosen = settings or DivideSettings()
-    things = found = _things([as_region(one, photo.size) for one in given])
+    regions = (as_region(one, photo.size) for one in given)
+    things = found = [replace(one, id=f"user-{n}") for n, one in enumerate(regions, 1)]
     if chosen.objects == "union":
         if model is None:
             raise OptionError("objects='union' goes by a caption: give a model, or objects='each'")
         told = model.caption(photo.features or photo.image, style="sentence") if found else ()
         caption = told[0].text if told else None
-        box, parents = union_of_named(found, caption or "", photo.size), ("global",)
-        things = [DetailRegion("semantic-1", "semantic", box, parents=parents)] if box else []
-    regions = [whole_photo(photo.size), *things]
+        box = union_of_named(found, caption or "", photo.size)
+        things = [DetailRegion("semantic-1", "semantic", box)] if box else []
+    parts = [whole_photo(photo.size), *things]
     if chosen.spatial in ("quadrants", "both"):
-        regions += _grown_quadrants(found, things, photo.size, chosen)
+        parts += _grown_quadrants([one.box for one in found], photo.size, chosen)
     if chosen.spatial in ("grid", "both"):
         counts = chosen.columns, chosen.rows
         edges = (np.linspace(0, side, n + 1) for side, n in zip(photo.size, counts, strict=True))
         cells = enumerate(_cells(*edges), 1)
-        regions += [DetailRegion(f"grid-{n}", "grid", box, parents=("global",)) for n, box in cells]
+        parts += [DetailRegion(f"grid-{n}", "grid", box) for n, box in cells]
     if photo.features is None:
-        return regions
+        return parts
     visible = photo.features.geometry.visible
-    return [one for one in regions if shared_area(one.box, visible) > 0]
+    return [one for one in parts if shared_area(one.box, visible) > 0]
 
 
 def _grown_quadrants(
-    found: list[DetailRegion], things: list[DetailRegion], size: Size, settings: DivideSettings
+    things: Sequence[Rectangle], size: Size, settings: DivideSettings
 ) -> list[DetailRegion]:
     largest = settings.growing_area * size[0] * size[1]
-    growing = [one.box for one in found if area(one.box) <= largest]
+    growing = [box for box in things if area(box) <= largest]
     merged = merge_overlapping(growing, settings.merge_iou)
     parts = []
     # Split as published; a photo one pixel wide or high at one half.
     edges = ([0, side // 2 or 0.5, side] for side in size)
     for number, part in enumerate(_cells(*edges), 1):
-        joined = [box for box in merged if share_inside(box, part) > _GROW]
-        held = [one.id for one in things if any(share_inside(one.box, b) >= 1 for b in joined)]
-        box, parents = bounding_union([part, *joined]), ("global", *held)
-        parts.append(DetailRegion(f"spatial-{number}", "spatial", box, parents=parents))
+        box = bounding_union([part, *(box for box in merged if share_inside(box, part) > _GROW)])
+        parts.append(DetailRegion(f"spatial-{number}", "spatial", box))
     return parts
 
 
 def whole_photo(image_size: Size) -> DetailRegion:
     """The region that is the whole photo, "global"."""
     return DetailRegion("global", "global", (0.0, 0.0, float(image_size[0]), float(image_size[1])))
-
-
-def _things(given: Sequence[DetailRegion]) -> list[DetailRegion]:
-    """Numbered; parents are the photo and, smallest first, the larger things that hold four fifths of it."""
-    found = []
-    for number, one in enumerate(given, 1):
-        holders = sorted(
-            (area(other.box), f"user-{place}")
-            for place, other in enumerate(given, 1)
-            if area(other.box) > area(one.box) and share_inside(one.box, other.box) >= 0.8
-        )
-        parents = ("global", *(name for _, name in holders))
-        found.append(replace(one, id=f"user-{number}", parents=parents))
-    return found
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from patchioner.pipeline import attempt
 _LOG = logging.getLogger(__name__)
 LONGEST_ANSWER = 50_000
 """Characters of an answer that are kept; a paragraph has a thousand."""
-_EXTRA, _DTYPES = "language-models", ("auto", "float32", "bfloat16", "float16")
+_EXTRA = "language-models"
+_AT_ONCE = 8  # texts of a batch
 _ENDS = 1 << 16  # bytes at both ends of a file of weights that are read to tell it from others
 
 # Control characters but for tab and line feed, and the marks that reverse or hide the text around them.
@@ -239,12 +240,10 @@ class AskedModel(ABC):
 class LocalModel(AskedModel):
     """A causal language model, or one that `sees` pictures (image-text-to-text), loaded when it is first asked.
 
-    Threads take turns. Each text has its own random numbers: it is the same in any batch, up to rounding. `OptionError`
-    for an argument that makes no sense.
+    Threads take turns. Each text has its own random numbers: it is the same in any batch, up to rounding; batches are
+    halved whenever memory runs out. `OptionError`: no name.
 
-    `name`: hub id or folder; `device`: None is a GPU if there is one; `dtype`: "float32", "bfloat16", "float16", or
-    "auto": as stored (None: float32 on a CPU, else as stored); `batch_size`: most texts at once, halved whenever memory
-    runs out.
+    `name`: hub id or folder; `device`: None is a GPU if there is one, where weights are as stored; float32 on a CPU.
     """
 
     def __init__(
@@ -253,18 +252,12 @@ class LocalModel(AskedModel):
         *,
         sees: bool = False,
         device: str | None = None,
-        dtype: str | None = None,
-        batch_size: int = 8,
         cache: CallCache | None = None,
     ) -> None:
-        self._device = usable_device(device)
-        self.dtype = dtype or ("float32" if self._device.type == "cpu" else "auto")
         if not name:
             raise OptionError("no model is named; give a hub id or a folder, as in hf:gpt2")
-        if self.dtype not in _DTYPES or batch_size < 1:
-            wanted = f"use one of {', '.join(_DTYPES)}, and 1 or more"
-            raise OptionError(f"dtype is {dtype!r}, batch_size is {batch_size!r}: {wanted}")
-        self._batch_size = batch_size if sees else 1
+        self._device = usable_device(device)
+        self.dtype = "float32" if self._device.type == "cpu" else "auto"
         self.name, self._sees, self.cache = name, sees, cache
         self.sampling = {"dtype": self.dtype}
         folder = Path(name)
@@ -284,26 +277,24 @@ class LocalModel(AskedModel):
         """In batches; a `DetailError` where the prompt is too long or the answer empty."""
         with self._lock:
             self.parts()
-            for start in range(0, len(asked), self._batch_size):
-                batch = asked[start : start + self._batch_size]
+            for start in range(0, len(asked), _AT_ONCE):
+                batch = asked[start : start + _AT_ONCE]
                 for (question, _), answer in zip(batch, attempt(self._write, batch), strict=True):
                     take(question, answer)
 
     def _write(self, asked: Sequence[Asked]) -> list[Answer | PatchionerError]:
         network, processor = self.parts()
         questions = [question for question, _ in asked]
-        if self._sees:
-            pictures = [shown() for _, shown in asked if shown is not None]
-            inputs = _seeing(processor, self.name, pictures, [one.user for one in questions])
-            inputs, tokenizer = inputs.to(network.device, network.dtype), processor.tokenizer
-        else:
-            tokenizer, (question,) = processor, questions
-            inputs = _prompt(tokenizer, question.system, question.user).to(network.device)
+        pictures = [shown() for _, shown in asked if shown is not None]
+        texts = ["\n\n".join(filter(None, (one.system, one.user))) for one in questions]
+        where = (network.device, network.dtype)[: 1 + self._sees]
+        inputs = prompted(processor, self.name, pictures, texts).to(*where)
         longest, length = int(questions[0].sampling["max_tokens"]), inputs["input_ids"].shape[1]
         most = getattr(network.config.get_text_config(), "max_position_embeddings", None)
         if not self._sees and isinstance(most, int) and length + longest > most:
             said = f"{self.name}: a prompt of {length} tokens and an answer of {longest} exceed the model's"
             raise DetailError(f"{said} {most}; ask for less, or take a model that reads more")
+        tokenizer = getattr(processor, "tokenizer", processor)
         temperatures = [float(one.sampling["temperature"]) for one in questions]
         sampler = SeededSampler([one.own_seed for one in questions], temperatures, longest)
         said = f"{self.name}: the answer is empty; raise max_tokens, or ask another model"
@@ -352,89 +343,63 @@ def _digest(folder: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def _prompt(tokenizer: Any, system: str, user: str) -> Any:
-    """Tensors of one prompt, worded as the model's chat template has it; without one, the two texts in a row."""
-    if not tokenizer.chat_template:
-        return tokenizer("\n\n".join(filter(None, (system, user))) + "\n\n", return_tensors="pt")
-    told = [{"role": "system", "content": system}] if system else []
-    try:
-        prompt = _templated(tokenizer, [*told, {"role": "user", "content": user}])
-    except Exception as error:
-        # Jinja's errors: some templates (Gemma's, Mistral's first) refuse the system's role.
-        if not system or type(error).__module__.split(".")[0] != "jinja2":
-            raise
-        prompt = _templated(tokenizer, [{"role": "user", "content": f"{system}\n\n{user}"}])
-    # The template has written the marks of beginning itself.
-    return tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
-
-
-def _templated(processor: Any, said: list[dict[str, Any]]) -> str:
-    return str(processor.apply_chat_template(said, tokenize=False, add_generation_prompt=True))
-
-
-def _seeing(processor: Any, name: str, pictures: list[Image.Image], texts: Sequence[str]) -> Any:
-    """Tensors of pairs of picture and instruction, as the model's chat template words them, padded on the left. Without
-    a template: the instruction behind the mark that stands for the picture, where the model has one."""
-    tokenizer = getattr(processor, "tokenizer", None)
-    if tokenizer is None or not hasattr(processor, "image_processor"):
+def prompted(processor: Any, name: str, pictures: list[Image.Image], texts: Sequence[str]) -> Any:
+    """Tensors of instructions, each with its picture where the model sees, as its chat template words them, padded on
+    the left. Without a template: the instruction, behind the mark that stands for the picture, where there is one."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if pictures and not hasattr(processor, "image_processor"):
         raise OptionError(f"{name!r} has no processor of pictures and text; take another model")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
-    if not getattr(processor, "chat_template", None):
+    if getattr(processor, "chat_template", None):
+        own: Any = {"tokenize": False, "add_generation_prompt": True}
+        prompts = []
+        for text in texts:
+            shown = [{"type": "image"}, {"type": "text", "text": text}] if pictures else text
+            told = [{"role": "user", "content": shown}]
+            prompts.append(str(processor.apply_chat_template(told, **own)))
+        # A template that writes the mark of beginning itself must not get a second one.
+        if tokenizer.bos_token and prompts[0].startswith(tokenizer.bos_token):
+            options["add_special_tokens"] = False
+        shows: Any = [[picture] for picture in pictures]
+    else:
         mark = getattr(processor, "image_token", None)
         prompts = [f"{mark}\n{text}" if isinstance(mark, str) else text for text in texts]
-        return processor(images=pictures, text=prompts, **options)
-    asked = [[{"type": "image"}, {"type": "text", "text": text}] for text in texts]
-    prompts = [_templated(processor, [{"role": "user", "content": content}]) for content in asked]
-    # A template that writes the mark of beginning itself must not get a second one.
-    start = getattr(tokenizer, "bos_token", None)
-    if start and prompts[0].startswith(start):
-        options["add_special_tokens"] = False
-    return processor(images=[[picture] for picture in pictures], text=prompts, **options)
+        shows = pictures
+    options |= {"images": shows} if pictures else {}
+    return processor(text=prompts, **options)
 
 
 class SeededSampler:
     """Chooses the next token of each row with random numbers of that row's own: a logits processor of `transformers`.
 
-    Row i takes the token at which the cumulative softmax(logits / temperature), in the order of the vocabulary, passes
-    its next uniform number. Only that token is left over, so that the model's own greedy choice takes it. A temperature
-    of 0 takes the most probable token.
+    A token is drawn by softmax(logits / temperature), on the CPU, so that a seed means the same on every device; at a
+    temperature of 0 it is the most probable. It alone is left over, so that the model's own greedy choice takes it.
     """
 
     def __init__(self, seeds: Sequence[int], temperatures: Sequence[float], steps: int) -> None:
-        self.steps = steps
-        # Drawn on the CPU, so that a seed means the same on every device: (rows, steps).
-        draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-        uniform = [torch.rand(steps, generator=draw, dtype=torch.float64) for draw in draws]
-        self._uniform = torch.stack(uniform)
-        self._temperatures = torch.tensor(temperatures, dtype=torch.float32)[:, None]
+        self.steps, self._temperatures = steps, temperatures
+        self._draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         self.log_probs: list[Tensor] = []
         """Of the tokens chosen, at temperature 1: one (rows,) float32 per step."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(rows, vocabulary) logits -> the same with all but one token per row at minus infinity."""
-        logits = scores.float()
+        logits = scores.float().cpu()
         if torch.isnan(logits).any():
             said = "the model gives values that are not numbers"
-            raise DetailError(f"{said}; load it with dtype 'float32' or 'bfloat16'")
-        temperatures = self._temperatures.to(logits.device)
-        greedy = temperatures == 0
-        drawn = self._drawn(logits / temperatures.masked_fill(greedy, 1.0))
-        taken = torch.where(greedy, logits.argmax(dim=1, keepdim=True), drawn)
-        self.log_probs.append(logits.log_softmax(dim=1).gather(1, taken)[:, 0].cpu())
-        return torch.full_like(scores, float("-inf")).scatter_(1, taken, 0.0)
+            raise DetailError(f"{said}; take one that is stored as float32 or bfloat16")
+        rows = zip(logits, self._temperatures, self._draws, strict=True)
+        taken = torch.stack([_drawn(*row) for row in rows])
+        self.log_probs.append(logits.log_softmax(dim=1).gather(1, taken)[:, 0])
+        return torch.full_like(scores, float("-inf")).scatter_(1, taken.to(scores.device), 0.0)
 
-    def _drawn(self, logits: Tensor) -> Tensor:
-        """(rows, 1) token ids, by sums in float64: in float32 they are off by more than a rare token's share."""
-        wide = logits.cpu() if logits.device.type == "mps" else logits  # which has no float64
-        probabilities = wide.double().softmax(dim=1)
-        total = probabilities.cumsum(dim=1)
-        uniform = self._uniform[:, len(self.log_probs), None].to(total.device)
-        found = torch.searchsorted(total, uniform * total[:, -1:], right=True)
-        # Rounding may carry the target past the end, where the last token that has any share stands.
-        last = (probabilities > 0).long().cumsum(dim=1).argmax(dim=1, keepdim=True)
-        return torch.minimum(found, last).to(logits.device)
+
+def _drawn(logits: Tensor, temperature: float, draw: torch.Generator) -> Tensor:
+    if temperature == 0:
+        return logits.argmax(dim=0, keepdim=True)
+    return torch.multinomial((logits / temperature).softmax(dim=0), 1, generator=draw)
 
 
 def generated(

@@ -168,10 +168,9 @@ class _Section:
         rows: list[Sequence[Child]] = []
         for one in self._caption.regions:
             box = ", ".join(f"{edge:.0f}" for edge in one.box)
-            mask, parents = "yes" if one.mask is not None else None, ", ".join(one.parents)
-            link = self._item(one.id, (one.id,))
-            rows.append((link, one.name, one.kind, box, mask, parents, said[one.id]))
-        head = ["region", "name", "kind", "box in pixels", "mask", "part of", "sentences"]
+            mask, link = "yes" if one.mask is not None else None, self._item(one.id, (one.id,))
+            rows.append((link, one.name, one.kind, box, mask, said[one.id]))
+        head = ["region", "name", "kind", "box in pixels", "mask", "sentences"]
         caption = "Regions: left, top, right, bottom in pixels of the photo"
         return folded(f"Regions: {len(rows)}", table(caption, head, rows))
 

@@ -72,7 +72,7 @@ class Calibration:
         if stored is None:
             raise OptionError(
                 f"{model.settings.name!r} has no calibration, so its cosines mean nothing as support: run {COMMAND} "
-                "--model MODEL --pairs pairs.json --photos FOLDER --out NEWMODEL"
+                "--model FOLDER --pairs pairs.json --photos PHOTOS --write"
             )
         return cls.from_json(stored, f"calibration of {model.settings.name!r}")
 

@@ -7,7 +7,7 @@ photo -> `DetailRegion`s -> `Statement`s (raw texts) -> `Claim`s (sentences) -> 
     {"format": "patchioner-detail", "version": 1, "photo": "bus.jpg", "sha256": "9f0c..." or null, "size": [640, 480],
      "text": "...", "reason": null or why the text is empty,
      "sentences": [{"text", "claims": ["c1"], "regions": ["global"], "agreement": 3, "support": 0.94}],
-     "regions": [{"id", "kind", "box": XYXY pixels, "mask": uncompressed run lengths or null, "parents", "name"}],
+     "regions": [{"id", "kind", "box": XYXY pixels, "mask": uncompressed run lengths or null, "name"}],
      "kept": [verdict, ...], "dropped": [verdict, ...], "settings": names and numbers of every stage, and the seed}
 
 and a verdict is ``{"id": "c7", "text", "region", "sample", "place", "log_prob", "agreement", "regions", "support":
@@ -79,14 +79,13 @@ class DetailRegion:
 
     `id` is unique within the photo ("global", "spatial-1"); `kind` "spatial" is a quadrant, "grid" a cell, "semantic" a
     thing that was found, "user" one that was given; `box` (left, top, right, bottom) in float pixels and `mask`
-    (height, width) bool are of the original photo; `parents`: ids of regions that it was made of or lies in.
+    (height, width) bool are of the original photo.
     """
 
     id: str
     kind: RegionKind
     box: Rectangle
     mask: npt.NDArray[np.bool_] | None = None
-    parents: tuple[str, ...] = ()
     name: str | None = None
 
     @property

@@ -43,21 +43,20 @@ def data(tmp_path: Path, model: Patchioner) -> list[str]:
 def test_a_calibrated_model_is_written_and_scores(
     data: list[str], tmp_path: Path, capsys: Capture
 ) -> None:
-    assert main([*data, "--out", str(tmp_path / "new")]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    again = Patchioner.from_pretrained(tmp_path / "new", device="cpu")
-    assert again.settings.calibration["detail"] == printed
-    assert DenseScorer(again).threshold == printed["sentences"]["threshold"]
     config = tmp_path / "model" / "config.json"
     before = json.loads(config.read_text())
+    assert main(data) == 0 and json.loads(config.read_text()) == before
+    printed = json.loads(capsys.readouterr().out)
     assert main([*data, "--write"]) == 0
     calibration = {**before.get("calibration", {}), "detail": printed}
     assert json.loads(config.read_text()) == {**before, "calibration": calibration}
+    again = Patchioner.from_pretrained(tmp_path / "model", device="cpu")
+    assert DenseScorer(again).threshold == printed["sentences"]["threshold"]
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--write", "--model", "nowhere"], "--write needs"), (["--limit", "1"], "1 photos"),
-    (["--scorer", "blop:x"], "did you mean 'blip'"), (["--scorer", "blip:x", "--write"], "--out FILE.json"),
+    (["--scorer", "blop:x"], "did you mean 'blip'"),
 ])  # fmt: skip
 def test_mistakes_are_explained(
     data: list[str], arguments: list[str], message: str, capsys: Capture

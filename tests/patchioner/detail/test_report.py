@@ -29,7 +29,7 @@ MASK[10:30, 20:50] = True
 REGIONS = (
     DetailRegion("global", "global", (0, 0, 96, 64)),
     DetailRegion("semantic-1", "semantic", (20, 10, 50, 30), MASK, ("global",), HOSTILE),
-    DetailRegion("spatial-1", "spatial", (0, 0, 48, 32), parents=("global",)),
+    DetailRegion("spatial-1", "spatial", (0, 0, 48, 32)),
 )
 CLAIM = Claim("c1", HOSTILE, "semantic-1", 0, 0)
 GONE = replace(CLAIM, id="c3", text="A unicorn.")

@@ -22,8 +22,8 @@ EXAMPLE: dict[str, Any] = {
         {"text": "Ünïcode.", "claims": ["c2"], "regions": ["a"], "agreement": 1, "support": None},
     ],
     "regions": [
-        {"id": "global", "kind": "global", "box": [0, 0, 8, 6], "mask": None, "parents": [], "name": None},
-        {"id": "a", "kind": "user", "box": [1.5, 0.0, 8.0, 6.0], "mask": encode_rle(MASK), "parents": ["global"],
+        {"id": "global", "kind": "global", "box": [0, 0, 8, 6], "mask": None, "name": None},
+        {"id": "a", "kind": "user", "box": [1.5, 0.0, 8.0, 6.0], "mask": encode_rle(MASK),
          "name": "bus"},
     ],
     "kept": [
