@@ -44,12 +44,10 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-def read_pretrained(
-    source: str, *kinds: str, dtype: object, offline: bool = False, note: str = ""
-) -> list[Any]:
+def read_pretrained(source: str, *kinds: str, dtype: object, offline: bool = False) -> list[Any]:
     """What classes of `transformers` read of a hub id or folder; the network is the last, of safetensors.
 
-    HubError, with `note`: it cannot be had; MissingExtraError: a package is missing; OptionError: no such model.
+    HubError: it cannot be had; MissingExtraError: a package is missing; OptionError: no such model.
     """
     transformers = require("transformers", "language-models")
     how: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
@@ -61,7 +59,7 @@ def read_pretrained(
             found.append(getattr(transformers, kind).from_pretrained(source, **how))
     except OSError as error:
         remedy = "give the id of a model with safetensors weights, or a folder that holds one"
-        said = f"the model {source!r} cannot be read: {first_line(error)}; {note}{remedy}"
+        said = f"the model {source!r} cannot be read: {first_line(error)}; {remedy}"
         raise HubError(said) from error
     except ImportError as error:
         said = f"{source!r} needs a package that is not installed: {first_line(error)}"

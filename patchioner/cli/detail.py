@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner.base.files import read_json
+from patchioner.base.files import atomic_path, read_json
 from patchioner.cli import spelling
-from patchioner.cli.spelling import PhotoSource, find_photos, report, report_error, write_line
+from patchioner.cli.spelling import find_photos, report, report_error, write_line
 
 if TYPE_CHECKING:
     from patchioner.detail.batch import PhotoJob
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from patchioner.model import Patchioner
 
 _EXAMPLES = """\
-A PHOTO is a picture, a folder of pictures, a JSON list of photos, or one that scikit-image ships (see patchioner
-caption --help). A list is ["a.jpg", {"photo": "b.jpg", "regions": FILE or [{"box": [10, 20, 200, 220]}, ...]}].
+A PHOTO is a picture, a folder of pictures, or one that scikit-image ships (see patchioner caption --help).
 
 examples:
   patchioner detail photo.jpg --report photo.html
@@ -106,7 +105,7 @@ def add_detail_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner detail` takes."""
     about = "Describe photos at length, saying only what they support."
     add = spelling.declare(parser, detail, about, _EXAMPLES)
-    add("photos", nargs="+", metavar="PHOTO", help="picture, folder, LIST.json, scikit-image:NAME")
+    add("photos", nargs="+", metavar="PHOTO", help="picture, folder, scikit-image:NAME")
     spelling.add_region_file(add)
     for group, rows in ((parser, _FIRST), (parser.add_argument_group("advanced"), _ADVANCED)):
         for name, meaning, more in rows:
@@ -266,7 +265,7 @@ class _Run:
 
     def _report(self, captions: Iterable[tuple[str, DetailedCaption]]) -> None:
         from patchioner.detail import open_photo
-        from patchioner.detail.report import ReportPhoto, heat_maps, write_report
+        from patchioner.detail.report import ReportPhoto, heat_maps, report_html
         from patchioner.detail.score import DenseScorer
 
         loaders = {job.name: job.load for job in self._jobs}
@@ -278,7 +277,8 @@ class _Run:
                     heat = heat_maps(open_photo(image, self._model), caption, self._scorer)
                 yield ReportPhoto(name, image, caption, heat)
 
-        write_report(pages(), self._options.report)
+        with atomic_path(self._options.report) as page:
+            page.write_text(report_html(pages()), encoding="utf-8")
         report(f"{self._options.report}: written")
 
     def close(self) -> None:
@@ -310,21 +310,15 @@ def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | N
 
 
 def _jobs(options: argparse.Namespace) -> Iterator[PhotoJob]:
-    from patchioner.detail.batch import PhotoJob, read_photo_list
+    from patchioner.detail.batch import PhotoJob
 
     file = spelling.region_file(options)
 
     def reader(name: str) -> Any:
         return lambda size: [*options.regions, *(file.for_photo(size, name) if file else ())]
 
-    for argument in options.photos:
-        if argument.lower().endswith(".json") and not Path(argument).is_dir():
-            listed = [(PhotoSource(photo), own) for photo, own in read_photo_list(argument)]
-        else:
-            listed = [(photo, None) for photo in find_photos([argument])]
-        for photo, own in listed:
-            common = reader(photo.file_name) if options.regions or file is not None else None
-            yield PhotoJob(photo.name, photo.load, own or common)
+    for photo in find_photos(options.photos):
+        yield PhotoJob(photo.name, photo.load, reader(photo.file_name))
 
 
 def _failed(name: str, error: Exception) -> None:

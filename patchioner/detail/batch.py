@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from PIL import Image
 
 from patchioner.base import errors
-from patchioner.base.files import differences, held, leads_out
+from patchioner.base.files import differences, held
 from patchioner.base.progress import progress
 from patchioner.checkpoints.folder import SHIPPED
 from patchioner.detail import describe, models, values
@@ -30,7 +30,6 @@ from patchioner.detail.values import FORMAT, VERSION, DetailedCaption, Photo, Ve
 from patchioner.images import ImageSource, load_image, why_blank
 from patchioner.model import Patchioner
 from patchioner.pipeline import map_ahead
-from patchioner.regions import RegionFile, read_regions
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,11 +135,6 @@ class DetailCaptioner:
         kept = [verdict for verdict in verdicts if verdict.kept]
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
-        told = said.union(*(sentence.region_ids for sentence in sentences))
-        told -= {verdict.claim.id for verdict in kept} | {region.id for region in chosen}
-        if told:
-            wrong = f"the fuser speaks of claims or regions that are not there: {sorted(told)}"
-            raise errors.DetailError(wrong)
         used = tuple(verdict for verdict in kept if verdict.claim.id in said)
         unused = (*(verdict for verdict in verdicts if not verdict.kept), *left_out)
         text, why = " ".join(one.text for one in sentences), _why_empty(unused)
@@ -171,52 +165,7 @@ class PhotoJob(NamedTuple):
 
     name: str
     load: Callable[[], Image.Image]
-    regions: RegionReader | None = None
-
-
-def read_photo_list(path: str | os.PathLike[str]) -> list[tuple[str, RegionReader | None]]:
-    """(photo, what gives its own regions) of the entries of a JSON list.
-
-    ``["a.jpg", {"photo": "b.jpg", "regions": "b.json"}, {"photo": "c.jpg", "regions": [{"box": [10, 20, 200, 220],
-    "label": "bus"}]}]``: paths start at the list's own folder; ``regions`` names a file that `read_regions` reads, or
-    holds entries in this project's own form. `ImageError`: no such file, no JSON, no photo in it, or an odd entry.
-    """
-    file = Path(path)
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        said = f"the list of photos {str(path)!r} cannot be read: {error}"
-        raise errors.ImageError(said) from error
-    if not isinstance(content, list) or not content:
-        form = '["a.jpg", {"photo": "b.jpg", "regions": [...]}]'
-        raise errors.ImageError(f"{str(path)!r} is no list of photos; write {form}")
-    named = ((f"entry {n} of {str(file)!r}", one) for n, one in enumerate(content))
-    return [_listed(one, where, file.parent) for where, one in named]
-
-
-def _listed(entry: object, where: str, folder: Path) -> tuple[str, RegionReader | None]:
-    plain = entry if isinstance(entry, Mapping) else {"photo": entry}
-    name, given = plain.get("photo"), plain.get("regions")
-    sound = isinstance(given, (str, list, type(None))) and not set(plain) - {"photo", "regions"}
-    if not sound or not isinstance(name, str) or not name:
-        form = 'write a path, or {"photo": path, "regions": file or list}'
-        raise errors.ImageError(f"{where} is {entry!r:.80}; {form}")
-
-    def read(size: tuple[int, int]) -> Sequence[Given]:
-        if isinstance(given, str):
-            if leads_out(given):
-                said = f"{given!r:.80} leads out of the list's folder: put the file into it"
-                raise errors.RegionFileError(f"{where}: {said}")
-            return read_regions(folder / given, size, image_name=name)
-        try:
-            return RegionFile(folder / name, {"regions": given}).for_photo(size)
-        except errors.RegionFileError as error:
-            raise errors.RegionFileError(f"{where}: {error}") from error
-
-    # "scikit-image:coffee" is no path, "10:30.jpg" is one.
-    beside = folder / name
-    photo = name if ":" in name.split("/", 1)[0] and not beside.exists() else str(beside)
-    return photo, None if given is None else read
+    regions: RegionReader = lambda size: ()
 
 
 class LineFile:
@@ -351,7 +300,7 @@ def describe_many(
             if stopped:
                 return None
             photo = values.open_photo(job.load(), name=job.name)
-            given = [] if job.regions is None else list(job.regions(photo.size))
+            given = job.regions(photo.size)
             key = f"{run}-{_digest(_identity(photo, given))[:32]}"
             known = lines is not None and key in lines.first
             found = None if known else captioner.describe(photo, given, seed=seed)

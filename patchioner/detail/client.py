@@ -68,12 +68,10 @@ class Budget(Checked):
     def reserve(self) -> None:
         """Count a call that is about to be sent; `FutileError` where the budget is spent."""
         with self._lock:
-            if self.max_calls is not None and self.calls >= self.max_calls:
-                spent = f"{self.max_calls} calls is spent; raise max_calls (--max-calls)"
-                raise FutileError(f"the budget of {spent} to go on")
-            if self.max_cost is not None and self.cost >= self.max_cost:
-                spent = f"{self.max_cost} is spent ({self.cost:.4f}); raise max_cost (--max-cost)"
-                raise FutileError(f"the budget of {spent} to go on")
+            for what, most in (("calls", self.max_calls), ("cost", self.max_cost)):
+                if most is not None and getattr(self, what) >= most:
+                    spent = f"{most} {what} is spent; raise max_{what} (--max-{what})"
+                    raise FutileError(f"the budget of {spent} to go on")
             self.calls += 1
 
     def record(self, tokens_in: int, tokens_out: int, *, estimated: bool = False) -> None:
@@ -331,8 +329,6 @@ class ChatClient(models.AskedModel):
         if not all(value > 0 for value in (timeout, concurrency, attempts)):
             told = f"timeout {timeout!r}, concurrency {concurrency!r}, attempts {attempts!r}"
             raise OptionError(f"{told}: all must be numbers above 0")
-        if not model:
-            raise OptionError("no model is named; give its id, as in openai:gpt-4o-mini")
         address = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
         self.model, self.concurrency, self.url = model, concurrency, public_url(address)
         self.budget, self.cache, self.identity = budget or Budget(), cache, f"openai:{model}"

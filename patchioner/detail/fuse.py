@@ -57,13 +57,8 @@ def filter_statements(
     scorer: values.Scorer | None = None,
     settings: FilterSettings | None = None,
 ) -> list[Verdict]:
-    """Judge each sentence of each statement; of those that say the same one is kept, and names the others.
-    `DetailError`: a statement speaks of a region that is not given, or two regions have one id."""
+    """Judge each sentence of each statement; of those that say the same one is kept, and names the others."""
     chosen, by_id = settings or FilterSettings(), {region.id: region for region in regions}
-    unknown = sorted({one.region_id for one in statements} - by_id.keys())
-    if len(by_id) < len(regions) or unknown:
-        ids = [region.id for region in regions]
-        raise DetailError(f"statements about {unknown}, regions {ids}: every id must be there once")
     claims: list[Claim] = []
     for one in statements:
         for place, text in enumerate(prose.split_sentences(one.text)):
@@ -312,8 +307,7 @@ def _concepts(text: str) -> set[str]:
 def finished(text: str) -> str:
     """The text with a capital and a stop."""
     plain = " ".join(text.split()).rstrip(",;:")
-    plain = plain[:1].upper() + plain[1:]
-    return plain if plain.rstrip("\"'\u201d\u2019)").endswith((".", "!", "?")) else f"{plain}."
+    return prose.stopped(plain[:1].upper() + plain[1:])
 
 
 def _sentence(text: str, verdicts: Sequence[Verdict]) -> FusedSentence:

@@ -241,7 +241,7 @@ class LocalModel(AskedModel):
     """A causal language model, or one that `sees` pictures (image-text-to-text), loaded when it is first asked.
 
     Threads take turns. Each text has its own random numbers: it is the same in any batch, up to rounding; batches are
-    halved whenever memory runs out. `OptionError`: no name.
+    halved whenever memory runs out.
 
     `name`: hub id or folder; `device`: None is a GPU if there is one, where weights are as stored; float32 on a CPU.
     """
@@ -254,8 +254,6 @@ class LocalModel(AskedModel):
         device: str | None = None,
         cache: CallCache | None = None,
     ) -> None:
-        if not name:
-            raise OptionError("no model is named; give a hub id or a folder, as in hf:gpt2")
         self._device = usable_device(device)
         self.dtype = "float32" if self._device.type == "cpu" else "auto"
         self.name, self._sees, self.cache = name, sees, cache
@@ -310,9 +308,8 @@ class LocalModel(AskedModel):
         if self._sees:
             kinds = "AutoProcessor", "AutoModelForImageTextToText"
         offline = not Path(self.name).is_dir() and not self._reachable()
-        note = "only local files were looked at, as the hub is out of reach; " * offline
-        how: Any = {"dtype": getattr(torch, self.dtype, "auto"), "offline": offline, "note": note}
-        processor, network = read_pretrained(self.name, *kinds, **how)
+        dtype = getattr(torch, self.dtype, "auto")
+        processor, network = read_pretrained(self.name, *kinds, dtype=dtype, offline=offline)
         return network.to(self._device).eval(), processor
 
     def _reachable(self) -> bool:

@@ -88,14 +88,16 @@ def _list_marks(text: str) -> list[tuple[int, int]]:
 
 def _item(text: str) -> list[str]:
     if title := _TITLE.match(text):
-        return [_stopped(title.group(1)), *_item(text[title.end() :])]
+        return [stopped(title.group(1)), *_item(text[title.end() :])]
     sentences = _prose(text)
-    return [*sentences[:-1], *map(_stopped, sentences[-1:])]
+    return [*sentences[:-1], *map(stopped, sentences[-1:])]
 
 
-def _stopped(sentence: str) -> str:
+def stopped(sentence: str) -> str:
+    """A sentence with a stop, inside its quotation marks or bracket as well."""
     bare = sentence.rstrip(" ,;")
-    return bare if bare.endswith((".", "!", "?", ":", '."', ".\u201d", "\u2026")) else f"{bare}."
+    said = bare.rstrip("\"'\u201d\u2019)")
+    return bare if said.endswith((".", "!", "?", ":", "\u2026")) else f"{bare}."
 
 
 def _prose(text: str) -> list[str]:

@@ -7,7 +7,6 @@ photo that items 0 and 3 of its section light up; those in ``data-also`` do so f
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from patchioner.base.files import atomic_path
 from patchioner.detail.score import DenseScorer
 from patchioner.detail.values import DetailedCaption, DetailRegion, Photo, Rectangle, Verdict
 from patchioner.images import data_url
@@ -49,14 +47,8 @@ class ReportPhoto:
     heat: Mapping[str, Markup] = field(default_factory=dict)
 
 
-def write_report(photos: Iterable[ReportPhoto], path: str | os.PathLike[str]) -> None:
-    """Write the page, atomically; photos are taken one by one."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(report_html(photos), encoding="utf-8")
-
-
 def report_html(photos: Iterable[ReportPhoto]) -> str:
-    """The whole page as a text."""
+    """The whole page as a text; photos are taken one by one."""
     names, sections, most = [], [], 0
     for number, photo in enumerate(photos, 1):
         section = _Section(photo, f"p{number}")
@@ -105,11 +97,11 @@ class _Section:
         columns = element("div", figure, text, class_="columns")
         return element("section", element("h2", self._photo.name), columns, id=self._name)
 
-    def _item(self, content: Child, region_ids: Sequence[str], **more: str | None) -> Markup:
+    def _item(self, content: Child, region_ids: Sequence[str]) -> Markup:
         number = len(self.items)
         self.items.append(tuple(region_ids))
         name = f"{self._name}i{number}"
-        return element("a", content, id=name, href=f"#{name}", class_="item", data_i=number, **more)
+        return element("a", content, id=name, href=f"#{name}", class_="item", data_i=number)
 
     def _paragraph(self) -> Markup:
         caption = self._caption
@@ -118,10 +110,7 @@ class _Section:
             return element("p", f"Nothing is said of this photo: {reason}.", class_="empty")
         links: list[Child] = []
         for one in caption.sentences:
-            support = "not scored" if one.support is None else f"support {one.support:.2f}"
-            samples = f"{one.agreement} sample{'s' if one.agreement != 1 else ''}"
-            told = f"{samples}, {support}; from {self._called(one.region_ids)}"
-            links += [self._item(one.text, one.region_ids, title=told), " "]
+            links += [self._item(one.text, one.region_ids), " "]
         return element("p", links, class_="paragraph")
 
     def _called(self, region_ids: Iterable[str]) -> str:
@@ -217,11 +206,9 @@ def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> di
 
 def _coloured(values: npt.NDArray[np.float32]) -> Image.Image:
     """A map as a small picture with transparency; colours span its own range, and blend into one another."""
-    found = np.where(np.isfinite(values), values, np.nan).astype(np.float32)
-    low, high = (np.nanmin(found), np.nanmax(found)) if np.isfinite(found).any() else (0.0, 0.0)
-    shares = np.nan_to_num((found - low) / (high - low)) if high > low else np.zeros_like(found)
-    scale = max(1.0, _SMOOTH / max(found.shape))
-    size = (round(found.shape[1] * scale), round(found.shape[0] * scale))
+    shares = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
+    scale = max(1.0, _SMOOTH / max(values.shape))
+    size = (round(values.shape[1] * scale), round(values.shape[0] * scale))
     smooth = np.asarray(Image.fromarray(shares).resize(size, Image.Resampling.BICUBIC))
     stops = np.linspace(0, 1, len(_COLOURS))
     channels = [np.interp(smooth, stops, channel) for channel in zip(*_COLOURS, strict=True)]

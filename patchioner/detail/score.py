@@ -250,8 +250,6 @@ def unverifiable(sentence: str) -> tuple[str, ...]:
     parts = []
     for kind, pattern in _UNSEEN.items():
         parts += [f"{kind}: {found.group()}" for found in pattern.finditer(sentence.lower())]
-    if not prose.things(sentence):
-        parts.append("names no thing" if prose.word_weights(sentence) else "says nothing")
     return tuple(dict.fromkeys(parts))
 
 

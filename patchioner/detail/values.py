@@ -298,12 +298,8 @@ class Checked:
 
     def __post_init__(self) -> None:
         for name, hint in _hints(type(self)).items():
-            origin, parts, value = (
-                typing.get_origin(hint),
-                typing.get_args(hint),
-                getattr(self, name),
-            )
-            good, wanted = True, ""
+            origin, parts = typing.get_origin(hint), typing.get_args(hint)
+            value, good, wanted = getattr(self, name), True, ""
             if origin is Literal:
                 good, wanted = value in parts, f"use one of {', '.join(parts)}"
             elif origin is Annotated:

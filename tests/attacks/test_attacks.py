@@ -39,7 +39,7 @@ from patchioner.checkpoints.folder import read_checkpoint
 from patchioner.checkpoints.stored import read_yaml
 from patchioner.cli.main import main
 from patchioner.detail import DetailCaptioner, read_reply
-from patchioner.detail.batch import describe_many, read_photo_list
+from patchioner.detail.batch import describe_many
 from patchioner.geometry import fit_image
 from patchioner.images import load_image
 from patchioner.regions import Mask, read_regions, read_trace, region_weights
@@ -140,16 +140,6 @@ def test_an_attack_by_a_part_of_a_checkpoint(
     with pytest.raises(PatchionerError), alarm(120):
         part(tmp_path / "part", file, checkpoint)
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_list_s_region_files_stay_in_its_folder(tmp_path: Path) -> None:
-    names = ("../r.json", "/r.json", "\0", "\ud800")
-    rows = [{"photo": "a.png", "regions": one} for one in names]
-    (tmp_path / "l.json").write_text(json.dumps(rows))
-    for _, reader in read_photo_list(tmp_path / "l.json"):
-        assert reader is not None
-        with pytest.raises(PatchionerError):
-            reader(SIZE)
 
 
 def test_a_hand_s_few_crossings_are_taken_apart() -> None:

@@ -15,8 +15,7 @@ from patchioner import Box, Patchioner
 from patchioner.base import errors
 from patchioner.base.files import held
 from patchioner.detail import DetailedCaption, Photo, Statement, Support, batch
-from patchioner.detail.describe import as_region
-from patchioner.detail.values import FORMAT, FusedSentence, to_json
+from patchioner.detail.values import FORMAT, to_json
 from tests.patchioner.detail.conftest import CASES
 from tests.support import Log, MonkeyPatch
 from tests.support.tiny import noise_photo
@@ -40,13 +39,6 @@ def described(texts: Any, photo: Image.Image, **stages: Any) -> DetailedCaption:
     settings = batch.preset("careful", {"filter.share": 0.0, "fuse.new_share": 1.0})
     stages |= {"describer": said, "scorer": scorer, "settings": settings}
     return batch.DetailCaptioner(None, **stages).describe(photo, seed=2)
-
-
-@pytest.mark.parametrize(("claim", "region"), [("c9", "global"), ("c1", "nowhere")])
-def test_a_fuser_that_speaks_of_what_is_not_there_is_refused(claim: str, region: str) -> None:
-    fused: Any = [FusedSentence("A.", (claim,), (region,))], []
-    with pytest.raises(errors.DetailError, match="c9|nowhere"):
-        described(TEXTS, noise_photo(), fuser=SimpleNamespace(settings={}, fuse=lambda *_: fused))
 
 
 @pytest.mark.parametrize(("texts", "photo", "text", "reasons", "why"), [
@@ -220,26 +212,3 @@ def test_somebody_elses_file_is_not_touched(text: str) -> None:
     with pytest.raises(errors.OptionError, match="left as it is"):
         batch.LineFile(OUT)
     assert OUT.read_bytes() == text.encode()
-
-
-@pytest.mark.parametrize("content", CASES["lists"])
-def test_other_forms_of_lists_are_refused(content: Any) -> None:
-    Path("list.json").write_text(json.dumps(content))
-    with pytest.raises(errors.ImageError, match=r"list\.json"):
-        batch.read_photo_list("list.json")
-
-
-def test_paths_start_at_the_list_and_regions_are_read(tmp_path: Path) -> None:
-    Path("10:30.jpg").write_bytes(b"")
-    Path("b.json").write_text('[{"box": [1, 2, 30, 40], "label": "bus"}]')
-    given: list[Any] = ["b.json", [{"box": [5, 6, 7, 8]}], [{"circle": 3}]]
-    entries = [{"photo": "b.jpg", "regions": one} for one in given]
-    Path("list.json").write_text(json.dumps(["10:30.jpg", "scikit-image:coffee", *entries]))
-    names, readers = zip(*batch.read_photo_list(tmp_path / "list.json"), strict=True)
-    beside = str(tmp_path / "b.jpg")
-    assert names == (str(tmp_path / "10:30.jpg"), "scikit-image:coffee", beside, beside, beside)
-    assert readers[:2] == (None, None)
-    found = [as_region(one, (64, 64)) for read in readers[2:4] for one in read((64, 64))]
-    assert [(one.name, one.box) for one in found] == [("bus", (1, 2, 30, 40)), (None, (5, 6, 7, 8))]
-    with pytest.raises(errors.RegionFileError, match="entry 4"):
-        readers[4]((64, 64))

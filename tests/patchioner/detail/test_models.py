@@ -168,8 +168,6 @@ def test_what_a_model_is_called(folder: Path, tmp_path: Path) -> None:
     names = (folder, f"{folder}/../{folder.name}", other, "gpt2")
     one, same, another, hub = (local(name).identity for name in names)
     assert one == same != another and one.startswith("hf:tiny#") and hub == "hf:gpt2"
-    with pytest.raises(OptionError, match="no model"):
-        local("")
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route"), ValueError("no such id"), None])
@@ -189,9 +187,9 @@ def test_the_hub_is_asked_once_and_out_of_reach_local_files_are_read(
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", nothing)
-    with pytest.raises(HubError, match=r"no such file; .*give the id") as caught:
+    with pytest.raises(HubError, match=r"no such file; .*give the id"):
         local("nobody/nothing").parts()
-    assert asked == [True, offline] and ("only local files" in str(caught.value)) == offline
+    assert asked == [True, offline]
 
 
 FAMILIES: dict[str, Callable[..., Path]] = {"qwen2_vl": qwen2_vl_folder, "blip2": blip2_folder}
