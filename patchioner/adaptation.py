@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -143,13 +142,6 @@ class GapNoise:
     strongest: float = 0.1
     temperature: float = 0.01
     share: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.weakest <= self.strongest < math.inf:
-            wrong = f"noise from {self.weakest} to {self.strongest}"
-            raise OptionError(f"{wrong}: give 0 <= weakest <= strongest")
-        if not 0 <= self.share <= 1:
-            raise OptionError(f"share {self.share} of projected rows must lie in 0..1")
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Unit embeddings (n, dim) -> corrupted unit embeddings; draws from torch's global generator."""

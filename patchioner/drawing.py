@@ -59,10 +59,8 @@ class Display:
     image_size: tuple[int, int]
 
     @classmethod
-    def of(cls, image: Image.Image | Display) -> Display:
-        """Bring a photo to display size; a `Display` is returned as it is."""
-        if isinstance(image, Display):
-            return image
+    def of(cls, image: Image.Image) -> Display:
+        """Bring a photo to display size."""
         long_side = max(image.size)
         ratio = min(max(long_side, SMALLEST), LARGEST) / long_side
         size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
@@ -82,7 +80,7 @@ class Display:
 
 
 def draw_overlay(
-    image: Image.Image | Display,
+    image: Image.Image,
     captions: Sequence[Captioned],
     *,
     geometry: ImageGeometry | None = None,
@@ -91,7 +89,7 @@ def draw_overlay(
     """Draw regions on a photo, number them, and list their captions.
 
     Args:
-        image: the photo, any size and mode, or its `Display`.
+        image: the photo, any size and mode.
         captions: one per region, in pixels of the photo; number, colour and list follow this order.
         geometry: the patch grid (`features.geometry`); an OptionError where a `Patch` lacks it.
         labels: a name for each region, listed below its caption; None where there is none.

@@ -33,13 +33,12 @@ from patchioner.backbones.vit import resample_positions
 from patchioner.base.errors import ExportError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import file_sha256
 from patchioner.base.optional import require
-from patchioner.base.weights import Storage, quantize_rows
+from patchioner.base.weights import quantize_rows
 from patchioner.checkpoints.folder import write_checkpoint
 from patchioner.geometry import Fit
 from patchioner.regions import Box, Region, WholeImage
 
 if TYPE_CHECKING:
-    from memory_bank import Precision
     from patchioner.model import Patchioner
 
 PRECISIONS: dict[Format, tuple[ExportPrecision, ...]] = {
@@ -92,8 +91,6 @@ def export_model(
     size: int | None = None,
     fit: Fit | None = None,
     photos: Sequence[Image.Image] = (),
-    storage: Storage = "fp32",
-    bank_storage: Precision = "float16",
 ) -> ExportReport:
     """Write a checkpoint whose backbone runs in another runtime; `Patchioner.from_pretrained` loads it.
 
@@ -107,7 +104,6 @@ def export_model(
         size: side of the input in model pixels, in place of the model's; a multiple of the patch size.
         fit: how photos are fitted, in place of the model's. "aspect" needs a network that takes several sizes.
         photos: upright RGB, to try the export on; pictures of ours if there are none.
-        storage, bank_storage: precision on disk of the other networks and of the memory bank.
 
     Raises:
         OptionError: the folder is not empty; a size, fit, format or precision that there is not.
@@ -130,7 +126,7 @@ def export_model(
                 f"tokens have a cosine of {found.mean_cosine:.3f}: {precision} destroys them; use fp32"
             )
         parts = replace(model.parts, backbone=exported)
-        write_checkpoint(parts, out, storage=storage, bank_storage=bank_storage)
+        write_checkpoint(parts, out, storage="fp32", bank_storage="float16")
     size_of = sum((out / "backbone" / name).stat().st_size for name in exported.files)
     return ExportReport(out, found, len(pictures), size_of / 2**20)
 

@@ -32,25 +32,22 @@ _LEVELS, _ENOUGH = (1.0, 0.75, 0.6, 0.5, 0.4, 0.3), 0.8
 
 
 def draw_patch_map(
-    image: Image.Image | Display,
+    image: Image.Image,
     captions: Sequence[Captioned],
     geometry: ImageGeometry,
-    *,
-    limit: int = 12,
 ) -> Image.Image:
     """Colour every patch by what its caption says.
 
     Args:
-        image: the photo, or its `Display`.
+        image: the photo.
         captions: of `Patch` regions of this grid, in any order, else OptionError; other patches stay uncoloured.
         geometry: the patch grid (`features.geometry`).
-        limit: number of captions named in the legend; the rest is grey, "other".
 
     Returns:
-        A new RGB picture with a legend: caption and its share of the captioned patches.
+        A new RGB picture with a legend: twelve captions and their shares of the captioned patches; the rest is grey.
     """
     display = Display.of(image)
-    clusters = cluster_captions([caption.text for caption in captions], limit=limit)
+    clusters = cluster_captions([caption.text for caption in captions])
     rows, columns = geometry.grid
     cells, entries = np.full((rows, columns), -1, dtype=np.int64), []
     for number, cluster in enumerate(clusters):

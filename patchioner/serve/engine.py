@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -95,7 +94,6 @@ class Batcher:
         self._most_rows, self._limit = most_rows, limit
         self._queue: deque[_Job] = deque()
         self._change, self._stopping = threading.Condition(), False
-        self._seconds_per_row = 0.01
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(workers)]
         for thread in self._threads:
             thread.start()
@@ -125,11 +123,6 @@ class Batcher:
     def is_full(self) -> bool:
         """Whether more waits than should."""
         return self.waiting >= self._limit
-
-    @property
-    def patience(self) -> int:
-        """Seconds in which what waits will be done, about."""
-        return min(60, max(1, math.ceil(self.waiting * self._seconds_per_row)))
 
     def close(self) -> None:
         """Answer what waits, then stop the threads; new questions are refused."""
@@ -168,7 +161,6 @@ class Batcher:
                 else:
                     job.future.set_result(answer)
             seconds = time.monotonic() - started
-            self._seconds_per_row += 0.1 * (seconds / max(1, rows) - self._seconds_per_row)
             self._observe(batch[0].key, rows, started - batch[0].since, seconds)
 
     def _answers(self, batch: Sequence[_Job]) -> Sequence[Any]:

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 import uuid
+from functools import partial
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -39,6 +40,7 @@ _CLIENT_LEFT = 499  # nginx's word for it; it stands in the log alone
 _DRAIN = 2.0  # seconds for the rest of a request that is refused
 _LARGEST = 16  # requests of the largest size that may be held at once
 _NO_PHOTO = 8  # requests without a photo may have this part of the bytes
+_busy = partial(RequestError, 429, "busy", "too many requests at once", 1)
 
 
 class Guard:
@@ -61,7 +63,7 @@ class Guard:
             if call.scope["method"] == "GET":
                 await self._app(call.scope, receive, call.send)
             elif self._engine.is_full:
-                raise self._busy()
+                raise _busy()
             else:
                 await self._in_time(call, receive)
         except Exception as error:
@@ -95,9 +97,6 @@ class Guard:
         given = _token(call.headers.get("authorization", ""))
         if not hmac.compare_digest(given, settings.token.encode()):
             raise RequestError(401, "unauthorized", "send the header 'Authorization: Bearer TOKEN'")
-
-    def _busy(self) -> RequestError:
-        return RequestError(429, "busy", "too many requests at once", self._engine.batcher.patience)
 
     async def _in_time(self, call: _Call, receive: Receive) -> None:
         self._engine.active += 1
@@ -135,7 +134,7 @@ class Guard:
             if call.length > most:
                 raise refused
             if self._held > _LARGEST * self._settings.max_bytes:
-                raise self._busy()
+                raise _busy()
         return b"".join(parts)
 
     async def _until_gone(self, call: _Call, body: bytes, receive: Receive) -> None:

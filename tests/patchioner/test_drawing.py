@@ -78,7 +78,7 @@ def test_any_photo_gets_a_picture_with_its_caption(mode: str, size: tuple[int, i
 
 
 def test_every_region_of_a_crowd_has_its_tag_and_a_long_list_is_cut() -> None:
-    white = Display.of(Image.new("RGB", (300, 300), "white"))
+    white = Image.new("RGB", (300, 300), "white")
     many = boxes(drawing.MAX_LISTED + 9)
     photo = np.asarray(draw_overlay(white, many[:12]))[MARGIN:-MARGIN, MARGIN : MARGIN + 720]
     for number in range(12):

@@ -82,7 +82,9 @@ def test_json_has_the_provenance_and_photos_have_regions_of_their_own(command: C
     mask = np.zeros((64, 96), dtype=np.uint8)
     mask[20:40, 30:70] = 255
     Image.fromarray(mask).save("photos/mask.png")
-    Path("photos/own.json").write_text('{"images": {"1.png": [{"mask": "mask.png", "label": "thing"}]}}')
+    Path("photos/own.json").write_text(
+        '{"images": {"1.png": [{"mask": "mask.png", "label": "thing"}]}}'
+    )
     told = "--regions photos/own.json --json --box 0,0,50,50 --grid 1x2"
     done = command(f"{DETAIL} photos/0.png photos/1.png {told}")
     (name, first), (_, second) = (from_json(json.loads(line)) for line in done.out.splitlines())
