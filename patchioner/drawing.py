@@ -5,7 +5,6 @@ Regions are drawn on a transparent layer at twice the display size, reduced once
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,7 +39,7 @@ MAX_LISTED = 80  # a longer list is no longer a picture
 FINE = 2  # layer pixels per display pixel
 _TINT = 80  # opacity (0..255) of the colour inside masks and rings
 
-_FIRST: tuple[Colour, ...] = (
+_COLOURS: tuple[Colour, ...] = (
     (230, 57, 70), (33, 158, 235), (255, 196, 0), (46, 184, 92), (170, 82, 220), (255, 128, 30),
     (0, 200, 200), (255, 105, 180), (150, 200, 40), (90, 100, 240), (165, 100, 50), (120, 220, 190),
 )  # fmt: skip
@@ -297,14 +296,8 @@ def _overlap(one: _Rectangle, two: _Rectangle) -> float:
 
 
 def colour_of(index: int) -> Colour:
-    """The colour of the index-th thing: twelve picked by hand, then an even spread of hues."""
-    if index < len(_FIRST):
-        return _FIRST[index]
-    turn = index - len(_FIRST)
-    # Steps of the golden ratio never bring two hues of a short run close together.
-    hue, lightness = (0.05 + turn * 0.618033988749895) % 1.0, (0.5, 0.62, 0.4)[turn % 3]
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.75)
-    return round(red * 255), round(green * 255), round(blue * 255)
+    """The colour of the index-th thing: twelve in turn."""
+    return _COLOURS[index % len(_COLOURS)]
 
 
 def luminance(colour: Colour) -> float:

@@ -14,19 +14,12 @@ from PIL import Image
 from patchioner.base.errors import OptionError
 from patchioner.drawing import Captioned, Colour, Display, Entry, add_list, colour_of
 from patchioner.geometry import ImageGeometry
+from patchioner.nouns import named
 from patchioner.regions import Patch
 
 Numbers = npt.NDArray[np.int64]
 OTHER: Colour = (150, 150, 150)
 _OPACITY = 0.5
-# Words that hold a sentence together without saying what is in the picture.
-_GLUE = frozenset(
-    re.findall(
-        r"\w+",
-        "a an the of on in at to with and or is are be by from for it its his her their there this "
-        "that some as up over under near next while has have into through top front side",
-    )
-)
 # Overlap that makes two captions near-equal, tried from strict to loose until the named clusters say enough.
 _LEVELS, _ENOUGH = (1.0, 0.75, 0.6, 0.5, 0.4, 0.3), 0.8
 
@@ -113,7 +106,7 @@ class Cluster:
 def cluster_captions(texts: Sequence[str | None], *, limit: int = 12) -> list[Cluster]:
     """At most `limit` groups of captions, the largest first, then one with `text == ""` for the rest, if any.
 
-    Where equal ones alone leave too much unnamed, captions that share content words (Jaccard overlap) join the one that
+    Where equal ones alone leave too much unnamed, captions that name the same things (Jaccard overlap) join the one that
     covers most of those left; the overlap asked for drops from 1 to 0.3 until `limit` clusters cover 80 %.
     """
     said = [text or "none of these" for text in texts]
@@ -144,8 +137,8 @@ def cluster_captions(texts: Sequence[str | None], *, limit: int = 12) -> list[Cl
 
 
 def _overlaps(distinct: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Jaccard overlap of the content words of every pair, (m, m); the diagonal is 1."""
-    words = [_content(text) for text in distinct]
+    """Jaccard overlap of the things (without any, the words) of every pair, (m, m); the diagonal is 1."""
+    words = [named(text) or frozenset(text.split()) for text in distinct]
     columns = {word: number for number, word in enumerate(sorted(set().union(*words)))}
     present = np.zeros((len(distinct), len(columns)))
     for row, content in enumerate(words):
@@ -156,12 +149,6 @@ def _overlaps(distinct: Sequence[str]) -> npt.NDArray[np.float64]:
     overlap: npt.NDArray[np.float64] = both / np.maximum(either, 1.0)
     np.fill_diagonal(overlap, 1.0)
     return overlap
-
-
-def _content(text: str) -> set[str]:
-    """Content words, singular and plural taken as one; all words when nothing else is left."""
-    words = text.split()
-    return {word.rstrip("s") or word for word in words if word not in _GLUE} or set(words)
 
 
 def _leaders(near: npt.NDArray[np.bool_], counts: Numbers, limit: int) -> Numbers:
