@@ -11,6 +11,7 @@ LONGEST = 125
 """Characters; screen readers cut or hurry through what is longer."""
 NOTICE = "Machine-made: "
 """Begins a text that the model is not sure of."""
+_SURE = 0.5
 # A photo does not say what somebody is.
 _NEUTRAL = {
     "person": "gal male female", "people": "gentlemen", "child": "son daughter",
@@ -29,12 +30,11 @@ _LOOSE = re.compile(
 )
 
 
-def alt_text(caption: Caption | str, *, sure: float = 0.5) -> str | None:
+def alt_text(caption: Caption | str) -> str | None:
     """One sentence of at most 125 characters, in sentence case, that names nobody's gender.
 
     Args:
-        caption: of the whole photo.
-        sure: captions of a lower `confidence` begin with a notice that a machine made them.
+        caption: of the whole photo; one of a low `confidence` begins with a notice that a machine made it.
 
     Returns:
         The sentence; None where the caption has no text.
@@ -51,7 +51,7 @@ def alt_text(caption: Caption | str, *, sure: float = 0.5) -> str | None:
     many = {"person": "people", "child": "children"}
     sentence = _TWO.sub(lambda found: f"two {found[1]}{many[found[2].lower()]}", sentence)
     sentence = _MANY.sub(r"\1", sentence)
-    notice = NOTICE if confidence is not None and confidence < sure else ""
+    notice = NOTICE if confidence is not None and confidence < _SURE else ""
     sentence = notice + _cut(sentence, LONGEST - len(notice) - 1) + "."
     return sentence[0].upper() + sentence[1:]
 

@@ -106,8 +106,8 @@ class Cluster:
 def cluster_captions(texts: Sequence[str | None], *, limit: int = 12) -> list[Cluster]:
     """At most `limit` groups of captions, the largest first, then one with `text == ""` for the rest, if any.
 
-    Where equal ones alone leave too much unnamed, captions that name the same things (Jaccard overlap) join the one that
-    covers most of those left; the overlap asked for drops from 1 to 0.3 until `limit` clusters cover 80 %.
+    Where equal ones alone leave too much unnamed, captions that name the same things (Jaccard overlap) join the one
+    that covers most of those left; the overlap asked for drops from 1 to 0.3 until `limit` clusters cover 80 %.
     """
     said = [text or "none of these" for text in texts]
     plain = [" ".join(re.findall(r"\w+", text.lower())) for text in said]
