@@ -31,7 +31,7 @@ from patchioner.backbones.exported import (
 )
 from patchioner.backbones.vit import resample_positions
 from patchioner.base.errors import ExportError, OptionError, UnknownNameError, first_line
-from patchioner.base.files import file_sha256
+from patchioner.base.files import file_sha256, require_new_folder
 from patchioner.base.optional import require
 from patchioner.base.weights import quantize_rows
 from patchioner.checkpoints.folder import write_checkpoint
@@ -111,8 +111,7 @@ def export_model(
         ExportError: the backbone cannot be exported, or the export gives other features.
     """
     out, pictures = Path(folder), list(photos) or trial_pictures()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OptionError(f"{out} exists already: choose an empty or new folder")
+    require_new_folder(out)
     settings: dict[str, Any] = {"format": format, "precision": precision, "size": size, "fit": fit}
     with tempfile.TemporaryDirectory() as temporary:
         exported, source = export_backbone(model.parts.backbone, Path(temporary), **settings)

@@ -136,6 +136,12 @@ def require_other(out: AnyPath, *inputs: AnyPath | None) -> None:
             raise OptionError(f"{os.fspath(out)!r} would be overwritten, and is read: name another")
 
 
+def require_new_folder(out: Path) -> None:
+    """OptionError where something is."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OptionError(f"{out} exists already: choose an empty or new folder")
+
+
 def leads_out(name: str) -> bool:
     """Whether a path that a file names leads out of that file's folder, as written; links are the user's own."""
     windows = PureWindowsPath(name)

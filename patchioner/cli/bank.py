@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchioner.base.errors import OptionError
-from patchioner.cli.models import check_new_folder
+from patchioner.base.files import require_new_folder
 from patchioner.cli.spelling import Run, declare, positive_int, write_line
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def shrink(options: argparse.Namespace) -> int:
     """Write a smaller bank; returns the exit status."""
     from memory_bank import MemoryBank, compact
 
-    check_new_folder(options.out)
+    require_new_folder(options.out)
     bank = MemoryBank.load(_bank_folder(options.bank))
     smaller = compact(bank, options.rows)
     smaller.save(options.out, dtype=options.storage)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import patchioner
-from patchioner.base.errors import OptionError
+from patchioner.base.files import require_new_folder
 from patchioner.base.optional import install_line
 from patchioner.cli.spelling import declare, find_photos, positive_int, report_error, write_line
 
@@ -117,7 +117,7 @@ def convert(options: argparse.Namespace) -> int:
     """Convert, load the result, decode the same vectors with both; 1 when a token differs."""
     from patchioner import Patchioner
 
-    check_new_folder(options.out)
+    require_new_folder(options.out)
     source = _load(options)
     bank = source.parts.bank
     if options.merge_duplicates and bank is not None:
@@ -130,12 +130,6 @@ def convert(options: argparse.Namespace) -> int:
         report_error(f"{_TRIED - same} captions differ by the precision on disk: use --storage fp32 and "
                      "--bank-storage float32 for the very same ones")  # fmt: skip
     return int(same < _TRIED)
-
-
-def check_new_folder(out: Path) -> None:
-    """Refuse to write where something is; OptionError."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OptionError(f"{out} exists already: choose an empty or new folder")
 
 
 def _load(options: argparse.Namespace) -> Patchioner:
@@ -206,7 +200,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export(options: argparse.Namespace) -> int:
     """Export, try, report; returns the exit status."""
-    check_new_folder(options.out)
+    require_new_folder(options.out)
     from patchioner import Patchioner
     from patchioner.export import count_changed_captions, export_model
 

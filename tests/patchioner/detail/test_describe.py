@@ -1,7 +1,6 @@
 """Photo -> regions -> statements: how a photo is divided, and who describes its parts."""
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -100,9 +99,8 @@ def test_polygons_become_masks_and_what_has_no_inside_is_refused() -> None:
     found = describe.as_region(Polygon([(10, 10), (30, 10), (30, 20), (10, 20)]), (40, 30))
     assert found.mask is not None and found.mask[15, 20] and not found.mask[25, 20]
     bad: list[tuple[Any, str]] = [(Mask(np.ones((2, 2), dtype=bool)), "2x2")]
-    bad += [(one, "no region with an inside") for one in (Point(3, 3), "box", (1, 2, 3))]
-    empty = (math.nan, 0, 1, 1), (9, 9, 9, 12), (50, 0, 60, 9), (0, 0, math.inf, 1)
-    for one, message in (*bad, *((box, r"40x30|finite|empty") for box in empty)):
+    bad += [(one, "no region with an inside") for one in (Point(3, 3), "box", (1, 2, 3, 4))]
+    for one, message in (*bad, (Box(50, 0, 60, 9), "40x30")):
         with pytest.raises(RegionError, match=message):
             describe.as_region(one, (40, 30))
 
