@@ -82,18 +82,17 @@ def test_json_has_the_provenance_and_photos_have_regions_of_their_own(command: C
     mask = np.zeros((64, 96), dtype=np.uint8)
     mask[20:40, 30:70] = 255
     Image.fromarray(mask).save("photos/mask.png")
-    Path("photos/own.json").write_text(
-        '{"images": {"1.png": [{"mask": "mask.png", "label": "thing"}]}}'
-    )
+    entries = {"0.png": [], "1.png": [{"mask": "mask.png", "label": "thing"}]}
+    Path("photos/own.json").write_text(json.dumps({"images": entries}))
     told = "--regions photos/own.json --json --box 0,0,50,50 --grid 1x2"
     done = command(f"{DETAIL} photos/0.png photos/1.png {told}")
     (name, first), (_, second) = (from_json(json.loads(line)) for line in done.out.splitlines())
     assert name == "photos/0.png" and first.sentences and first.kept
     assert [one.kind for one in first.regions] == ["global", "user", "grid", "grid"]
     assert first.regions[1].box == (0, 0, 50, 50)
-    own = second.regions[2]
-    assert (own.kind, own.name, own.box) == ("user", "thing", (30, 20, 70, 40))
-    assert own.mask is not None and own.mask.sum() == 20 * 40
+    given = second.regions[2]
+    assert (given.kind, given.name, given.box) == ("user", "thing", (30, 20, 70, 40))
+    assert given.mask is not None and given.mask.sum() == 20 * 40
 
 
 def test_a_file_and_a_page(command: Command) -> None:

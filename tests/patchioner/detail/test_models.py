@@ -142,7 +142,7 @@ START = "{{ bos_token }}"
 @pytest.mark.parametrize("start", ["", START])
 def test_the_chat_template_words_the_prompt(folder: Path, start: str) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = start + TEMPLATE
+    tokenizer.chat_template, tokenizer.bos_token = start + TEMPLATE, tokenizer.eos_token
     told = models.prompted(tokenizer, "x", [], ["a cat"])["input_ids"][0]
     mark = tokenizer.bos_token if start else ""
     assert tokenizer.decode(told) == f"{mark}[user] a cat\n[assistant] "
