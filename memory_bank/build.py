@@ -21,6 +21,7 @@ from torch import Tensor
 
 from memory_bank.bank import MemoryBank
 from memory_bank.projection import Precision, as_matrix
+from patchioner.base.cluster import on_ray
 from patchioner.base.errors import (
     CheckpointError,
     MemoryBankError,
@@ -29,7 +30,6 @@ from patchioner.base.errors import (
     check_texts,
 )
 from patchioner.base.files import RunFolder, atomic_path
-from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.base.weights import load_weights, write_tensors
 
@@ -210,47 +210,22 @@ def embed_on_ray(
     *,
     unit: bool = True,
     shard: int = SHARD,
-    workers: int | None = None,
-    gpus: float = 0.0,
+    workers: int = 0,
+    device: str | None = "cpu",
 ) -> None:
-    """Write the shards that `embed_texts` would, where they are missing, by Ray; a worker that dies is replaced.
+    """Write the shards that `embed_texts` would, where they are missing, by Ray.
 
-    Args:
-        make_embed: gives each worker its encoder; pickled.
-        folder: on a disk that all machines see.
-        unit, shard: as of `embed_texts`.
-        workers: None: one for each processor of the cluster, or for each share of a GPU.
-        gpus: of each worker; a fraction shares one.
-
-    Raises:
-        MissingExtraError: Ray is not installed.
-        MemoryBankError: a worker failed.
+    `make_embed` gives each worker its encoder, and is pickled; all machines see the `folder`; see `on_ray` for workers,
+    device and errors.
     """
-    ray, pools = require("ray", "ray"), require("ray.util.actor_pool", "ray")
-    starts = range(0, len(texts), shard)
-    missing = [start for start in starts if not shard_path(folder, start).exists()]
-    if not missing:
-        return
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
-    there = ray.cluster_resources()
-    count = workers or int(there.get("GPU", 0) / gpus if gpus else there.get("CPU", 1))
-    kind = ray.remote(max_restarts=3, max_task_retries=3, num_cpus=1, num_gpus=gpus)(_Worker)
-    actors = [kind.remote(make_embed, unit) for _ in range(min(count, len(missing)))]
-
-    def submit(actor: Any, start: int) -> Any:
-        path = shard_path(folder, start)
-        return actor.write.remote(list(texts[start : start + shard]), path)
-
-    try:
-        done = pools.ActorPool(actors).map_unordered(submit, missing)
-        list(progress(done, description="embedding on Ray", total=len(missing), unit="shard"))
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        raise MemoryBankError(f"a worker of Ray failed: {cause}") from error
-    finally:
-        for actor in actors:
-            ray.kill(actor)
+    rows = [
+        {"path": str(path), "texts": list(texts[start : start + shard])}
+        for start in range(0, len(texts), shard)
+        if not (path := shard_path(folder, start)).exists()
+    ]
+    done = on_ray(_Worker, (make_embed, unit), rows, workers, 1, device)
+    for _ in progress(done, description="embedding on Ray", total=len(rows), unit="shard"):
+        pass
 
 
 class _Worker:
@@ -259,8 +234,9 @@ class _Worker:
     def __init__(self, make_embed: Callable[[], Embed], unit: bool) -> None:
         self._embed, self._unit = make_embed(), unit
 
-    def write(self, texts: Sequence[str], path: Path) -> None:
-        write_shard(self._embed, texts, path, unit=self._unit)
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, str]:
+        write_shard(self._embed, list(row["texts"]), Path(row["path"]), unit=self._unit)
+        return {"path": row["path"]}
 
 
 def compact(

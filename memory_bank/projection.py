@@ -109,9 +109,7 @@ def checked_norms(matrix: Tensor, what: str, *, zero_allowed: bool = False) -> T
     if bad := _flagged(~torch.isfinite(norms.float())):
         raise MemoryBankError(f"{what} rows that are not finite: {bad}; find out where they arose")
     if not zero_allowed and (bad := _flagged(norms == 0)):
-        remedy = (
-            "pass drop_zero_rows=True to leave them out" if what == "embedding" else "drop them"
-        )
+        remedy = "pass drop_zero_rows=True to drop them" if what == "embedding" else "drop them"
         raise MemoryBankError(f"{what} rows of zero norm, which have no direction: {bad}; {remedy}")
     return norms
 

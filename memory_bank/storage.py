@@ -106,9 +106,7 @@ def read_bank(
     arrays, named = _read_arrays(root / ARRAYS, header, memory_map)
     texts = StoredTexts(root / TEXTS) if header["texts"] else None
     if texts is not None and len(texts) != header["rows"]:
-        raise MemoryBankError(
-            f"{root}: {len(texts)} texts for {header['rows']} rows; fetch it again"
-        )
+        raise MemoryBankError(f"{root}: {len(texts)} texts for {header['rows']} rows; fetch anew")
     # Banks of earlier releases say nothing in their files: those are read whole.
     if memory_map and named is not None and (texts is None or "texts_sha256" in header):
         sound = named == identity

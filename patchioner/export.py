@@ -23,12 +23,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from patchioner.backbones import Backbone, SingleViT, preprocessing_config
-from patchioner.backbones.exported import (
-    NETWORK_FILES,
-    ExportedBackbone,
-    ExportPrecision,
-    Format,
-)
+from patchioner.backbones.exported import NETWORK_FILES, ExportedBackbone, ExportPrecision, Format
 from patchioner.backbones.vit import resample_positions
 from patchioner.base.errors import ExportError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import file_sha256, require_new_folder

@@ -414,11 +414,7 @@ class Patchioner:
         return self._placed.text_tower.encode(texts)
 
     def save_pretrained(
-        self,
-        folder: str | Path,
-        *,
-        storage: Storage = "fp16",
-        bank_storage: Precision = "float16",
+        self, folder: str | Path, *, storage: Storage = "fp16", bank_storage: Precision = "float16"
     ) -> None:
         """Write the checkpoint to a folder that `from_pretrained` reads; precisions of networks and bank on disk."""
         write_checkpoint(self.parts, Path(folder), storage=storage, bank_storage=bank_storage)

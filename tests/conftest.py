@@ -84,10 +84,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A local Ray with room for two workers, which find this checkout."""
+    """A local Ray with room for two workers, and what it takes for a GPU, which find this checkout."""
     ray = pytest.importorskip("ray", reason="the extra 'ray' is not installed")
     here = {"env_vars": {"PYTHONPATH": str(Path(__file__).parents[1])}}
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    ray.init(num_cpus=4, runtime_env=here, **quiet)
+    ray.init(num_cpus=4, num_gpus=1, runtime_env=here, **quiet)
     yield
     ray.shutdown()

@@ -92,9 +92,7 @@ def test_the_commands_run_in_their_order(
                 assert picture.width > 300
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", [x for x in PAGES if blocks(x, "python")], ids=lambda x: x.name)
 def test_the_python_blocks_run_in_their_order(
     page: Path, desk: Path, calibrated: Patchioner, monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:

@@ -54,9 +54,7 @@ def test_every_module_but_the_servers_imports_with_what_is_installed() -> None:
                 importlib.import_module(one.name)
 
 
-@pytest.mark.skipif(
-    "PATCHIONER_LOWEST" not in os.environ, reason="for the job of the lowest releases"
-)
+@pytest.mark.skipif("PATCHIONER_LOWEST" not in os.environ, reason="for the lowest releases")
 def test_the_lowest_releases_are_those_of_setup_cfg() -> None:
     config = ConfigParser()
     config.read(ROOT / "setup.cfg")

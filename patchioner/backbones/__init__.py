@@ -267,7 +267,7 @@ class SingleViT(Backbone):
         size = self.preprocessing.patch_size
         if tuple(patch) != (size, size):
             raise OptionError(
-                f"{self.name} has patches of {tuple(patch)}: set patch_size to {patch[0]}"
+                f"{self.name} has patches {tuple(patch)}: set patch_size to {patch[0]}"
             )
 
 

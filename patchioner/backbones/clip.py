@@ -325,9 +325,7 @@ def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
     except Exception as error:  # of several libraries, which share no class
         reason = first_line(error)
         if pretrained in tags:
-            raise HubError(
-                f"the weights {pretrained!r} of {name} cannot be fetched: {reason}"
-            ) from error
+            raise HubError(f"weights {pretrained!r} of {name} cannot be had: {reason}") from error
         raise CheckpointError(
             f"{pretrained} holds no weights of open_clip's {name}: {reason}"
         ) from error

@@ -456,7 +456,7 @@ def _without_absent_biases(vit: Any, state: Mapping[str, Tensor], source: str) -
         query, _, value = tensor.chunk(3)
         if bool(query.any()) or bool(value.any()):
             raise CheckpointError(
-                f"{source}: {name} has no place: use the architecture named '..._qkvb'"
+                f"{source}: {name} has no place: use the network named '..._qkvb'"
             )
     return kept
 

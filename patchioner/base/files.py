@@ -199,9 +199,7 @@ def read_json(path: AnyPath) -> Any:
     except OSError as error:
         raise CheckpointError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{os.fspath(path)}: not valid JSON ({error}): fetch it again"
-        ) from error
+        raise CheckpointError(f"{os.fspath(path)}: not valid JSON ({error}): fetch anew") from error
 
 
 def without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:

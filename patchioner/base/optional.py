@@ -65,9 +65,7 @@ def read_pretrained(source: str, *kinds: str, dtype: object, offline: bool = Fal
         said = f"{source!r} needs a package that is not installed: {first_line(error)}"
         raise MissingExtraError(said) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        said = (
-            f"{source!r} is no model that transformers reads as {kinds[-1]} ({first_line(error)})"
-        )
+        said = f"{source!r} is no model transformers reads as {kinds[-1]} ({first_line(error)})"
         raise OptionError(f"{said}; code that comes with a model is never run") from error
     return found
 

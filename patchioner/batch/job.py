@@ -14,6 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchioner.base.cluster import asked_workers, on_ray
 from patchioner.base.errors import ImageError, OptionError, PatchionerError
 from patchioner.base.files import require_other
 from patchioner.base.optional import require
@@ -121,14 +122,11 @@ class Worker:
         ]
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Ray's way to have a shard done: what came of it."""
-        self.photos = self.rows = 0
-        stopped = None
-        try:
+        """Ray's way to have a shard done: what came of it. Failures of all shards are counted where these meet."""
+        self.photos = self.rows = self.failures = 0
+        with suppress(TooManyFailuresError):
             self.write(int(row["shard"]), wait=True)
-        except TooManyFailuresError as error:
-            stopped = str(error)
-        return {"photos": self.photos, "regions": self.rows, "stopped": stopped}
+        return {"photos": self.photos, "regions": self.rows, "failures": self.failures}
 
     def write(self, number: int, *, wait: bool = False) -> bool:
         """Do a shard; False where another process is about it and we do not wait."""
@@ -198,7 +196,7 @@ def run(
         source: what `open_source` takes, or (photo, regions) pairs: see `patchioner.batch.sources.Pairs`.
         out: see `Job`, as for the settings.
         model: a loaded one, or its name; with Ray its name.
-        engine: "local", or "ray": the same shards on the cluster that Ray is connected to.
+        engine: "local"; "ray": the same shards on the cluster that Ray is connected to; "ray:8": by 8 workers.
 
     Raises:
         PatchionerError: nothing can be done: no source, no model, an output of another run.
@@ -208,10 +206,8 @@ def run(
         >>> run("photos/", "captions.parquet", reading=Reading(regions="instances.json"))  # doctest: +SKIP
         Report(rows=4096, failed={}, ...)
     """
-    engines = {"local": _work_here, "ray": _work_on_ray}
-    if engine not in engines:
-        raise OptionError(f"engine {engine!r} is unknown: use 'local' or 'ray'")
-    if engine == "ray":
+    workers = asked_workers(engine)
+    if workers is not None:
         require("ray.data", "ray")
         if not isinstance(model, str):
             raise OptionError("with engine='ray' give the model's name: each worker loads its own")
@@ -219,7 +215,8 @@ def run(
     given = str(source) if isinstance(source, str | Path) else [*source]
     worker = Worker(Job(given, str(out), model=name, **settings), loaded)
     started = time.perf_counter()
-    stopped = engines[engine](worker, worker.pending())
+    left = worker.pending()
+    stopped = _work_here(worker, left) if workers is None else _work_on_ray(worker, left, workers)
     return _finished(worker, time.perf_counter() - started, stopped)
 
 
@@ -238,36 +235,20 @@ def _work_here(worker: Worker, left: Sequence[int]) -> str | None:
     return None
 
 
-def _work_on_ray(worker: Worker, left: Sequence[int]) -> str | None:
+def _work_on_ray(worker: Worker, left: Sequence[int], workers: int) -> str | None:
     """The same on the cluster that Ray is connected to, or a local one; all reach source and output by the same paths.
 
-    A worker that dies is started again, and its shard begun anew.
+    Rows are written where they are made; here are only the numbers of each shard. More failures than are allowed, of
+    all workers, stop them.
     """
-    ray = require("ray", "ray")
-    if not ray.is_initialized():
-        ray.init()
-    found = ray.cluster_resources()
-    gpus = int(found.get("GPU", 0))
-    count = gpus or max(1, int(found.get("CPU", 1)) // _CPUS)
-    if not left:
-        return None
-    shards = [{"shard": number} for number in left]
-    done = ray.data.from_items(shards, override_num_blocks=len(left)).map(
-        Worker,
-        fn_constructor_args=(worker.job,),
-        compute=ray.data.ActorPoolStrategy(size=min(count, len(left))),
-        num_cpus=_CPUS,
-        num_gpus=float(gpus > 0),
-    )
-    stopped = None
-    try:
-        for row in done.iter_rows():
-            worker.photos, worker.rows = worker.photos + row["photos"], worker.rows + row["regions"]
-            stopped = stopped or row["stopped"]
-    except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[-1:]
-        raise PatchionerError(f"Ray stopped ({' '.join(reason):.300}); start again") from error
-    return stopped
+    rows, most = [{"shard": number} for number in left], worker.job.max_failures
+    for came in on_ray(Worker, (worker.job,), rows, workers, _CPUS, worker.job.device):
+        worker.photos += int(came["photos"].sum())
+        worker.rows += int(came["regions"].sum())
+        worker.failures += int(came["failures"].sum())
+        if most is not None and worker.failures > most:
+            return f"stopped after {worker.failures} failures"
+    return None
 
 
 def _finished(worker: Worker, seconds: float, stopped: str | None) -> Report:

@@ -8,10 +8,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from patchioner.base.errors import OptionError, PatchionerError, RegionError, UnknownNameError
+from patchioner.base.optional import require
 from patchioner.batch.rows import Row, failed
 from patchioner.batch.sources import Lazy, Sample, as_json
 from patchioner.regions import NamedRegion, Region, WholeImage
@@ -214,7 +216,7 @@ class Captioner:
 
     Example:
         >>> rows = ray.data.read_parquet("photos.parquet")  # doctest: +SKIP
-        >>> rows.map_batches(Captioner, concurrency=2, batch_size=64)  # doctest: +SKIP
+        >>> rows.map_batches(Captioner, batch_format="pyarrow", batch_size=64, concurrency=2)  # doctest: +SKIP
         >>> dataset.map(Captioner(boxes="boxes"), batched=True)  # doctest: +SKIP
     """
 
@@ -233,14 +235,27 @@ class Captioner:
         self._model = Patchioner.from_pretrained(model, device=device) if is_name else model
         self._image, self._boxes, self._how = image, boxes, how
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """The columns of a batch, and "caption", "score" and "error" (text, or None): each a list where boxes are."""
-        for name in (self._image, self._boxes):
-            if name is not None and name not in batch:
-                raise OptionError(f"no column {name!r}: the batch has {sorted(batch)}")
-        given = [None] * len(batch[self._image]) if self._boxes is None else batch[self._boxes]
-        asked = [None if self._boxes is None else list(() if one is None else one) for one in given]
-        items = list(zip(map(_picture, batch[self._image]), map(_boxes_of, asked), strict=True))
+    def __call__(self, batch: Any) -> Any:
+        """The columns of a batch, and "caption", "score" and "error" (text, or None): each a list where boxes are.
+
+        A mapping gives a mapping. A `pyarrow.Table` gives one, of the same types whatever became of the batch: so the
+        files that it is written to can be read as one table.
+
+        Raises:
+            OptionError: a column is not there.
+        """
+        is_table = not isinstance(batch, Mapping)
+        names = batch.column_names if is_table else list(batch)
+        used = [name for name in (self._image, self._boxes) if name is not None]
+        if missing := [name for name in used if name not in names]:
+            raise OptionError(f"no column {missing[0]!r}: the batch has {sorted(names)}")
+        images, *given = (batch[one].to_pylist() if is_table else batch[one] for one in used)
+        asked: list[Any] = [None] * len(images)
+        if given:
+            asked = [list(() if one is None else one) for one in given[0]]
+            # Ray flattens the list of one box in a tar.
+            asked = [[one] if one and isinstance(one[0], Real) else one for one in asked]
+        items = list(zip(map(_picture, images), map(_boxes_of, asked), strict=True))
         found: dict[str, list[Any]] = {"caption": [], "score": [], "error": []}
         outcomes = self._model.caption_many(items, on_error="return", **self._how)
         for outcome, boxes in zip(outcomes, asked, strict=True):
@@ -249,7 +264,18 @@ class Captioner:
             for place, column in enumerate(found.values()):
                 told = [_told(one)[place] for one in answers]
                 column.append(told[0] if boxes is None else told)
-        return {**batch, **found}
+        return _joined(batch, found, nested=bool(given)) if is_table else {**batch, **found}
+
+
+def _joined(table: Any, found: Mapping[str, list[Any]], *, nested: bool) -> Any:
+    """A table of Arrow with these columns, after its own."""
+    arrow = require("pyarrow", "batch")
+    table = table.select([name for name in table.column_names if name not in found])
+    for name, values in found.items():
+        kind = arrow.float64() if name == "score" else arrow.string()
+        column = arrow.array(values, arrow.list_(kind) if nested else kind)
+        table = table.append_column(name, column)
+    return table
 
 
 def _picture(value: Any) -> Any:

@@ -227,9 +227,7 @@ def read_object(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if (kind := kind_of_file(path)) not in TORCH_FILES:
-        raise CheckpointError(
-            f"{path}: truncated or not a file of tensors: it is {kind}; fetch it again"
-        )
+        raise CheckpointError(f"{path}: truncated, or no tensors: it is {kind}; fetch it again")
     try:
         with warnings.catch_warnings():  # on a pickle of a newer protocol, before it is refused
             warnings.simplefilter("ignore", UserWarning)

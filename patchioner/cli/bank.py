@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchioner.base.cluster import asked_workers
 from patchioner.base.errors import OptionError
 from patchioner.base.files import require_new_folder
-from patchioner.cli.spelling import Run, declare, positive_int, write_line
+from patchioner.cli.spelling import Run, argument, declare, positive_int, write_line
 
 if TYPE_CHECKING:
     from memory_bank import IndexOptions
@@ -57,8 +58,8 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda, ... (default: the model's choice)")
     add("--seed", type=int, default=0, help="of --sample and --rows")
     add("--resume", action="store_true", help="go on with a stopped run")
-    engine = "who embeds: this process, or Ray's workers, one for each processor, or GPU with --device cuda"
-    add("--engine", choices=["local", "ray"], default="local", help=engine)
+    engine = "who embeds: this process, or workers of Ray: one for each GPU or, without, processor, or N (ray:N)"
+    add("--engine", type=argument(asked_workers), metavar="local|ray|ray:N", help=engine)
 
     add = command("info", inform, "what is in a bank")
     add("bank", metavar="BANK", help=_BANK)
@@ -92,8 +93,10 @@ def build(options: argparse.Namespace) -> int:
         one for path in options.captions for one in read_captions(path, column, splits=splits)
     ]
     tower, unit = _text_tower(options.text_encoder), not options.raw_norms
-    embedder = partial(_embedder, options.text_encoder, options.device)
-    gpus = float((options.device or "").startswith("cuda"))
+    spread = None
+    if (workers := options.engine) is not None:
+        embedder = partial(_embedder, options.text_encoder, options.device)
+        spread = partial(embed_on_ray, embedder, unit=unit, workers=workers, device=options.device)
     names = ("sample", "rows", "lower", "seed", "resume")
     bank = build_bank_folder(
         captions,
@@ -103,9 +106,7 @@ def build(options: argparse.Namespace) -> int:
         unit=unit,
         keep_texts=not options.no_texts,
         dtype=options.storage,
-        spread=partial(embed_on_ray, embedder, unit=unit, gpus=gpus)
-        if options.engine == "ray"
-        else None,
+        spread=spread,
         **{name: getattr(options, name) for name in names},
     )
     distinct = read_json(options.out / RECORD).get("distinct", len(bank))

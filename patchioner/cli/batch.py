@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from patchioner.base.cluster import asked_workers
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import require_other
 from patchioner.base.optional import bound_memory
@@ -48,7 +49,8 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     add("--retry", choices=["failed"], help="ask again about the photos of which rows failed")
     most = "stop when more rows have failed"
     add("--max-failures", type=spelling.whole_number(0), metavar="N", help=most)
-    add("--engine", choices=["local", "ray"], default="local", help="where the work is done")
+    workers = "who works: this process, or (N) workers of Ray"
+    add("--engine", metavar="local|ray|ray:N", default="local", help=workers)
     add("--shards", type=spelling.positive_int, metavar="N", help="pieces of a new run")
     add("--bank", metavar="DIR", help="memory bank in place of the model's")
     spelling.add_min_confidence(add)
@@ -99,7 +101,9 @@ def run_batch(options: argparse.Namespace) -> int:
     given: Mapping[str, Any] = vars(options)
     least = "threshold" if options.task == "label" else "min_confidence"
     how = {least: given["min_confidence"]} if given.get("min_confidence") else {}
+    engine = given.get("engine", "local")
     try:
+        asked_workers(engine)
         task = Task(options.task, given.get("labels", ()), how)
     except OptionError as error:
         options.error(str(error))
@@ -120,7 +124,6 @@ def run_batch(options: argparse.Namespace) -> int:
         "retry": given.get("retry") is not None,
         **{name: given.get(name) for name in ("device", "bank", "shards", "max_failures")},
     }
-    engine = given.get("engine", "local")
     found = run(options.source, options.out, model=options.model, engine=engine, **settings)
     spelling.report_left_out("the source", found.left_out)
     _tell(found, options.out)

@@ -38,9 +38,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
             add(*flags, action="store_true", help=told)
             continue
         told += "" if one.default is None else " (default: %(default)s)"
-        kind = next(
-            kind for kind in (int, float, Path, str) if kind in (hint, *typing.get_args(hint))
-        )
+        kind = next(one for one in (int, float, Path, str) if one in (hint, *typing.get_args(hint)))
         add(*flags, type=kind, default=one.default, metavar=one.metadata["metavar"], help=told)
 
 

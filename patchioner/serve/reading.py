@@ -143,9 +143,7 @@ def region_list(
         pixels = _attempt(_mask_pixels, entry, size)
         room -= pixels if isinstance(pixels, int) else 0
         if room < 0:
-            raise too_large(
-                f"masks of over {_MOST_MASK_PIXELS:,} pixels in all: send some at a time"
-            )
+            raise too_large(f"masks of over {_MOST_MASK_PIXELS:,} pixels in all: send fewer")
         found.append(_attempt(_region, entry, size) if isinstance(pixels, int) else pixels)
     return found
 

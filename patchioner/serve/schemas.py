@@ -42,9 +42,7 @@ def decoding(model: Patchioner, **given: Any) -> DecodeOptions:
     if len(options.banned_words) > _MOST_WORDS:
         raise OptionError(f"banned_words are too many: give at most {_MOST_WORDS}")
     if options.temperature < _COLDEST:
-        raise OptionError(
-            f"temperature is too small: give {_COLDEST:g} or more, or another strategy"
-        )
+        raise OptionError(f"temperature is too low: give {_COLDEST:g} or more, or another strategy")
     return options
 
 

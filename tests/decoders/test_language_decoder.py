@@ -50,7 +50,6 @@ def test_training_changes_what_it_should_and_is_stored(
     assert bool(lora) == (tune == "lora")
     assert all(bool(after[name].any()) for name in lora)
     assert not decoder.model.training
-
     decoder.save(tmp_path, storage=storage)
     stored = load_file(tmp_path / "weights.safetensors")
     if (kind, model) == ("prefix_lm", "gpt2"):  # as others have it, with or without LoRA

@@ -67,7 +67,6 @@ def test_names_are_the_published_ones_and_a_caption_ends_at_its_full_stop(tmp_pa
     names = set(load_file(tmp_path / "weights.safetensors"))
     assert "mapping_network.transformer.layers.0.attn.to_keys_values.weight" in names
     assert "gpt.transformer.wte.weight" in names and "gpt.lm_head.weight" not in names
-
     long = Mock(side_effect=lambda rows, memory: ["There are boat in image." * 30] * len(rows))
     fixed = make(prompter=Mock(prompts=long))
     assert {len(p) for p in fixed.prefixes(ROWS)} == {3 + 64}  # no more is taken

@@ -150,9 +150,7 @@ def test_zero_rows_are_named_or_dropped() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    "picks", [[0], [3, 3, 3], [5, 0, 5, 2, 2, 0], list(range(6)) * 4, [0, 6, 0]]
-)
+@pytest.mark.parametrize("picks", [[0], [3, 3, 3], [5, 0, 5, 2, 0], list(range(6)) * 4, [0, 6, 0]])
 def test_merging_leaves_projections_as_they_were(picks: list[int], dtype: Any) -> None:
     """Counts are summed; the first texts stay, in order."""
     texts, counts = [f"{pick} {i}" for i, pick in enumerate(picks)], [*range(1, len(picks) + 1)]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from memory_bank import MemoryBank, build, build_bank_folder, compact
 from memory_bank.build import Embed, embed_on_ray, embed_texts, prepare, shard_path
+from patchioner.base import errors
 from patchioner.base.errors import CheckpointError, MemoryBankError, OptionError, TextError
 from tests.memory_bank.conftest import random_rows
 from tests.support import Log, MonkeyPatch
@@ -211,6 +212,7 @@ def dying(marker: Path) -> Embed:
     return embed
 
 
+@pytest.mark.filterwarnings("ignore")  # Ray's own
 @pytest.mark.usefixtures("cluster")
 def test_ray_writes_the_missing_shards_of_one_process(tmp_path: Path) -> None:
     one, two, marker = tmp_path / "one", tmp_path / "two", tmp_path / "died"
@@ -219,5 +221,7 @@ def test_ray_writes_the_missing_shards_of_one_process(tmp_path: Path) -> None:
     shard_path(two, 3).write_bytes(shard_path(one, 3).read_bytes())
     embed_on_ray(partial(dying, marker), WORDS, two, shard=3, workers=2)
     assert marker.exists() and contents(one) == contents(two)
-    with pytest.raises(MemoryBankError, match="one row each"):
+    with pytest.raises(errors.PatchionerError, match="one row each"):
         embed_on_ray(lambda: lambda texts: encode(texts)[1:], WORDS, tmp_path, shard=3, workers=1)
+    with pytest.raises(errors.PatchionerError, match="start again"):  # not for ever
+        embed_on_ray(lambda: lambda _: os._exit(1), WORDS, tmp_path, workers=1)

@@ -13,9 +13,7 @@ from memory_bank import read_captions
 from patchioner.base.errors import TextError
 from tests.support import MonkeyPatch
 
-CASES: dict[str, Any] = json.loads(
-    Path(__file__).with_name("caption_files.json").read_text(encoding="utf-8")
-)
+CASES: dict[str, Any] = json.loads(Path(__file__).with_name("caption_files.json").read_bytes())
 CAPTIONS: list[str] = CASES["captions"]
 
 

@@ -144,7 +144,6 @@ def test_what_cannot_be_adapted(source: Parts, tmp_path: Path) -> None:
             adapt(source, CORPUS, out, QUICK, **wrong)
     with pytest.raises(OptionError, match="no text tower"):
         adapt(replace(source, tower=None), CORPUS, out)
-
     own = source.decoder
     other = replace(source, decoder=Mock(embedding_dim=own.embedding_dim, device=own.device))
     with pytest.raises(OptionError, match="Mock .* from scratch"):

@@ -101,15 +101,13 @@ def test_only_kinds_with_guidance_are_guided(model: Patchioner) -> None:
 def test_the_best_of_some_candidates_is_that_of_plain_code(crop: Any) -> None:
     own, near = Candidates(5, 1.5, 0.01, 0.5), Candidates(6, 2.0, 0.0, 0.25, nouns=0.2)
     kinds = {"region_set": KindSettings(candidates=own), "box": KindSettings(guidance=GUIDANCE)}
-    choosing = Patchioner(parts(kinds=kinds, crop_candidates=near), device="cpu")
-    held, how = choosing.parts, near if crop else own
+    chooser = Patchioner(parts(kinds=kinds, crop_candidates=near), device="cpu")
+    held, how = chooser.parts, near if crop else own
     assert held.nouns is not None
     decoder: Any = held.decoder
     sets = [RegionSet([box, Box(70, 40, 90, 60)]) for box in BOXES[:6]]
-    features = choosing.encode(noise_photo(), keep_image=True)
-    rows, (whole,) = (
-        choosing.embed_regions(features, some, crop=crop) for some in (sets, [WholeImage()])
-    )
+    features = chooser.encode(noise_photo(), keep_image=True)
+    rows, (whole,) = (chooser.embed_regions(features, x, crop=crop) for x in (sets, [WholeImage()]))
     through, usual = project(rows, held.settings, held.bank), held.settings.decode
     likeliest = decoder.generate(through, usual, held.bank)
     drawing = replace(usual, temperature=how.temperature)
@@ -118,22 +116,22 @@ def test_the_best_of_some_candidates_is_that_of_plain_code(crop: Any) -> None:
     for row, one, others in zip(rows, likeliest, drawn, strict=True):
         scores = []
         for each in (one, *others):
-            text = choosing.embed_text([each.text])[0]
+            text = chooser.embed_text([each.text])[0]
             z = held.nouns.scores(row[None])[0, held.nouns.words.in_text(each.text)]
             shown = F.cosine_similarity(text, row, dim=0)
             shown = shown - how.photo * F.cosine_similarity(text, whole, dim=0)
             shown = shown + how.nouns * (float(z.mean()) if len(z) else -1.0)
             scores.append(float(how.likelihood * each.score + shown))
         expected.append((one, *others)[int(np.argmax(scores))].text)
-    found = [one.text for one in choosing.caption(features, [*sets, *BOXES], crop=crop)]
+    found = [one.text for one in chooser.caption(features, [*sets, *BOXES], crop=crop)]
     assert found[:6] == expected != [one.text for one in likeliest]
     guided = Patchioner(parts(kinds={"box": kinds["box"]}), device="cpu")
     alone = [one.text for one in guided.caption(features, BOXES, crop=crop)]
     assert (found[6:] == alone) == (not crop)
     # Whole photos have no crop.
-    (one,), (other,) = (some.caption(features, crop=crop) for some in (choosing, guided))
+    (one,), (other,) = (some.caption(features, crop=crop) for some in (chooser, guided))
     assert one.text == other.text
-    asked = [one.text for one in choosing.caption(features, sets, crop=crop, options=usual)]
+    asked = [one.text for one in chooser.caption(features, sets, crop=crop, options=usual)]
     assert asked == [one.text for one in likeliest]
 
 

@@ -72,10 +72,8 @@ def test_a_stream_keeps_the_order_however_it_is_cut(model: Patchioner, tmp_path:
     plain = [model.caption(photo, regions) for photo, regions in items]
     photos: Any = [noise_photo(seed=4), noise_photo(seed=3)]
     assert list(model.caption_many([])) == model.encode(photos[2:]) == []
-    one, other = model.encode(photos)
-    assert torch.equal(other.tokens, items[3][0].tokens) and not torch.equal(
-        one.tokens, other.tokens
-    )
+    one, two = model.encode(photos)
+    assert torch.equal(two.tokens, items[3][0].tokens) and not torch.equal(one.tokens, two.tokens)
     for cut in (None, Batching(2, 1, 0, 1, False), Batching(3, 4, 2, 2), Batching(5, 99)):
         stream = model.caption_stream(iter(items), batching=cut)
         for captions, expected in zip(stream, plain, strict=True):

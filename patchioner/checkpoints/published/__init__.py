@@ -171,9 +171,7 @@ def _backbone_config(files: PublishedFiles, config: PublishedConfig, mode: Fit) 
     if config.use_open_clip:  # the published crop variant was its training transform, a random crop
         name = (config.clip_model_name or "ViT-B-16").replace("/", "-")
         if (found := re.search(r"-(14|16|32)(?:-|$)", name)) is None:
-            raise CheckpointError(
-                f"clip_model_name {name!r} does not tell its patch size: use a ViT"
-            )
+            raise CheckpointError(f"clip_model_name {name!r} tells no patch size: use a ViT")
         fit |= {"patch_size": int(found[1]), **_CLIP_STATISTICS}
         weights = "pretrained:openai"
         return {"type": "open_clip", "name": name, "weights": weights, "preprocessing": fit}

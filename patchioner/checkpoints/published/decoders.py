@@ -198,14 +198,10 @@ def read_entities(
     if found is None:
         if (tower := read_tower()) is not None:
             return names, embed_entities(names, tower.encode)
-        raise CheckpointError(
-            f"the entities' embeddings are not there ({patterns[0]}), and no text tower"
-        )
+        raise CheckpointError(f"no embeddings of the entities ({patterns[0]}), and no text tower")
     embeddings = read_tensor(found)
     if tuple(embeddings.shape) != (len(names), dim):
-        raise CheckpointError(
-            f"{found}: shape {tuple(embeddings.shape)}, expected {(len(names), dim)}"
-        )
+        raise CheckpointError(f"{found}: shape {tuple(embeddings.shape)}, not {(len(names), dim)}")
     return names, embeddings
 
 

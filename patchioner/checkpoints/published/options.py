@@ -254,9 +254,7 @@ def _by_corners(region: Region, geometry: ImageGeometry) -> Region:
     cells = np.floor_divide(reference_model_boxes(corners, geometry), geometry.patch_size)[0]
     last = np.minimum(cells[2:], np.array(geometry.grid[::-1]) - 1)
     if (last < cells[:2]).any():
-        raise RegionError(
-            f"{region!r} as published are corners that are empty: use rounding='coverage'"
-        )
+        raise RegionError(f"{region!r} as published has empty corners: use rounding='coverage'")
     # Well inside of the two patches, so that no rounding leads out of them.
     places = geometry.to_pixels(np.stack([cells[:2] + 0.25, last + 0.5]))
     return Box(*places.ravel().tolist())

@@ -127,7 +127,6 @@ def test_a_backbone_comes_back_and_its_copies_leave_it(kind: str, tmp_path: Path
     assert (loaded.config, loaded.training) == (original.config, False)
     again = loaded.encode([noise_photo()])[0]
     assert torch.equal(again.tokens, exact.tokens) and again.geometry == exact.geometry
-
     half: Any = original.to("cpu", torch.bfloat16)
     plain, fast = (original.to("cpu", torch.float32, optimize=packed) for packed in (False, True))
     rounded, same, close = (copy.encode([noise_photo()])[0] for copy in (half, plain, fast))

@@ -135,10 +135,9 @@ def test_weights_that_cannot_be_had_say_why(tmp_path: Path, monkeypatch: MonkeyP
     with pytest.raises(CheckpointError, match=r"weights\.pt: .*nothing was executed"):
         OpenClipViT("ViT-S-32", settings, pretrained=str(pickled))
     assert not (tmp_path / "sprung").exists()
-
     offline = Mock(side_effect=RuntimeError("no route to host"))
     monkeypatch.setattr(open_clip, "create_model", offline)
-    with pytest.raises(HubError, match="'openai' of ViT-B-16 cannot be fetched: no route"):
+    with pytest.raises(HubError, match="'openai' of ViT-B-16 cannot be had: no route"):
         OpenClipViT("ViT-B-16", clip_preprocessing(), pretrained="openai")
 
 

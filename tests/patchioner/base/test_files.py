@@ -97,9 +97,7 @@ def test_two_writers_wait_for_one_another(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("exchange", [True, False], ids=["in one step", "in two"])
-def test_a_kill_leaves_the_old_or_the_new(
-    tmp_path: Path, exchange: bool, monkeypatch: MonkeyPatch
-) -> None:
+def test_a_kill_leaves_old_or_new(tmp_path: Path, exchange: bool, monkeypatch: MonkeyPatch) -> None:
     if not exchange:
         monkeypatch.setattr(files, "_exchange", lambda *_: False)
     names = ("mkdir", "rename", "replace", "link", "unlink", "rmdir")

@@ -8,6 +8,7 @@ import pytest
 from patchioner.batch import Reading, read_rows
 from tests.support.tiny import noise_photo
 
+BOX = [5, 4, 45, 34]
 NAMES = ("a.png", "b.png", "c.png", "sub/a.png", "sub/d.png", "e.png")
 
 

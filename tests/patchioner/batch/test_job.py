@@ -7,7 +7,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,11 +22,12 @@ from filelock import FileLock
 from pyarrow import parquet
 
 from patchioner import Box, Mask, Patchioner
+from patchioner.base.cluster import share
 from patchioner.base.errors import OptionError, PatchionerError
 from patchioner.batch import Captioner, Reading, Task, job, read_rows, run
 from patchioner.cli.main import main
 from patchioner.regions import NamedRegion
-from tests.patchioner.batch.conftest import lines
+from tests.patchioner.batch.conftest import BOX, lines
 from tests.support import Capture, MonkeyPatch
 from tests.support.tiny import noise_photo
 
@@ -261,7 +262,12 @@ def test_it_says_what_failed(
     labels = [str(tmp_path / "labels.jsonl"), "--task", "label", "--labels", "a cat;a bus"]
     assert main([*words, *labels, "--min-confidence", "1"]) == 0
     assert {row.text for row in read_rows(labels[0])} == {None}
-    for wrong in (["--max-failures", "-1"], ["--gallery", out], ["--export", f"coco={out}"]):
+    for wrong in (
+        ["--max-failures", "-1"],
+        ["--engine", "ray:0"],
+        ["--gallery", out],
+        ["--export", f"coco={out}"],
+    ):
         assert main([*words, out, *wrong]) == 2
     assert main([*words, ""]) == main(["batch", "", *model, "--out", out]) == 1
     (photos / "broken.png").write_bytes(b"")
@@ -279,7 +285,7 @@ import ray
 from patchioner.batch import Reading, run
 photos, out, regions, model, address, here = sys.argv[1:]
 ray.init(address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": here}})
-run(photos, out, engine="ray", reading=Reading(regions), shards=6, model=model)
+run(photos, out, engine="ray:2", reading=Reading(regions), shards=6, model=model)
 """
 
 
@@ -309,10 +315,11 @@ def test_begun_by_a_driver_that_is_killed_it_is_finished_though_a_worker_is_kill
     command = [sys.executable, "-c", DRIVER, *map(str, words)]
     with FileLock(out / ".locks" / "000005"):  # so that the driver cannot end before it is killed
         with subprocess.Popen(command, env=os.environ | HERE, **quiet) as driver:
-            while driver.poll() is None and len(list(out.glob("*.parquet"))) == 3:
+            end = time.monotonic() + 300
+            while driver.poll() is None and len(written(out)) == 3 and time.monotonic() < end:
                 time.sleep(0.1)
             driver.kill()
-        assert driver.returncode == -signal.SIGKILL
+        assert driver.returncode == -signal.SIGKILL and len(written(out)) > 3
     killed, finished, theirs = list[int](), threading.Event(), set(workers())
 
     def kill() -> None:
@@ -324,7 +331,7 @@ def test_begun_by_a_driver_that_is_killed_it_is_finished_though_a_worker_is_kill
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        report = run(photos, out, engine="ray", **more)
+        report = run(photos, out, engine="ray:2", **more)
     finally:
         finished.set()
         killer.join()
@@ -334,12 +341,70 @@ def test_begun_by_a_driver_that_is_killed_it_is_finished_though_a_worker_is_kill
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("cluster")
-def test_captioners_map_batches(photos: Path, checkpoint: Path) -> None:
-    ray = pytest.importorskip("ray.data")
-    rows = ray.from_items([{"image": str(photos / name)} for name in ("a.png", "none.png")])
-    model = str(checkpoint)
-    how: Any = {"fn_constructor_kwargs": {"model": model}, "concurrency": 1, "batch_size": 2}
-    good, bad = rows.map_batches(Captioner, **how).take_all()
-    (caption,) = Patchioner.from_pretrained(model).caption(photos / "a.png")
-    assert good["caption"] == caption.text and good["error"] is None
-    assert bad["caption"] is None and bad["error"].startswith("ImageError")
+def test_workers_share_a_gpu_and_count_their_failures_together(
+    photos: Path, given: dict[str, Any], checkpoint: Path, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """Three of each photo; the shards of the other photos are held, so that only this ends the run."""
+    dataset, takes = pytest.importorskip("ray.data").Dataset, dict[str, Any]()
+    usual = dataset.map
+    spy = lambda self, kind, **how: takes.update(how) or usual(self, kind, **how)  # noqa: E731
+    monkeypatch.setattr(dataset, "map", spy)
+    for name in ("a.png", "b.png", "c.png"):
+        (photos / name).write_bytes(b"broken")
+    out, more = tmp_path / "out", given | {"shards": 6, "model": str(checkpoint)}
+    (out / ".locks").mkdir(parents=True)
+    held = ExitStack()  # so that nothing waits for ever
+    for n in (3, 4, 5):
+        held.enter_context(FileLock(out / ".locks" / f"{n:06d}", thread_local=False))
+    (timer := threading.Timer(300, held.close)).start()
+    found = run(photos, out, engine="ray:2", max_failures=8, **more)
+    timer.cancel()
+    held.close()
+    assert found.stopped and found.failed == {"ImageError": 9} and found.status == 1
+    assert (takes["num_gpus"], takes["num_cpus"], takes["compute"].max_size) == (0.5, 2, 2)
+    assert [share(4, n) for n in (2, 4, 6, 8)] == [1, 1, 0.5, 0.5] and share(9, 4, 2) == 2
+
+
+READERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "read_parquet": ("parquet", {"boxes": "boxes"}), "read_binary_files": ("png", {"image": "bytes"}),
+    "read_webdataset": ("tar", {"boxes": "boxes.json", "image": "png"}), "read_images": ("png", {}),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("reader", READERS)
+def test_captioners_between_rays_readers_and_writers(
+    reader: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Photos of unlike shapes, one a file; tables of Arrow become one, though one has no caption, or no error."""
+    ray, model = pytest.importorskip("ray.data"), Patchioner.from_pretrained(str(checkpoint))
+    (end, how), more, wanted = READERS[reader], {"include_paths": True}, list[Any]()
+    boxes, kind = (
+        [[BOX, [9, 9, 60, 60]], [], [BOX]],
+        pyarrow.list_(pyarrow.list_(pyarrow.float64())),
+    )
+    for number, size in enumerate(((64, 80), (96, 64), (96, 64))):
+        noise_photo(*size, seed=number).save(path := tmp_path / f"{number}.png")
+        asked = [Box(*one) for one in boxes[number]] if "boxes" in how else None
+        texts = [one.text for one in model.caption(path, asked)]
+        if number == 2 and reader in ("read_parquet", "read_binary_files"):
+            texts = [None] if path.write_bytes(b"broken") else []
+        path.with_suffix(".boxes.json").write_text(json.dumps(boxes[number]))
+        with tarfile.open(path.with_suffix(".tar"), "w") as tar:
+            for one in ("png", "boxes.json"):
+                tar.add(path.with_suffix(f".{one}"), f"{number}.{one}")
+        columns = {"image": [path.read_bytes()], "boxes": pyarrow.array([boxes[number]], kind)}
+        parquet.write_table(pyarrow.table(columns), path.with_suffix(".parquet"))
+        wanted.append(texts if "boxes" in how else texts[0])
+    given: Any = {
+        "fn_constructor_kwargs": {"model": str(checkpoint), **how},
+        "batch_format": "pyarrow",
+    }
+    more |= {"mode": "RGB"} if reader == "read_images" else {}  # type: ignore[dict-item]
+    rows = getattr(ray, reader)(sorted(map(str, tmp_path.glob(f"*.{end}"))), **more)
+    rows = rows.map_batches(Captioner, compute=ray.ActorPoolStrategy(size=1), **given)
+    rows.write_parquet(str(tmp_path / "out"))  # pictures of unlike shapes have types of their own
+    found = parquet.read_table(tmp_path / "out", columns=["path", "caption", "error"])
+    assert found.sort_by("path")["caption"].to_pylist() == wanted
+    assert ("ImageError" in str(found["error"].to_pylist())) == ("None" in str(wanted))

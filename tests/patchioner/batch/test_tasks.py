@@ -7,8 +7,7 @@ import pytest
 from patchioner import Box, Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.batch import Captioner, Task
-
-BOX = [5, 4, 45, 34]
+from tests.patchioner.batch.conftest import BOX
 
 
 def test_tasks_that_make_no_sense_are_refused() -> None:

@@ -41,19 +41,19 @@ def test_a_bank_is_built_and_used(command: Command) -> None:
 def test_files_by_workers(command: Command, monkeypatch: MonkeyPatch) -> None:
     """As one process does it, byte for byte; what is distinct is counted over all files."""
 
-    def by_workers(make: Any, texts: Any, folder: Path, *, unit: bool, gpus: float) -> None:
+    def by_workers(make: Any, texts: Any, folder: Path, *, unit: bool, **how: Any) -> None:
         """Stands for Ray, which pickles what makes an encoder."""
-        assert gpus == 0.0
+        assert how == {"workers": 3, "device": "cpu"}
         embed_texts(pickle.loads(pickle.dumps(make))(), texts, folder, unit=unit)
 
     monkeypatch.setattr("memory_bank.build.embed_on_ray", by_workers)
     Path("more.csv").write_text(Path("captions.csv").read_text() + "\n40,a new one")
-    for engine in ("local", "ray"):
+    for engine in ("local", "ray:3"):
         files = TINY.replace("captions.csv", "captions.csv more.csv")
         done = command(f"{files} {engine} --engine {engine}")
         assert f"of 63 captions; {len(TEXTS) + 1} distinct" in done.out
     for path in Path("local").iterdir():
-        assert path.read_bytes() == Path("ray", path.name).read_bytes()
+        assert path.read_bytes() == Path("ray:3", path.name).read_bytes()
 
 
 def test_a_yaml_file_lends_its_text_tower_alone(command: Command) -> None:

@@ -150,9 +150,7 @@ def test_pictures_are_drawn_whole_or_not_at_all(command: Command, monkeypatch: M
     assert kept.read_bytes() == before
 
 
-def test_patches_caption_the_grid_and_draw_the_map(
-    command: Command, told: Told, model: Patchioner
-) -> None:
+def test_patches_caption_grid_and_draw_map(command: Command, told: Told, model: Patchioner) -> None:
     rows, columns = model.encode("photo.png").geometry.grid
     assert f"{rows} x {columns} patches" in command(f"{CAPTION} --patches --out map.png").out
     assert width("map.png") > 720

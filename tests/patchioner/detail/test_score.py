@@ -54,9 +54,7 @@ def test_what_cannot_be_verified_is_named(sentence: str, parts: list[str]) -> No
     assert score.unverifiable(sentence) == tuple(parts)
 
 
-def test_a_model_that_cannot_score_says_what_to_do(
-    model: Patchioner, calibrated: Patchioner
-) -> None:
+def test_model_that_cannot_score_says_what_to_do(model: Patchioner, calibrated: Patchioner) -> None:
     settings = replace(calibrated.settings, projection="none")
     mute = replace(calibrated.parts, tower=None)
     for parts, wrong in (
@@ -123,9 +121,7 @@ def test_clip_is_the_cosine() -> None:
     model: Any = torch.nn.Linear(1, 1)
     model.encode_image = lambda pixels: pixels.mean((2, 3)) * 3
     model.encode_text = lambda ids: ids.float()
-    pixels, ids = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([[2, 0, 0], [3, 4, 0]])
-    match = score.clip_matcher(
-        model, lambda _: pixels[:, None, None].expand(3, 2, 2), lambda _: ids
-    )
+    photo, ids = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([[2, 0, 0], [3, 4, 0]])
+    match = score.clip_matcher(model, lambda _: photo[:, None, None].expand(3, 2, 2), lambda _: ids)
     found = np.asarray(match(noise_photo(), ["a bus", "a cat"]))
     assert found.tolist() == pytest.approx([1.0, 0.6], abs=1e-6)

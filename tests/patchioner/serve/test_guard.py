@@ -145,9 +145,7 @@ def test_half_a_head_holds_no_connection(url: str, monkeypatch: MonkeyPatch) -> 
             assert (b"UP" in b"".join(iter(lambda: half.recv(4096), b""))) == bool(before)
 
 
-def test_the_log_and_the_metrics_have_no_content(
-    client: httpx.Client, photo: bytes, caplog: Log
-) -> None:
+def test_log_and_metrics_have_no_content(client: httpx.Client, photo: bytes, caplog: Log) -> None:
     with caplog.at_level(logging.INFO, "patchioner.serve"):
         answer = client.post("/v1/images", files={"file": ("secret.png", photo)})
         name = answer.json()["id"]

@@ -131,7 +131,7 @@ def test_a_double_pass_of_exact_coverage_takes_the_patches_of_the_region() -> No
     inside = (features.tokens[0:2, 1:3], features.tokens[2:3, 2:3])
     for row, patches in zip(found, inside, strict=True):
         close(row, through_the_last_block(features, patches.flatten(0, 1))[1].mean(dim=0))
-    with pytest.raises(RegionError, match="corners that are empty"):
+    with pytest.raises(RegionError, match="empty corners"):
         options.double_pass(backbone(), features, [Box(30, 30, 50, 50)], weighting=REFERENCE)
     with pytest.raises(OptionError, match="visual head"):
         options.double_pass(tiny_backbone(), features, [Point(1, 1)])
