@@ -384,25 +384,28 @@ def test_captioners_between_rays_readers_and_writers(
         [[BOX, [9, 9, 60, 60]], [], [BOX]],
         pyarrow.list_(pyarrow.list_(pyarrow.float64())),
     )
+    for name in ("png", "tar", "parquet"):
+        (tmp_path / name).mkdir()
     for number, size in enumerate(((64, 80), (96, 64), (96, 64))):
-        noise_photo(*size, seed=number).save(path := tmp_path / f"{number}.png")
+        path, told = tmp_path / "png" / f"{number}.png", tmp_path / "boxes.json"
+        noise_photo(*size, seed=number).save(path)
         asked = [Box(*one) for one in boxes[number]] if "boxes" in how else None
         texts = [one.text for one in model.caption(path, asked)]
         if number == 2 and reader in ("read_parquet", "read_binary_files"):
             texts = [None] if path.write_bytes(b"broken") else []
-        path.with_suffix(".boxes.json").write_text(json.dumps(boxes[number]))
-        with tarfile.open(path.with_suffix(".tar"), "w") as tar:
-            for one in ("png", "boxes.json"):
-                tar.add(path.with_suffix(f".{one}"), f"{number}.{one}")
+        told.write_text(json.dumps(boxes[number]))
+        with tarfile.open(tmp_path / "tar" / f"{number}.tar", "w") as tar:
+            tar.add(path, f"{number}.png")
+            tar.add(told, f"{number}.boxes.json")
         columns = {"image": [path.read_bytes()], "boxes": pyarrow.array([boxes[number]], kind)}
-        parquet.write_table(pyarrow.table(columns), path.with_suffix(".parquet"))
+        parquet.write_table(pyarrow.table(columns), tmp_path / "parquet" / f"{number}.parquet")
         wanted.append(texts if "boxes" in how else texts[0])
     given: Any = {
         "fn_constructor_kwargs": {"model": str(checkpoint), **how},
         "batch_format": "pyarrow",
     }
     more |= {"mode": "RGB"} if reader == "read_images" else {}  # type: ignore[dict-item]
-    rows = getattr(ray, reader)(sorted(map(str, tmp_path.glob(f"*.{end}"))), **more)
+    rows = getattr(ray, reader)(str(tmp_path / end), **more)
     rows = rows.map_batches(Captioner, compute=ray.ActorPoolStrategy(size=1), **given)
     rows.write_parquet(str(tmp_path / "out"))  # pictures of unlike shapes have types of their own
     found = parquet.read_table(tmp_path / "out", columns=["path", "caption", "error"])
