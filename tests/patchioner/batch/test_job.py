@@ -316,10 +316,14 @@ def test_begun_by_a_driver_that_is_killed_it_is_finished_though_a_worker_is_kill
     with FileLock(out / ".locks" / "000005"):  # so that the driver cannot end before it is killed
         with subprocess.Popen(command, env=os.environ | HERE, **quiet) as driver:
             end = time.monotonic() + 300
-            while driver.poll() is None and len(written(out)) == 3 and time.monotonic() < end:
+            while (
+                driver.poll() is None
+                and len(list(out.glob("*.parquet"))) == 3
+                and time.monotonic() < end
+            ):
                 time.sleep(0.1)
             driver.kill()
-        assert driver.returncode == -signal.SIGKILL and len(written(out)) > 3
+        assert driver.returncode == -signal.SIGKILL and len(list(out.glob("*.parquet"))) > 3
     killed, finished, theirs = list[int](), threading.Event(), set(workers())
 
     def kill() -> None:
