@@ -4,7 +4,8 @@
     python -m benchmarks.regional --plain --data FOLDER --out plain.json --against new.json
 
 A box is "large" above 2 % of its photo, "small" from 0.2 to 2 %; people are left out, since captions name them whatever
-the region. `sets_f30k` is a second set of region sets, where the folder has one.
+the region. `sets_f30k` and `boxes_more` are second sets of region sets and boxes, where the folder has them; photos of
+the first boxes, and those whose captions were trained on, are left out of the second.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from benchmarks import command
 from benchmarks.command import CIDER_WARNING, markdown_table
-from benchmarks.data import PhotoFolder, Sample, task_named
+from benchmarks.data import PhotoFolder, Sample, load_json, task_named
 from benchmarks.metrics import cider
 from benchmarks.metrics.cosine import unit_rows
 from benchmarks.metrics.regions import SYNONYMS, fixed_cider, grounding, named_classes
@@ -41,9 +42,14 @@ TEMPLATES = (
     "a photo of a {name}.", "a {name} in the scene.", "there is a {name}.", "a close up of a {name}.",
 )  # fmt: skip
 LARGE, SMALL = 0.02, 0.002
-SECOND = ("annotations/region_sets_f30k_dev.json", "f30k_dev")
+BOXES = {"boxes": "", "boxes_more": ", second set"}
+SECOND = {
+    "sets_f30k": ("annotations/region_sets_f30k_dev.json", "f30k_dev"),
+    "boxes_more": ("annotations/instances_dev.json", "photos"),
+}
+_SEEN = ("annotations/class_boxes_dev.json", "annotations/pairs_train.json")
 TASKS = {
-    "boxes": "objects", "dense": "dense", "sets": "region_set", "sets_f30k": "region_set", "traces": "trace",
+    "boxes": "objects", "boxes_more": "objects", "dense": "dense", "sets": "region_set", "sets_f30k": "region_set", "traces": "trace",
     "images": "image",
 }  # fmt: skip
 ROUNDS, BINS, _BATCH = 1000, 10, 16
@@ -53,18 +59,24 @@ def samples(data: Path, part: str, limit: int | None = None) -> Iterator[tuple[P
     """(photo, sample) of one part, of its first `limit` photos; nothing where the folder has no such file."""
     task = task_named(TASKS[part])
     path, photos = task.files(data)
-    if part == "sets_f30k":
-        path, photos = (data / name for name in SECOND)
+    if part in SECOND:
+        path, photos = (data / name for name in SECOND[part])
     if not path.is_file():
         return
     kept: set[str] = set()
-    how = {"min_area_share": SMALL} if part == "boxes" else {}
+    seen = _listed(data) if part == "boxes_more" else frozenset()
+    how = {"min_area_share": SMALL} if part in BOXES else {}
     for sample in task.read(path, PhotoFolder(photos), **how).samples:
-        if part == "boxes" and sample.references[0] == PERSON:
+        if sample.photo in seen or (part in BOXES and sample.references[0] == PERSON):
             continue
         kept.add(sample.photo)
         if limit is None or len(kept) <= limit:
             yield photos / sample.photo, sample
+
+
+def _listed(data: Path) -> frozenset[str]:
+    files = (data / name for name in _SEEN)
+    return frozenset(row["file_name"] for one in files if one.is_file() for row in load_json(one)[0])
 
 
 def ask(
@@ -102,7 +114,7 @@ def ask(
             for (part, answer, sample), name in zip(asked[path], nearest[1:], strict=True):
                 if part == "images":
                     answer["vector"] = vectors[0]
-                if part == "boxes":
+                if part in BOXES:
                     answer["named"] = name == sample.references[0]
                     answer["named_whole"] = nearest[0] == sample.references[0]
         said = model.caption_many(items, **(how or {}))
@@ -161,16 +173,9 @@ class Row:
 def measure(answers: Mapping[str, list[Answer]]) -> list[Row]:
     """The rows of all parts that were asked."""
     rows: list[Row] = []
-    boxes = answers.get("boxes", [])
-    for label, low, high in (("over 2 %", LARGE, 1.1), ("0.2 to 2 %", SMALL, LARGE)):
-        if chosen := [box for box in boxes if low < box["share"] <= high]:
-            named = [100.0 * box["named"] for box in chosen]
-            hits = [100.0 * hit(box) for box in chosen]
-            told = f"naming boxes by embedding, {label}"
-            rows.append(_mean(f"naming {label}", told, chosen, named))
-            rows.append(_mean(f"says {label}", f"caption names its box, {label}", chosen, hits))
-    if boxes:
-        rows += [_same_caption(boxes), _ranking(boxes), *_calibration(boxes)]
+    for part, which in BOXES.items():
+        if boxes := answers.get(part):
+            rows += [replace(one, key=one.key + which, label=one.label + which) for one in _boxes(boxes)]
     if dense := answers.get("dense"):
         rows.append(_cider("dense", "referring phrases, CIDEr", dense))
     sets = {"sets": "region sets", "sets_f30k": "region sets, Flickr30k", "traces": "traces"}
@@ -182,6 +187,16 @@ def measure(answers: Mapping[str, list[Answer]]) -> list[Row]:
         rows.append(_cider("images", "image CIDEr", images))
         rows.append(_mean("retrieval", "text to image, R@1", images, first))
     return rows
+
+
+def _boxes(boxes: Sequence[Answer]) -> Iterator[Row]:
+    for label, low, high in (("over 2 %", LARGE, 1.1), ("0.2 to 2 %", SMALL, LARGE)):
+        if chosen := [box for box in boxes if low < box["share"] <= high]:
+            named = [100.0 * box["named"] for box in chosen]
+            hits = [100.0 * hit(box) for box in chosen]
+            yield _mean(f"naming {label}", f"naming boxes by embedding, {label}", chosen, named)
+            yield _mean(f"says {label}", f"caption names its box, {label}", chosen, hits)
+    yield from (_same_caption(boxes), _ranking(boxes), *_calibration(boxes))
 
 
 def hit(box: Answer) -> bool:

@@ -56,6 +56,11 @@ def test_rows_of_every_form(photos: PhotoFolder) -> None:
     named = [{"xyxy": [0, 0, 20, 20], "name": "dog"}, {"xyxy": [0, 0, 3, 3], "name": "cat"}]
     found = read("objects", [{"file_name": PHOTO, "boxes": named}], photos)
     assert [sample.references for sample in found.samples] == [("dog",)] and not found.skipped
+    one = {"image_id": 1, "category_id": 3, "bbox": [5, 0, 10, 20]}
+    content["categories"] = [{"id": 3, "name": "dog"}]
+    content["annotations"] = [one, one | {"iscrowd": 1}]
+    (dog,) = read("objects", content, photos).samples
+    assert dog.region == Box(5, 0, 15, 20) and dog.references == ("dog",)
 
 
 def test_images_may_have_their_captions_in_another_file(photos: PhotoFolder) -> None:

@@ -54,9 +54,18 @@ def test_two_models_are_paired() -> None:
 
 def test_the_command(world: World, loads: list[str], tmp_path: Path, capsys: Capture) -> None:
     words, out = ["--data", str(world.root), "--limit", "3"], tmp_path / "plain.json"
+    # A second set of boxes, in the photos that the first one does not have.
+    world.change("objects", lambda rows: rows.__delitem__(slice(8, None)))
+    first = {row["file_name"] for row in json.loads(world.file("objects").read_text())}
+    names = [path.name for path in sorted((world.root / "photos").iterdir())]
+    photos = [{"id": n, "file_name": name} for n, name in enumerate(names)]
+    boxes = [{"image_id": n, "category_id": 2, "bbox": [0, 0, 20, 20]} for n in range(len(names))]
+    more = {"images": photos, "annotations": boxes, "categories": [{"id": 2, "name": "bicycle"}]}
+    (world.root / "annotations/instances_dev.json").write_text(json.dumps(more))
     assert regional.main([*words, "--plain", "--out", str(out)]) == 0
     stored = json.loads(out.read_text())["answers"]
     assert {"boxes", "images", "sets"} <= set(stored)
+    assert [one["photo"] for one in stored["boxes_more"]] == sorted(set(names) - first)[:3]
     assert all(one["caption"] for part in stored.values() for one in part)
     assert regional.main([*words, "--against", str(out)]) == 0
     assert "image CIDEr" in capsys.readouterr().out and loads == ["patchioner-mini"] * 2
