@@ -46,7 +46,7 @@ and with the whole photo; the cosine of these two; the logarithm of the region's
 FloatArray = npt.NDArray[np.float64]
 Captioned = tuple[ImageSource, Sequence[str]]
 """A photo and its true captions."""
-_USUAL, _MOST = 1.0, 3.0  # z-score that speaks neither for nor against, and how far from it counts
+_USUAL, _MOST = 1.5, 3.0  # z-score that speaks neither for nor against, and how far from it counts
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,10 +37,10 @@ NO_THINGS = frozenset({
 COLOURS = ("black", "blue", "brown", "green", "orange", "pink", "purple", "red", "white", "yellow")
 _COLOURED = re.compile(rf"\b(?:(an?) )?({'|'.join(COLOURS)}) (?!and\b)(?=\w)")
 _VOWEL = re.compile(r"(?!uni[^dmn]|ute|one\b|eu)[aeiou]|hour", re.IGNORECASE)
-_AROUND = 0.3  # weight of a noun's z-score with the whole photo, against that with the region
+_AROUND = 0.45  # weight of a noun's z-score with the whole photo, against that with the region
 _ODDS = 0.25  # weight of how much surer than others its captions are
 _UNKNOWN = -1.0  # z-score of a noun that the table does not have
-_LESS = 1.5  # how far below the best shown thing of a caption others may be
+_LESS = 1.35  # how far below the best shown thing of a caption others may be
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +203,8 @@ def cut_to_shown(
     """
     if nouns is None:
         return [_shown(sentence, {}) for sentence in sentences]
-    scores = nouns.scores(here) - _AROUND * nouns.scores(around) + _ODDS * nouns.odds
+    near, far = (nouns.scores(rows, asked=True) for rows in (here, around))
+    scores = near - _AROUND * far + _ODDS * nouns.odds
     places = {name: place for place, name in enumerate(nouns.names)}
     return [
         _shown(sentence, {one: float(row[places[one]]) for one in heads(sentence) if one in places})

@@ -63,13 +63,13 @@ class Guidance:
 
     Attributes:
         contrast: weight of the log-probability given the region less that given the whole photo.
-        nouns: weight of the z-score of a noun with the region, less 1 and within 3 of it, for its first mention.
+        nouns: weight of the z-score of a noun with the region, less 1.5 and within 3 of it, for its first mention.
         beam_width: of such captions, where no options of decoding are given.
         neutral: whether people are persons and children, whatever their sex, where no options of decoding say else.
         several: taken off the log-probability of words for more than one, such as "group".
     """
 
-    contrast: float = 0.3
+    contrast: float = 0.4
     nouns: float = 1.5
     beam_width: int = 2
     neutral: bool = False
