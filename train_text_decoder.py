@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner.base.errors import OptionError, TextError, check
+from patchioner.base.errors import OptionError, TextError
+from patchioner.base.files import check
 from patchioner.base.progress import guarded, log_to_terminal, quiet_interrupts
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ MIN_AREA_SHARE = 0.02
 def read(path: Path, photos: PhotoFolder, *, min_area_share: float = MIN_AREA_SHARE) -> Reading:
     """Read boxes with the names of their COCO classes; the name is the one reference of its sample.
 
-    Corners are pixels. Of COCO's instances single ones count, not crowds. A box that covers no more than `min_area_share` of its photo is not asked about. A row is
-    malformed when its photo is missing, the class is none of COCO's 80, or the box inverted, not finite or outside.
+    Corners are pixels. Of COCO's instances single ones count, not crowds. A box that covers no more than
+    `min_area_share` of its photo is not asked about. A row is malformed when its photo is missing, the class is none of
+    COCO's 80, or the box inverted, not finite or outside.
     """
     rows = Rows(path, FORM, kind=(list, dict))
     if isinstance(rows.content, dict):

@@ -49,8 +49,8 @@ SECOND = {
 }
 _SEEN = ("annotations/class_boxes_dev.json", "annotations/pairs_train.json")
 TASKS = {
-    "boxes": "objects", "boxes_more": "objects", "dense": "dense", "sets": "region_set", "sets_f30k": "region_set", "traces": "trace",
-    "images": "image",
+    "boxes": "objects", "boxes_more": "objects", "dense": "dense", "sets": "region_set",
+    "sets_f30k": "region_set", "traces": "trace", "images": "image",
 }  # fmt: skip
 ROUNDS, BINS, _BATCH = 1000, 10, 16
 
@@ -76,7 +76,9 @@ def samples(data: Path, part: str, limit: int | None = None) -> Iterator[tuple[P
 
 def _listed(data: Path) -> frozenset[str]:
     files = (data / name for name in _SEEN)
-    return frozenset(row["file_name"] for one in files if one.is_file() for row in load_json(one)[0])
+    return frozenset(
+        row["file_name"] for one in files if one.is_file() for row in load_json(one)[0]
+    )
 
 
 def ask(
@@ -175,7 +177,9 @@ def measure(answers: Mapping[str, list[Answer]]) -> list[Row]:
     rows: list[Row] = []
     for part, which in BOXES.items():
         if boxes := answers.get(part):
-            rows += [replace(one, key=one.key + which, label=one.label + which) for one in _boxes(boxes)]
+            rows += [
+                replace(one, key=one.key + which, label=one.label + which) for one in _boxes(boxes)
+            ]
     if dense := answers.get("dense"):
         rows.append(_cider("dense", "referring phrases, CIDEr", dense))
     sets = {"sets": "region sets", "sets_f30k": "region sets, Flickr30k", "traces": "traces"}

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError, check
-from patchioner.base.files import read_json
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.files import check, read_json
 from patchioner.base.optional import Registry
 from patchioner.base.weights import AllocationLimit, Storage, inference_copy
 

@@ -28,13 +28,8 @@ from decoders.base import (
 from decoders.head import DerivedCache, LinearHead, OutputHead, table_if_worth
 from decoders.search import StepGraphs
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
-from patchioner.base.errors import (
-    CheckpointError,
-    OptionError,
-    check,
-    check_texts,
-)
-from patchioner.base.files import write_json
+from patchioner.base.errors import CheckpointError, OptionError, check_texts
+from patchioner.base.files import check, write_json
 from patchioner.base.weights import (
     Storage,
     fit_weights,

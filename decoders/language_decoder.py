@@ -29,8 +29,8 @@ from decoders.base import (
 from decoders.head import OutputHead
 from decoders.language_model import EXTRA, GPT2, TransformersModel
 from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import CheckpointError, OptionError, check
-from patchioner.base.files import write_json
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.files import check, write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from decoders.gpt2 import Dropout, GPT2Network, KeyValueCache, Transformer
 from decoders.head import GivenLogits
 from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import CheckpointError, OptionError, check, first_line
+from patchioner.base.errors import CheckpointError, OptionError, first_line
+from patchioner.base.files import check
 from patchioner.base.optional import read_pretrained, require
 from patchioner.base.weights import fit_weights
 

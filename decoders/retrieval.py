@@ -30,8 +30,8 @@ from decoders.guidance import Guide
 from decoders.scene_graph import WORDS, Entity, Graph, Parser, entries, parse_all, singular
 from decoders.search import draw, row_uniforms
 from decoders.viecap import ViecapDecoder, entity_prompt
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError, check
-from patchioner.base.files import write_json
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.files import check, write_json
 from patchioner.base.optional import read_pretrained
 from patchioner.base.weights import Storage
 

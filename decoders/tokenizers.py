@@ -18,7 +18,8 @@ from tokenizers.pre_tokenizers import ByteLevel, Split
 from tokenizers.pre_tokenizers import Sequence as PreTokenizerSequence
 from tokenizers.trainers import BpeTrainer
 
-from patchioner.base.errors import CheckpointError, OptionError, check
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.files import check
 from patchioner.base.optional import require
 from patchioner.base.weights import sound_tokenizer
 

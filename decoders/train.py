@@ -29,10 +29,16 @@ from patchioner.base.errors import (
     DecoderError,
     OptionError,
     TextError,
-    check,
     check_texts,
 )
-from patchioner.base.files import differences, read_json, recover_folder, replace_folder, write_json
+from patchioner.base.files import (
+    check,
+    differences,
+    read_json,
+    recover_folder,
+    replace_folder,
+    write_json,
+)
 from patchioner.base.progress import progress
 from patchioner.base.weights import fit_weights, load_weights, save_weights
 

@@ -21,8 +21,8 @@ from decoders.base import TextMemory
 from decoders.language_decoder import LanguageDecoder, MappingNetwork
 from decoders.scene_graph import entries, singular
 from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import CheckpointError, DecoderError, TextError, check
-from patchioner.base.files import atomic_path
+from patchioner.base.errors import CheckpointError, DecoderError, TextError
+from patchioner.base.files import atomic_path, check
 from patchioner.base.weights import load_weights, save_weights
 
 Prompts = Literal["soft_hard", "hard_soft", "soft", "hard"]

@@ -21,8 +21,8 @@ from memory_bank.index import (
     write_index,
 )
 from memory_bank.projection import Matrix, Precision
-from patchioner.base.errors import MemoryBankError, OptionError, check
-from patchioner.base.files import replace_folder
+from patchioner.base.errors import MemoryBankError, OptionError
+from patchioner.base.files import check, replace_folder
 
 FILES = (storage.HEADER, storage.ARRAYS, storage.TEXTS, INDEX_HEADER, INDEX_FILE)
 """What a saved bank consists of; the last three may be absent."""

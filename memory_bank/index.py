@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from memory_bank.storage import read_header
-from patchioner.base.errors import MemoryBankError, PatchionerError, UnknownNameError, check
-from patchioner.base.files import atomic_path, file_sha256, write_json
+from patchioner.base.errors import MemoryBankError, PatchionerError, UnknownNameError
+from patchioner.base.files import atomic_path, check, file_sha256, write_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 

@@ -26,8 +26,8 @@ from decoders.language_model import fingerprint
 from decoders.viecap import COCO_ENTITIES, EntityPrompter, ViecapDecoder, embed_entities
 from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
-from patchioner.base.errors import OptionError, TextError, check, check_texts
-from patchioner.base.files import RunFolder
+from patchioner.base.errors import OptionError, TextError, check_texts
+from patchioner.base.files import RunFolder, check
 from patchioner.base.weights import Storage, tensors_sha256
 from patchioner.checkpoints.folder import ModelSettings, Parts, write_checkpoint
 from patchioner.text import TextTower

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from patchioner.base.errors import OptionError, check
+from patchioner.base.errors import OptionError
+from patchioner.base.files import check
 
 Fit = Literal["stretch", "crop", "pad", "aspect"]
 MOST_SIZE = 16384

@@ -25,9 +25,9 @@ from patchioner.base.errors import (
     PatchionerError,
     RegionError,
     TextError,
-    check,
     check_texts,
 )
+from patchioner.base.files import check
 from patchioner.base.weights import Storage, usable_device, usable_dtype
 from patchioner.checkpoints.folder import (
     CROPS,

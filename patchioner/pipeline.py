@@ -20,7 +20,8 @@ from typing import Generic, Literal, TypeAlias, TypeVar, cast
 import torch
 from torch import Tensor
 
-from patchioner.base.errors import OutOfMemoryError, PatchionerError, check, out_of_memory
+from patchioner.base.errors import OutOfMemoryError, PatchionerError, out_of_memory
+from patchioner.base.files import check
 from patchioner.regions import Region
 
 Item = TypeVar("Item")

@@ -33,9 +33,9 @@ from patchioner.base.errors import (
     HubError,
     OptionError,
     UnknownNameError,
-    check,
     first_line,
 )
+from patchioner.base.files import check
 from patchioner.base.optional import require
 from patchioner.checkpoints.stored import WeightSource, make_part, read_object, settings_of
 from patchioner.geometry import Fit, ImageGeometry, Preprocessing

@@ -18,7 +18,8 @@ from patchioner.backbones.vit import (
     fit_vit,
     is_plain_block,
 )
-from patchioner.base.errors import OptionError, check
+from patchioner.base.errors import OptionError
+from patchioner.base.files import check
 from patchioner.base.weights import fit_weights
 from patchioner.checkpoints.stored import (
     PRETRAINED,

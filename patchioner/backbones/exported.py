@@ -16,8 +16,8 @@ from torch import Tensor
 
 from patchioner.backbones import Dense, SingleViT
 from patchioner.backbones.vit import resample_positions
-from patchioner.base.errors import CheckpointError, ExportError, OptionError, check, first_line
-from patchioner.base.files import atomic_path, file_sha256, settings_from, write_json
+from patchioner.base.errors import CheckpointError, ExportError, OptionError, first_line
+from patchioner.base.files import atomic_path, check, file_sha256, settings_from, write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
 from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE

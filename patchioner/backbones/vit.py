@@ -25,9 +25,9 @@ from patchioner.base.errors import (
     HubError,
     OptionError,
     UnknownNameError,
-    check,
     first_line,
 )
+from patchioner.base.files import check
 from patchioner.base.weights import fit_weights, inference_copy
 from patchioner.checkpoints.stored import WeightSource, part_of, read_tensors
 from patchioner.geometry import MOST_SIZE, Preprocessing

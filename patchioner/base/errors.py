@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable
-from numbers import Real
-from typing import Any
+from collections.abc import Iterable
 
 _HALF = re.compile("[\ud800-\udfff]")  # of two that write an emoji in JSON
 
@@ -126,34 +124,6 @@ def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
 def first_line(error: Exception) -> str:
     """Of a library's message; theirs run to paragraphs."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def check(
-    rule: str | Collection[object], owner: object = None, names: str = "", /, **values: Any
-) -> None:
-    """OptionError, by name, for a value that is none of a collection, or no number of an interval.
-
-    The values are given by name, or are attributes of an owner. An interval such as "(0, 1]" may be of whole numbers,
-    and None may be allowed.
-
-    Example:
-        >>> check("[0, 1)", dropout=0.1)
-        >>> check("int [1, inf) or None", steps=None)
-    """
-    values |= {name: getattr(owner, name) for name in names.split()}
-    if not isinstance(rule, str):
-        for name in (name for name, value in values.items() if value not in rule):
-            raise OptionError(str(UnknownNameError.among(name, str(values[name]), map(str, rule))))
-        return
-    interval, or_none, _ = rule.removeprefix("int ").partition(" or None")
-    kind: Any = int if rule.startswith("int ") else Real
-    low, high = map(float, interval[1:-1].split(","))
-    for name, value in values.items():
-        inside = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
-        at_end = (value, interval[0]) == (low, "(") or (value, interval[-1]) == (high, ")")
-        if (not inside or at_end) and not (or_none and value is None):
-            what = "whole number" if kind is int else "number"
-            raise OptionError(f"{name} is {value!r:.80}; give a {what} in {interval}{or_none}")
 
 
 def check_texts(texts: object, what: str = "text", *, blank: bool = False) -> list[str]:

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
+from numbers import Real
 from pathlib import Path, PureWindowsPath
 from types import NoneType, UnionType
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -210,6 +211,34 @@ def without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
             raise ValueError(f"{key!r:.80} stands there twice")
         held[key] = value
     return held
+
+
+def check(
+    rule: str | Collection[object], owner: object = None, names: str = "", /, **values: Any
+) -> None:
+    """OptionError, by name, for a value that is none of a collection, or no number of an interval.
+
+    The values are given by name, or are attributes of an owner. An interval such as "(0, 1]" may be of whole numbers,
+    and None may be allowed.
+
+    Example:
+        >>> check("[0, 1)", dropout=0.1)
+        >>> check("int [1, inf) or None", steps=None)
+    """
+    values |= {name: getattr(owner, name) for name in names.split()}
+    if not isinstance(rule, str):
+        for name in (name for name, value in values.items() if value not in rule):
+            raise OptionError(str(UnknownNameError.among(name, str(values[name]), map(str, rule))))
+        return
+    interval, or_none, _ = rule.removeprefix("int ").partition(" or None")
+    kind: Any = int if rule.startswith("int ") else Real
+    low, high = map(float, interval[1:-1].split(","))
+    for name, value in values.items():
+        inside = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
+        at_end = (value, interval[0]) == (low, "(") or (value, interval[-1]) == (high, ")")
+        if (not inside or at_end) and not (or_none and value is None):
+            what = "whole number" if kind is int else "number"
+            raise OptionError(f"{name} is {value!r:.80}; give a {what} in {interval}{or_none}")
 
 
 def settings_from(kind: type[T], values: Any, what: str, **own: Any) -> T:

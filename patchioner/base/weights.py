@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from patchioner.base.errors import CheckpointError, OptionError, check
-from patchioner.base.files import AnyPath, atomic_path
+from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.files import AnyPath, atomic_path, check
 
 Storage = Literal["fp32", "fp16", "int8"]
 

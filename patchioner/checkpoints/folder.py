@@ -26,10 +26,9 @@ from patchioner.base.errors import (
     MissingExtraError,
     OptionError,
     UnknownNameError,
-    check,
     first_line,
 )
-from patchioner.base.files import read_json, recover_folder, replace_folder, write_json
+from patchioner.base.files import check, read_json, recover_folder, replace_folder, write_json
 from patchioner.base.weights import Storage
 from patchioner.checkpoints.stored import (
     CONFIG_FILE,

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 import numpy as np
 import numpy.typing as npt
 
-from patchioner.base.errors import OptionError, RegionError, check
+from patchioner.base.errors import OptionError, RegionError
+from patchioner.base.files import check
 
 if TYPE_CHECKING:
     from torch import Tensor

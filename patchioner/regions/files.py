@@ -16,7 +16,8 @@ from urllib.parse import unquote
 
 import numpy as np
 
-from patchioner.base.errors import RegionError, RegionFileError, check
+from patchioner.base.errors import RegionError, RegionFileError
+from patchioner.base.files import check
 from patchioner.regions import formats
 from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size

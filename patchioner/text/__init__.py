@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from decoders.tokenizers import read_tokenizer
-from patchioner.base.errors import CheckpointError, OptionError, check, check_texts
+from patchioner.base.errors import CheckpointError, OptionError, check_texts
+from patchioner.base.files import check
 from patchioner.base.optional import Registry
 from patchioner.base.weights import Storage, fit_weights
 from patchioner.checkpoints.stored import (

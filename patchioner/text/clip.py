@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from decoders.tokenizers import read_tokenizer
 from patchioner.backbones.clip import build_model, fetch_model, model_config, pretrained_of
-from patchioner.base.errors import OptionError, TextError, check
+from patchioner.base.errors import OptionError, TextError
+from patchioner.base.files import check
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
 from patchioner.checkpoints.stored import (

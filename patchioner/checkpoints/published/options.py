@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from patchioner.backbones import Backbone, PatchFeatures
 from patchioner.backbones.vit import IdentityHead, TimmViT, is_plain_block
-from patchioner.base.errors import OptionError, RegionError, check
-from patchioner.base.files import settings_from
+from patchioner.base.errors import OptionError, RegionError
+from patchioner.base.files import check, settings_from
 from patchioner.checkpoints.folder import Crop, Parts
 from patchioner.embedding import project
 from patchioner.geometry import ImageGeometry
