@@ -122,8 +122,8 @@ def prepared(name: str, folder: Path) -> Callable[[], str]:
             noise_photo(9, 8, number).save(folder / "photos" / f"{number}.png")
     elif name in ("detail", "benchmark"):
         (folder / "sets.json").write_text(json.dumps(sets))
-        for number in sets:
-            noise_photo(seed=int(number)).save(folder / f"{number}.jpg")
+        for key in sets:
+            noise_photo(seed=int(key)).save(folder / f"{key}.jpg")
     return lambda: WORKS[name](folder)
 
 

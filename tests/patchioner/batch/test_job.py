@@ -85,11 +85,11 @@ def test_a_stored_success_beats_a_failure(batch: Batch, photos: Path, tmp_path: 
     before, bad = '"image_id": 2, "category_id": 1, "bbox": [5', '"image_id": 2, "box": [5'
     (tmp_path / "coco.json").write_text(annotations.replace(before, bad))
     assert batch().failed == {"RegionFileError": 1}
-    before = list(read_rows(tmp_path / "out.jsonl"))
+    stored = list(read_rows(tmp_path / "out.jsonl"))
     (photos / "c.png").write_bytes(b"broken")  # the others of its regions had succeeded
     assert batch(retry=True).failed == {"ImageError": 1}
     after = list(read_rows(tmp_path / "out.jsonl"))
-    assert [one for one in after if not one.error] == [one for one in before if not one.error]
+    assert [one for one in after if not one.error] == [one for one in stored if not one.error]
 
 
 def test_the_input_may_grow(batch: Batch, photos: Path, tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_a_tar_that_was_written_anew_is_done_over(model: Patchioner, tmp_path: P
     (tmp_path / "tars").mkdir()
     write("0.tar", 0)
     write("1.tar", 1)
-    (asked, before), again = work(), work()
-    assert (asked, again) == (2, (0, before))
+    asked, before = work()
+    assert (asked, work()) == (2, (0, before))
     write("0.tar", 5)
     asked, texts = work()
     assert (asked, texts[1]) == (1, before[1]) and texts[0] != before[0]
