@@ -144,7 +144,11 @@ def test_keys_of_rows_of_several_shards(photos: Path, model: Patchioner, tmp_pat
     """A photo may stand in distant rows and files, and between its rows another."""
     boxes = [[float(n), 4.0, 40.0 + n, 30.0] for n in range(8)]
     for name, some in (("0", slice(0, 5)), ("1", slice(5, 8))):
-        given = {"path": ["a.png", "b.png"] * 4, "bbox": boxes, "id": list(range(8))}
+        given: dict[str, list[Any]] = {
+            "path": ["a.png", "b.png"] * 4,
+            "bbox": boxes,
+            "id": list(range(8)),
+        }
         table = pyarrow.Table.from_pydict({key: values[some] for key, values in given.items()})
         parquet.write_table(table, photos / f"{name}.parquet", row_group_size=2)
     source, reading = str(photos / "*.parquet"), Reading(box_format="xyxy")
