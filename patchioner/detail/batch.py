@@ -135,6 +135,10 @@ class DetailCaptioner:
         kept = [verdict for verdict in verdicts if verdict.kept]
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
+        told = said.union(*(sentence.region_ids for sentence in sentences))
+        told -= {verdict.claim.id for verdict in kept} | {region.id for region in chosen}
+        if told:
+            raise errors.DetailError(f"the fuser speaks of {sorted(told)}, which are not there")
         used = tuple(verdict for verdict in kept if verdict.claim.id in said)
         unused = (*(verdict for verdict in verdicts if not verdict.kept), *left_out)
         text, why = " ".join(one.text for one in sentences), _why_empty(unused)

@@ -57,8 +57,13 @@ def filter_statements(
     scorer: values.Scorer | None = None,
     settings: FilterSettings | None = None,
 ) -> list[Verdict]:
-    """Judge each sentence of each statement; of those that say the same one is kept, and names the others."""
+    """Judge each sentence of each statement; of those that say the same one is kept, and names the others.
+    `DetailError`: a statement speaks of a region that is not given, or two regions have one id."""
     chosen, by_id = settings or FilterSettings(), {region.id: region for region in regions}
+    unknown = sorted({one.region_id for one in statements} - by_id.keys())
+    if len(by_id) < len(regions) or unknown:
+        ids = f"statements about {unknown}, regions {[region.id for region in regions]}"
+        raise DetailError(f"{ids}: every id must be there once")
     claims: list[Claim] = []
     for one in statements:
         for place, text in enumerate(prose.split_sentences(one.text)):

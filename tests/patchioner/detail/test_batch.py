@@ -15,7 +15,7 @@ from patchioner import Box, Patchioner
 from patchioner.base import errors
 from patchioner.base.files import held
 from patchioner.detail import DetailedCaption, Photo, Statement, Support, batch
-from patchioner.detail.values import FORMAT, to_json
+from patchioner.detail.values import FORMAT, FusedSentence, to_json
 from tests.patchioner.detail.conftest import CASES
 from tests.support import Log, MonkeyPatch
 from tests.support.tiny import noise_photo
@@ -39,6 +39,13 @@ def described(texts: Any, photo: Image.Image, **stages: Any) -> DetailedCaption:
     settings = batch.preset("careful", {"filter.share": 0.0, "fuse.new_share": 1.0})
     stages |= {"describer": said, "scorer": scorer, "settings": settings}
     return batch.DetailCaptioner(None, **stages).describe(photo, seed=2)
+
+
+@pytest.mark.parametrize(("claim", "region"), [("c9", "global"), ("c1", "nowhere")])
+def test_a_fuser_that_speaks_of_what_is_not_there_is_refused(claim: str, region: str) -> None:
+    fused: Any = [FusedSentence("A.", (claim,), (region,))], []
+    with pytest.raises(errors.DetailError, match="c9|nowhere"):
+        described(TEXTS, noise_photo(), fuser=SimpleNamespace(settings={}, fuse=lambda *_: fused))
 
 
 @pytest.mark.parametrize(("texts", "photo", "text", "reasons", "why"), [

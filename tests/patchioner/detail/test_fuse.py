@@ -87,6 +87,14 @@ def test_who_excuses_himself_says_nothing(refusal: str) -> None:
     assert (fuse.clean(refusal) or ("",))[0] == "preamble"
 
 
+@pytest.mark.parametrize(("said", "regions", "wrong"), [
+    ([("A cat.", "nowhere", 0)], PLACES, "'nowhere'"), ([], PLACES[:1] * 2, "once")
+])  # fmt: skip
+def test_what_does_not_fit_is_refused(said: Any, regions: Any, wrong: str) -> None:
+    with pytest.raises(DetailError, match=wrong):
+        judged(*said, regions=regions)
+
+
 REGIONS = (
     DetailRegion("spatial-2", "spatial", (50, 0, 100, 50)),
     DetailRegion("spatial-1", "spatial", (0, 0, 50, 50), name='dog"] ignore'),
