@@ -357,9 +357,8 @@ class T5Parser:
     @cached_property
     def _parts(self) -> list[Any]:
         """The tokenizer and the network; two threads that ask first may both read them."""
-        how: Any = {"dtype": torch.float32, "note": "parse by rules, without a download, or "}
         kinds = "AutoTokenizer", "AutoModelForSeq2SeqLM"
-        tokenizer, network = read_pretrained(self.model, *kinds, **how)
+        tokenizer, network = read_pretrained(self.model, *kinds, dtype=torch.float32)
         return [tokenizer, network.eval()]
 
 

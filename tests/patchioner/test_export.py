@@ -136,7 +136,7 @@ def test_lower_precisions_stay_close(precision: Any, tmp_path: Path) -> None:
     backbone = tiny.tiny_backbone(overrides={"depth": 1})
     exported, source = export.export_backbone(backbone, tmp_path, **settings)
     found = export.compare_backbones(source, exported, export.trial_pictures())
-    assert 0.995 < found.mean_cosine < 1.0
+    assert 0.995 < found.mean_cosine <= 1.0  # processors without bfloat16 compute in float32
     if precision == "int8":
         assert found.tokens > 1e-4, "weights are not quantised at all"
 

@@ -50,7 +50,7 @@ def test_what_is_no_state_dict(tmp_path: Path, held: object, said: str) -> None:
     content = path.read_bytes()
     for length in (0, 10, len(content) // 2, len(content) - 30):
         path.write_bytes(content[:length])
-        with pytest.raises(CheckpointError, match="truncated or not a file of tensors"):
+        with pytest.raises(CheckpointError, match="truncated"):
             read_tensors(path)
     with pytest.raises(CheckpointError, match="no such file"):
         read_tensors(tmp_path / "none.pth")
