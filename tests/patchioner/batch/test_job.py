@@ -174,12 +174,13 @@ def test_pairs_from_python(by: str, photos: Path, model: Patchioner, tmp_path: P
     said = {"class_name": "cat", "class_id": 3, "confidence": 0.5, "tracker_id": 7}
     regions: Any = [NamedRegion(Mask(masks[0]), "cat", 5, said)]
     if by != "ours":
+        supervision = pytest.importorskip("supervision")
         rows: Any = {"xyxy": [[1, 2, 40, 30]] * 2, "conf": [0.5, 0.2], "cls": [3, 3], "id": [7, 8]}
         boxes = SimpleNamespace(**{name: torch.tensor(one) for name, one in rows.items()})
         regions = SimpleNamespace(names={3: "cat"}, masks=SimpleNamespace(data=masks), boxes=boxes)
         regions.orig_shape = (64, 96)
     if by == "supervision":
-        regions = pytest.importorskip("supervision").Detections.from_ultralytics(regions)
+        regions = supervision.Detections.from_ultralytics(regions)
     pairs: list[Any] = [(photos / "a.png", regions), (picture, None), (photos / "none.png", [])]
 
     def work(pairs: Any) -> tuple[int, int]:
