@@ -12,7 +12,7 @@ from benchmarks import data
 from benchmarks.data import BenchmarkDataError, PhotoFolder, Reading, Rows, Sample, Task
 from benchmarks.metrics.regions import SYNONYMS
 from benchmarks.run import run_task
-from patchioner.regions.items import box_of
+from patchioner.regions.items import BoxFormat, box_of
 
 FORM = (
     '[{"file_name", "image_id", "boxes": [{"xyxy": [x1, y1, x2, y2], "name"}, ...]}, ...], '
@@ -50,8 +50,7 @@ def _by_photo(path: Path, instances: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for one in instances["annotations"]:
             if not one.get("iscrowd"):
-                x, y, width, height = one["bbox"]
-                box = {"xyxy": [x, y, x + width, y + height], "name": names[one["category_id"]]}
+                box = {"xywh": one["bbox"], "name": names[one["category_id"]]}
                 photos[one["image_id"]]["boxes"].append(box)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BenchmarkDataError(f"{path} has no instances of COCO: {error!r}") from error
@@ -67,7 +66,8 @@ def _sample(box: Any, entry: Any, photos: PhotoFolder, row: int) -> Sample:
     name = box.get("name")
     if not isinstance(name, str) or name not in SYNONYMS:
         raise BenchmarkDataError(f"the class {name!r:.40} is none of COCO's 80")
-    region = box_of(box.get("xyxy"), "xyxy")
+    form: BoxFormat = "xywh" if "xywh" in box else "xyxy"
+    region = box_of(box.get(form), form)
     photo = photos.find(entry.get("file_name"), entry.get("image_id"))
     share = data.share_of_boxes([region], photos, photo)
     return Sample(f"{Path(photo).stem}/{row}", photo, region, (name,), row, share)

@@ -234,9 +234,11 @@ def check(
     kind: Any = int if rule.startswith("int ") else Real
     low, high = map(float, interval[1:-1].split(","))
     for name, value in values.items():
-        inside = isinstance(value, kind) and not isinstance(value, bool) and low <= value <= high
-        at_end = (value, interval[0]) == (low, "(") or (value, interval[-1]) == (high, ")")
-        if (not inside or at_end) and not (or_none and value is None):
+        if or_none and value is None:
+            continue
+        is_number = isinstance(value, kind) and not isinstance(value, bool)
+        above = is_number and (low < value or (low == value and interval[0] == "["))
+        if not above or not (value < high or (value == high and interval[-1] == "]")):
             what = "whole number" if kind is int else "number"
             raise OptionError(f"{name} is {value!r:.80}; give a {what} in {interval}{or_none}")
 

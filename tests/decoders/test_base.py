@@ -50,7 +50,7 @@ DEEP, RETRIEVAL = partial(LM, mapper="transformer"), partial(RetrievalDecoder, 4
         (DecodeOptions, "strategy", ["bean"]), (DecodeOptions, "max_tokens", [0, 2.5, True]),
         (DecodeOptions, "min_tokens", [-1, 31]), (DecodeOptions, "beam_width", [0]),
         (DecodeOptions, "seed", [-1, 2**128]), (DecodeOptions, "length_penalty", [-0.5, math.nan]),
-        (DecodeOptions, "temperature", [0.0, math.inf]), (DecodeOptions, "top_p", [0.0, 1.5]),
+        (DecodeOptions, "temperature", [0.0, math.inf]), (DecodeOptions, "top_p", [0.0, 1.5, np.ones(2)]),
         (DecodeOptions, "batch_memory_mb", [0]),
         (DecodeOptions, "banned_words", [["cat"], ("cat", " "), "cat"]),
         (TrainOptions, "batch", [0, 2.5]), (TrainOptions, "learning_rate", [0.0, math.nan]),
