@@ -65,4 +65,4 @@ def with_interval(score: Mapping[str, Any] | None) -> str:
     return figure(score["value"], ends["low"], ends["high"])
 
 
-positive, natural = spelling.positive_int, spelling.whole_number(0)
+positive, natural = spelling.positive_int, spelling.natural

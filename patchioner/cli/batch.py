@@ -48,7 +48,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     add("--labels", metavar='FILE|"A;B;C"', type=spelling.parse_texts, default=(), help=choice)
     add("--retry", choices=["failed"], help="ask again about the photos of which rows failed")
     most = "stop when more rows have failed"
-    add("--max-failures", type=spelling.whole_number(0), metavar="N", help=most)
+    add("--max-failures", type=spelling.natural, metavar="N", help=most)
     workers = "who works: this process, or (N) workers of Ray"
     add("--engine", metavar="local|ray|ray:N", default="local", help=workers)
     add("--shards", type=spelling.positive_int, metavar="N", help="pieces of a new run")

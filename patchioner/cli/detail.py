@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner.base.files import atomic_path, read_json
+from patchioner.base.files import atomic_path
 from patchioner.cli import spelling
 from patchioner.cli.spelling import find_photos, report, report_error, write_line
 
@@ -82,15 +82,13 @@ _ADVANCED: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("samples", "texts about every region", {"metavar": "N", "type": spelling.positive_int}),
     ("scorer", "dense (our model's own alignment), blip:MODEL, clip:NAME, or none",
      {"metavar": "WHO", "type": _who("dense", "blip:MODEL", "clip:NAME", "none"), "default": "dense"}),
-    ("calibration", "of blip: or clip:, as python -m patchioner.detail.calibrate --scorer prints it",
-     {"metavar": "FILE", "type": Path}),
-    ("min-support", "least support of a sentence that is kept (default: as calibrated)",
-     {"metavar": "0..1", "type": spelling.number(0, 1)}),
+    ("min-support", "least support of a sentence that is kept (default: as calibrated; of blip: 0.3)",
+     {"metavar": "0..1", "type": spelling.number("[0, 1]")}),
     ("key-env", "environment variable with the key (OPENAI_API_KEY)", {"metavar": "NAME"}),
     ("cache", "keeps every answer, so that nothing is asked twice (default: FILE.jsonl.cache beside --out)",
      {"metavar": "DIR", "type": Path}),
     ("max-calls", "most requests to servers, retries included",
-     {"metavar": "N", "type": lambda text: 0 if text == "0" else spelling.positive_int(text)}),
+     {"metavar": "N", "type": spelling.natural}),
     ("max-cost", "most to spend on servers, by the prices", {"metavar": "X", "type": spelling.not_negative}),
     ("price-in", "price of a million tokens sent", {"metavar": "X", "type": spelling.not_negative}),
     ("price-out", "price of a million tokens that come back", {"metavar": "X", "type": spelling.not_negative}),
@@ -116,7 +114,7 @@ def add_detail_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_combinations(options: argparse.Namespace) -> str | None:
     """What is wrong about arguments that are right one by one; None when nothing is."""
-    scorer, fitted, least = options.scorer, options.calibration, options.min_support
+    scorer, least = options.scorer, options.min_support
     priced = options.price_in is not None or options.price_out is not None
     ours = options.model != "none"
     # fmt: off
@@ -124,11 +122,8 @@ def check_combinations(options: argparse.Namespace) -> str | None:
         (options.json and options.out is not None, "--out writes the JSON lines: leave --json out"),
         (options.max_cost is not None and not priced,
          "--max-cost needs prices: give --price-in and --price-out, per million tokens"),
-        (fitted is not None and scorer in ("dense", "none"),
-         f"--calibration belongs to --scorer blip: or clip:, not {scorer}"),
-        (scorer.startswith("clip:") and fitted is None and least is None,
-         "the cosines of CLIP mean nothing by themselves: give --calibration FILE (python -m "
-         "patchioner.detail.calibrate --scorer makes it), or --min-support"),
+        (scorer.startswith("clip:") and least is None,
+         "the cosines of CLIP mean nothing by themselves: give --min-support"),
         (least is not None and scorer == "none", "--min-support needs a scorer: leave --scorer none out"),
         (not ours and options.describer == "patchioner",
          "--model none leaves nobody to describe: name another --describer"),
@@ -295,16 +290,12 @@ class _Run:
 
 def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | None:
     from patchioner.detail.score import SCORERS, DenseScorer, IndependentScorer
-    from patchioner.guidance import Logistic
 
     (kind, _, name), least = options.scorer.partition(":"), options.min_support
     if kind == "none":
         return None
     if kind != "dense":
-        path = options.calibration
-        fitted = None if path is None else Logistic.from_json(read_json(path), str(path))
-        match = SCORERS.get(kind)(name)
-        return IndependentScorer(match, name=options.scorer, calibration=fitted, threshold=least)
+        return IndependentScorer(SCORERS[kind](name), name=options.scorer, threshold=least)
     assert model is not None  # `check_combinations`
     return DenseScorer(model, threshold=least)
 

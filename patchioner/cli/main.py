@@ -27,7 +27,7 @@ VERBS = {
     "export": ("models", "run a model's backbone in another runtime"),
     "calibrate": ("calibrate", "how sure a model's captions are"),
     "bank": ("bank", "build, look into or shrink memory banks"),
-    "serve": ("serve", "a page and an API"),
+    "serve": ("models", "a page and an API"),
     "doctor": ("models", "what is installed here, and what is in its way"),
 }
 """Verb -> module of this package, whose `add_VERB_arguments` sets arguments and `run`, and one line of help."""

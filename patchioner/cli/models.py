@@ -1,11 +1,14 @@
-"""Verbs on whole models, `patchioner models`, `convert` and `export`, and `doctor`, on what is installed here."""
+"""Verbs on whole models: `models`, `convert`, `export`, `serve`; and `doctor`, on what is installed here."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import platform
+import typing
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import patchioner
 from patchioner.base.files import require_new_folder
-from patchioner.base.optional import install_line
-from patchioner.cli.spelling import declare, find_photos, positive_int, report_error, write_line
+from patchioner.base.optional import bound_memory, install_line, require
+from patchioner.cli.spelling import (
+    add_model,
+    declare,
+    find_photos,
+    positive_int,
+    report,
+    report_error,
+    write_line,
+)
+from patchioner.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from patchioner.export import ExportReport
@@ -38,6 +50,15 @@ examples:
 
 exit status: 0 written and tried; 1 it cannot be exported, or gives other features; 2 wrong usage.
 """
+_SERVE_EXAMPLES = """\
+examples:
+  patchioner serve
+  patchioner serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
+
+docs/serve.md has the API. Ctrl-C or SIGTERM finishes what is under way and stops.
+"""
+# Options of the server on the first screen; their other names.
+_FIRST, _ALSO = ("host", "port", "token"), {"root": ("--review",)}
 _DISTRIBUTION = "openpatchioner"
 # Extra -> the modules that it installs.
 EXTRAS = {
@@ -229,6 +250,46 @@ def _summary(options: argparse.Namespace, report: ExportReport, *, given: bool) 
         f"  largest difference from torch in float32: {largest}\n"
         f"  cosine of tokens: mean {found.mean_cosine:.6f}, least {found.least_cosine:.6f}"
     )
+
+
+def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `patchioner serve` takes."""
+    about = "Serve a page and an API, also for clients of OpenAI and Ollama, on one model."
+    add_model(declare(parser, serve, about, _SERVE_EXAMPLES))
+    advanced = parser.add_argument_group("advanced")
+    hints = typing.get_type_hints(ServeSettings)
+    for one in fields(ServeSettings):
+        add = (parser if one.name in _FIRST else advanced).add_argument
+        flags = (f"--{one.name.replace('_', '-')}", *_ALSO.get(one.name, ()))
+        hint, told = hints[one.name], one.metadata["help"]
+        if hint is bool:
+            add(*flags, action="store_true", help=told)
+            continue
+        told += "" if one.default is None else " (default: %(default)s)"
+        kind = next(one for one in (int, float, Path, str) if one in (hint, *typing.get_args(hint)))
+        add(*flags, type=kind, default=one.default, metavar=one.metadata["metavar"], help=told)
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve until told to stop.
+
+    Raises:
+        PatchionerError: the options, the model or the extra are not usable.
+    """
+    given = {one.name: getattr(options, one.name) for one in fields(ServeSettings)}
+    settings = ServeSettings(**given | {"token": options.token or os.getenv("PATCHIONER_TOKEN")})
+    for module in ("fastapi", "uvicorn", "python_multipart"):
+        require(module, "serve")
+    from patchioner.model import Patchioner
+    from patchioner.serve.app import run_server
+
+    logging.getLogger("patchioner.serve").setLevel(logging.INFO)
+    bound_memory()
+    model = Patchioner.from_pretrained(options.model, device=options.device)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    report(f"{model!r} listens on http://{host}:{settings.port}")
+    run_server(model, settings)
+    return 0
 
 
 def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
 import os
 import re
 import sys
@@ -21,7 +20,7 @@ from patchioner.base.errors import (
     TextError,
     UnknownNameError,
 )
-from patchioner.base.files import atomic_path, walk
+from patchioner.base.files import atomic_path, check, walk
 from patchioner.base.optional import require
 from patchioner.base.progress import complain, printable, wipe_progress
 from patchioner.regions import Box, Mask, Point, Polygon, RegionFile, RegionSet, Trace, read_trace
@@ -151,7 +150,7 @@ def add_region_file(add: Callable[..., Any]) -> None:
 def add_min_confidence(add: Callable[..., Any]) -> None:
     """`--min-confidence`."""
     least = "leave out texts below this confidence (captions: of calibrated models)"
-    add("--min-confidence", type=number(0, 1), metavar="P", help=least)
+    add("--min-confidence", type=number("[0, 1]"), metavar="P", help=least)
 
 
 def numbers_of_regions(options: argparse.Namespace) -> dict[str, Any]:
@@ -190,34 +189,25 @@ def parse_texts(text: str) -> tuple[str, ...]:
     return found
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """A parser of whole numbers from `least` on."""
+def number(interval: str) -> Callable[[str], Any]:
+    """A parser of the numbers in an interval, such as "(0, inf)" or, of whole numbers, "int [1, 9]"."""
+    is_whole = interval.startswith("int ")
+    wanted = f"a {'whole ' * is_whole}number in {interval.removeprefix('int ')}"
 
-    def parse(text: str) -> int:
-        # Python takes no integer of thousands of digits, and nothing here needs one of nineteen.
-        if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r:.80} is not a whole number from {least} on")
-        return int(text)
-
-    return parse
-
-
-def number(least: float, most: float = math.inf, *, above: bool = False) -> Callable[[str], float]:
-    """A parser of finite numbers from `least` (or `above` it) up to `most`."""
-    wanted = f"a number {'above' if above else 'from'} {least:g}"
-    wanted += f" to {most:g}" if math.isfinite(most) else "" if above else " on"
-
-    def parse(text: str) -> float:
-        value = _numbers(text, 1, wanted)[0]
-        if not (math.isfinite(value) and least <= value <= most) or (above and value == least):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    def parse(text: str) -> Any:
+        try:
+            value = int(text) if is_whole else float(text)
+            check(interval, value=value)
+        except ValueError:  # OptionError is one
+            raise argparse.ArgumentTypeError(f"{text!r:.80} is not {wanted}") from None
         return value
 
     return parse
 
 
-positive_int = whole_number(1)
-positive, not_negative = number(0, above=True), number(0)
+# Nothing here needs more than eighteen digits.
+positive_int, natural = number("int [1, 1e18)"), number("int [0, 1e18)")
+positive, not_negative = number("(0, inf)"), number("[0, inf)")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Command: calibrate a checkpoint's support, or an independent scorer, on photos with captions.
+"""Command: calibrate a checkpoint's support on photos with captions.
 
     python -m patchioner.detail.calibrate --model FOLDER --pairs pairs.json --photos photos/ --write
 
@@ -26,9 +26,8 @@ from patchioner.base.errors import OptionError
 from patchioner.base.files import read_json, write_json
 from patchioner.base.progress import guarded, progress
 from patchioner.detail import prose, score
-from patchioner.detail.score import Calibration, Matcher, View
-from patchioner.guidance import Captioned, FloatArray, Logistic, fit_logistic, read_pairs
-from patchioner.images import ImageSource, load_image
+from patchioner.detail.score import Calibration, View
+from patchioner.guidance import Captioned, FloatArray, fit_logistic, read_pairs
 from patchioner.regions import WholeImage
 
 Texts = Sequence[str]
@@ -36,23 +35,19 @@ SENTENCE_RATE, OBJECT_RATE = 0.50, 0.10
 """Shares that pass: of true sentences with one thing exchanged, and of things that are not there."""
 
 
-def _at_rate(
-    inputs: Sequence[str], rows: Sequence[FloatArray], truth: Sequence[bool], rate: float
-) -> Logistic:
-    """Fitted, with the threshold that this share of the false samples passes."""
-    values, answers = np.array(rows).reshape(-1, len(inputs)), np.array(truth, dtype=bool)
-    fitted = fit_logistic(inputs, values, answers)
-    return replace(fitted, threshold=float(np.quantile(fitted(values[~answers]), 1 - rate)))
-
-
 def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int = 0) -> Calibration:
     """Fit the measures of a model with a text tower on (photo, true captions): 100 at least, a few hundred are better.
     `OptionError`: too few photos, or no text tower."""
+    if len(pairs) < 2:
+        raise OptionError(f"{len(pairs)} photos are too few: give a hundred or more with captions")
     evidence, generator = score.Evidence(model), random.Random(seed)
     said: list[tuple[str, View, str, FloatArray]] = []  # kind, view, text, measures of its things
     rows: list[FloatArray] = []
     truth: list[bool] = []
-    for photo, captions, others in _with_others(pairs):
+    for place, (photo, captions) in enumerate(
+        progress(pairs, description="calibrating", unit="photo")
+    ):
+        others = [one for at, (_, one) in enumerate(pairs) if at != place]
         # The memory may hold these very captions; of another photo it would not.
         view = evidence.view(model.encode(photo), WholeImage(), without=captions)
         for caption in captions:
@@ -66,7 +61,10 @@ def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int 
             false = evidence.object_rows(view, [swapped[1]] if swapped else [])
             rows += [*true, *false]
             truth += [True] * len(true) + [False] * len(false)
-    objects = _at_rate(evidence.object_inputs, rows, truth, OBJECT_RATE)
+    values = np.array(rows).reshape(-1, len(evidence.object_inputs))
+    objects = fit_logistic(evidence.object_inputs, values, truth)
+    absent = objects(values)[~np.array(truth)]
+    objects = replace(objects, threshold=float(np.quantile(absent, 1 - OBJECT_RATE)))
     rated = [evidence.sentence_row(view, text, rows, objects) for _, view, text, rows in said]
     measures = np.array(rated)
     kinds = np.array([kind for kind, *_ in said])
@@ -78,28 +76,6 @@ def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int 
         accepted = scores[kinds == kind] >= threshold
         measured[f"accepted {kind}"] = round(float(accepted.mean()), 4)
     return Calibration(replace(sentences, threshold=threshold), objects, measured)
-
-
-def calibrate_matcher(match: Matcher, pairs: Sequence[Captioned], *, seed: int = 0) -> Logistic:
-    """Fit the one number of a scorer, of (picture, n sentences), on whole photos, as `calibrate_model` does."""
-    generator = random.Random(seed)
-    values: list[FloatArray] = []
-    truth: list[bool] = []
-    for photo, captions, others in _with_others(pairs):
-        swaps = (swap_thing(one, _names(others, captions, generator), generator) for one in captions)  # fmt: skip
-        false = [swapped[0] for swapped in swaps if swapped]
-        values += [*np.asarray(match(load_image(photo), [*captions, *false]), dtype=np.float64)]
-        truth += [True] * len(captions) + [False] * len(false)
-    return _at_rate(("match",), values, truth, SENTENCE_RATE)
-
-
-def _with_others(pairs: Sequence[Captioned]) -> Iterator[tuple[ImageSource, Texts, list[Texts]]]:
-    """(Photo, its captions, those of each other photo)."""
-    if len(pairs) < 2:
-        raise OptionError(f"{len(pairs)} photos are too few: give a hundred or more with captions")
-    rows = progress(pairs, description="calibrating", unit="photo")
-    for place, (photo, captions) in enumerate(rows):
-        yield photo, captions, [one for at, (_, one) in enumerate(pairs) if at != place]
 
 
 def swap_thing(caption: str, names: Iterator[str], draw: random.Random) -> tuple[str, str] | None:
@@ -131,9 +107,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--photos", type=Path, required=True, help="folder of the photos")
     add("--limit", type=int, default=300, help="photos, drawn by the seed (default 300)")
     add("--seed", type=int, default=0)
-    add = parser.add_mutually_exclusive_group().add_argument
-    scorers = ", ".join(score.SCORERS.names())
-    add("--scorer", metavar="KIND:CHECKPOINT", help=f"calibrate this, not a model: {scorers}")
     add("--write", action="store_true", help="into the model's folder; else only print")
     options = parser.parse_args(argv)
 
@@ -149,10 +122,6 @@ def _fitted(options: argparse.Namespace) -> dict[str, Any]:
         told = f"--write needs a checkpoint's folder, {options.model!r} is none"
         raise OptionError(f"{told}: make one with patchioner convert")
     pairs = read_pairs(options.pairs, options.photos, limit=options.limit, seed=options.seed)
-    if options.scorer:
-        kind, _, checkpoint = options.scorer.partition(":")
-        match = score.SCORERS.get(kind)(checkpoint)
-        return calibrate_matcher(match, pairs, seed=options.seed).to_json()
     model = Patchioner.from_pretrained(options.model)
     found = calibrate_model(model, pairs, seed=options.seed).to_json()
     if options.write:

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from patchioner import Patchioner
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.base.optional import Registry, read_pretrained, require
+from patchioner.base.optional import read_pretrained, require
 from patchioner.detail import prose
 from patchioner.detail.values import DetailRegion, Photo, Support
 from patchioner.guidance import FloatArray, Logistic
@@ -258,23 +258,15 @@ Matcher = Callable[[Image.Image, Sequence[str]], npt.ArrayLike]
 
 
 class IndependentScorer:
-    """A `Scorer` that is not the captioner: any matcher, on the crop of each region. `calibration` makes probabilities
-    of its numbers, else cut to 0..1; `threshold`: instead of the calibration's, or of 0.3, published for BLIP alone.
-    """
+    """A `Scorer` that is not the captioner: any matcher, on the crop of each region, its numbers cut to 0..1.
+    `threshold`: instead of 0.3, published for BLIP alone."""
 
     def __init__(
-        self,
-        match: Matcher,
-        *,
-        name: str = "independent",
-        calibration: Logistic | None = None,
-        threshold: float | None = None,
+        self, match: Matcher, *, name: str = "independent", threshold: float | None = None
     ) -> None:
-        self._match, self._calibration = match, calibration
-        stored = calibration.threshold if calibration else _BLIP_THRESHOLD
-        self.threshold = stored if threshold is None else threshold
-        fitted = calibration.to_json() if calibration else None
-        self.settings = {"type": name, "threshold": self.threshold, "calibration": fitted}
+        self._match = match
+        self.threshold = _BLIP_THRESHOLD if threshold is None else threshold
+        self.settings = {"type": name, "threshold": self.threshold}
 
     def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
         """One `Support` per (region, sentence), in order; each crop is encoded once."""
@@ -283,10 +275,9 @@ class IndependentScorer:
             asked = [place for place, (region, _) in enumerate(sentences) if region.id == name]
             texts = [sentences[place][1] for place in asked]
             scores[asked] = self._match(cut_out(photo.image, box), texts)
-        fitted = self._calibration
-        scores = fitted(scores[:, None]) if fitted else np.clip(scores, 0.0, 1.0)
-        doubts = [unverifiable(text) for _, text in sentences]
-        return [Support(float(one), (), of) for one, of in zip(scores, doubts, strict=True)]
+        shares = np.clip(scores, 0.0, 1.0).tolist()
+        pairs = zip(shares, sentences, strict=True)
+        return [Support(share, (), unverifiable(text)) for share, (_, text) in pairs]
 
 
 def blip_matcher(model: Any, processor: Any) -> Matcher:
@@ -333,13 +324,6 @@ def _unit(rows: Tensor) -> Tensor:
     return F.normalize(rows.float(), dim=-1)
 
 
-SCORERS: Registry[Callable[[str], Matcher]] = Registry(
-    "independent scorer",
-    {"blip": "patchioner.detail.score:load_blip", "clip": "patchioner.detail.score:load_clip"},
-)
-"""Name -> makes a matcher from the name or folder of a checkpoint."""
-
-
 def load_blip(checkpoint: str) -> Matcher:
     """BLIP from a hub id or folder, e.g. "Salesforce/blip-itm-large-coco"."""
     kinds = "AutoProcessor", "BlipForImageTextRetrieval"
@@ -353,3 +337,7 @@ def load_clip(checkpoint: str) -> Matcher:
     name, _, weights = checkpoint.partition("@")
     model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=weights or None)
     return clip_matcher(model.eval(), preprocess, open_clip.get_tokenizer(name))
+
+
+SCORERS: Final[Mapping[str, Callable[[str], Matcher]]] = {"blip": load_blip, "clip": load_clip}
+"""Name -> makes a matcher from the name or folder of a checkpoint."""

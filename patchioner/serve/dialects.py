@@ -22,10 +22,8 @@ from torch import Tensor
 from patchioner.base.errors import PatchionerError, RegionError
 from patchioner.pipeline import attempt
 from patchioner.regions.annotators import from_label_studio
-from patchioner.serve.engine import Encoded, Engine
-from patchioner.serve.native import Asker
-from patchioner.serve.reading import RequestError, bad_request
-from patchioner.serve.schemas import Asked, Decoding, decoding, failure
+from patchioner.serve.engine import Asker, Encoded, Engine
+from patchioner.serve.schemas import Asked, Decoding, RequestError, bad_request, failure
 
 router = APIRouter()
 Entry = Mapping[str, Any]
@@ -93,7 +91,7 @@ class Drawing(Lenient):
             seed = (self.seed or 0) % 2**63  # others may be negative
             drawn |= {"strategy": "sample", "temperature": self.temperature, "seed": seed}
             drawn["top_p"] = self.top_p or 1.0
-        return Asked(decoding(engine.model, **drawn) if drawn else None)
+        return Decoding(**drawn).asked(engine.model)
 
 
 class Conversation(Lenient):

@@ -12,9 +12,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import prometheus_client as prometheus
+from fastapi import Depends, Request
 from torch import Tensor
 
 from patchioner.backbones import PatchFeatures
@@ -23,9 +24,8 @@ from patchioner.detail import DetailCaptioner, DetailedCaption, Photo
 from patchioner.model import Patchioner
 from patchioner.pipeline import Batching, attempt
 from patchioner.regions import Region
-from patchioner.serve import reading
-from patchioner.serve.reading import RequestError, open_photo, region_list
-from patchioner.serve.schemas import Asked, caption_json, choice_json, failure
+from patchioner.serve import schemas
+from patchioner.serve.schemas import Asked, RequestError, failure, open_photo, region_list
 from patchioner.serve.settings import ServeSettings, content_id
 
 Asking: TypeAlias = Sequence[Any] | None
@@ -284,10 +284,10 @@ class Engine:
     async def upload(self, image: str | None, path: str | None = None) -> Encoded:
         """The photo in base64 or a data URL, or of a name in `--root`, encoded."""
         if (image is None) == (path is None):
-            raise reading.bad_request("give the photo as 'image' (base64 or a data URL)")
+            raise schemas.bad_request("give the photo as 'image' (base64 or a data URL)")
         if image is not None:
-            return await self.photo(reading.photo_bytes(image))
-        return await self.photo(reading.named_photo(path or "", self.settings))
+            return await self.photo(schemas.photo_bytes(image))
+        return await self.photo(schemas.named_photo(path or "", self.settings))
 
     def known(self, name: str) -> Encoded:
         """The photo of that id; RequestError where it is not there, or no more."""
@@ -312,10 +312,11 @@ class Engine:
         self, photo: Encoded, regions: Asking, asked: Asked, candidates: Asking = None
     ) -> list[dict[str, Any]]:
         """Captions as JSON, or the error of each region."""
-        if candidates is None:
-            return await as_json(await self.ask(("caption", asked), photo, regions), caption_json)
-        key = ("label", self.checked(candidates), asked.min_confidence)
-        return await as_json(await self.ask(key, photo, regions), choice_json)
+        key: tuple[Any, ...] = ("caption", asked)
+        if candidates is not None:
+            key = ("label", self.checked(candidates), dict(asked).get("min_confidence"))
+        write = schemas.caption_json if candidates is None else schemas.choice_json
+        return await as_json(await self.ask(key, photo, regions), write)
 
     async def ask(self, key: tuple[Any, ...], photo: Encoded, regions: Asking) -> list[Any]:
         """The answer for each of `region_list`, or its error; in pieces, so that small questions need not wait.
@@ -364,7 +365,7 @@ class Engine:
         if verb == "embed":
             found = self.model.embed_many(asked, on_error="return")
         elif verb == "caption":
-            found = self.model.caption_many(asked, **wanted, **vars(how[0]))
+            found = self.model.caption_many(asked, **wanted, **dict(how[0]))
         else:
             names, wanted["threshold"] = how
             found = self.model.label_many(asked, names, **wanted)
@@ -391,3 +392,10 @@ async def as_json(found: Sequence[Any], write: Callable[[Any], Any]) -> list[Any
         return [failure(one) if isinstance(one, PatchionerError) else write(one) for one in found]
 
     return await asyncio.to_thread(work)
+
+
+def _of_app(request: Request) -> Any:
+    return request.app.state.engine
+
+
+Asker = Annotated[Engine, Depends(_of_app)]

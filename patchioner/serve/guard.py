@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from patchioner.serve.engine import Engine
-from patchioner.serve.reading import RequestError, told, too_large
+from patchioner.serve.schemas import RequestError, told, too_large
 
 logger = logging.getLogger("patchioner.serve")
 

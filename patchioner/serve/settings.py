@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from patchioner.base.errors import OptionError
+from patchioner.base.files import check
 
 
 def content_id(photo: bytes) -> str:
@@ -42,13 +42,10 @@ class ServeSettings:
     max_regions: int = _option(1024, "of a request", "N")
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value, least = getattr(self, one.name), int(one.name not in ("port", "cache_bytes"))
-            if type(one.default) in (int, float) and not (math.isfinite(value) and value >= least):
-                flag = one.name.replace("_", "-")
-                raise OptionError(f"--{flag} is {value}: give a number of at least {least}")
-        if self.port > 65535:
-            raise OptionError(f"--port is {self.port}: give one of 1 to 65535, or 0 for a free one")
+        check("int [1, inf)", self, "workers queue max_bytes max_pixels max_regions")
+        check("int [0, inf)", cache_bytes=self.cache_bytes)
+        check("int [0, 65535]", port=self.port)  # 0: a free one
+        check("[1, inf)", deadline=self.deadline)
         if self.root is not None and not self.root.is_dir():
             raise OptionError(f"--root {str(self.root)!r} is no folder")
         if self.token is not None and not (self.token.isascii() and len(self.token.strip()) >= 8):

@@ -13,7 +13,6 @@ from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.detail import score
 from patchioner.detail.prose import with_article
 from patchioner.detail.values import Photo
-from patchioner.guidance import Logistic
 from tests.patchioner.detail.conftest import CASES, REGIONS
 from tests.support.language import END, raw_tokenizer
 from tests.support.tiny import noise_photo
@@ -84,12 +83,9 @@ def test_each_crop_is_seen_once_and_answers_keep_their_order(photo: Photo) -> No
     plain = score.IndependentScorer(match)
     assert [one.score for one in plain.score(photo, asked)] == [0.1, 0.3, 1.0]
     assert seen == [((48, 40), ("a", "ef" * 8)), ((96, 64), ("bcd",))]
-    fitted = Logistic(("match",), (0.5,), (0.1,), (2.0,), 0.0, 0.6)
-    scorer = score.IndependentScorer(match, name="length", calibration=fitted)
-    assert scorer.score(photo, [(REGIONS[0], "abcde")])[0].score == pytest.approx(0.5)
-    given = score.IndependentScorer(match, calibration=fitted, threshold=0.2)
-    assert [one.threshold for one in (plain, scorer, given)] == [0.3, 0.6, 0.2]
-    assert scorer.settings["type"] == "length"
+    given = score.IndependentScorer(match, name="length", threshold=0.2)
+    assert [one.threshold for one in (plain, given)] == [0.3, 0.2]
+    assert given.settings["type"] == "length"
 
 
 def test_blip_is_half_matching_half_cosine() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from patchioner.base.errors import OptionError
 from patchioner.serve.engine import Batcher
-from patchioner.serve.reading import RequestError
+from patchioner.serve.schemas import RequestError
 
 
 def test_what_waits_and_is_asked_alike_is_answered_together() -> None:

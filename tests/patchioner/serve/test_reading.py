@@ -9,8 +9,8 @@ from PIL import Image, TiffImagePlugin
 
 from patchioner import Box, Mask, Point, WholeImage
 from patchioner.base.errors import RegionError
-from patchioner.serve import reading
-from patchioner.serve.reading import RequestError, named_photo, open_photo, region_list
+from patchioner.serve import schemas
+from patchioner.serve.schemas import RequestError, named_photo, open_photo, region_list
 from patchioner.serve.settings import ServeSettings
 from tests.patchioner.serve.conftest import cases
 from tests.support import MonkeyPatch
@@ -61,7 +61,7 @@ def test_photos_come_in_every_base64() -> None:
         "data:image/png;charset=utf-8;base64,++//",
         "DATA:;base64,%2B%2b%2F/",
     ):
-        assert reading.photo_bytes(text) == base64.b64decode("++//")
+        assert schemas.photo_bytes(text) == base64.b64decode("++//")
 
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
@@ -100,7 +100,7 @@ def test_regions_of_every_form_beside_what_is_none() -> None:
 
 
 def test_their_number_is_bounded(monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_MOST_MASK_PIXELS", 2 * 40 * 30)
+    monkeypatch.setattr(schemas, "_MOST_MASK_PIXELS", 2 * 40 * 30)
     mask = CORNER.to_json()
     assert len(region_list([mask] * 2, SMALL.size, SETTINGS)) == 2
     for entries in ([], [{"whole": True}] * 41, [mask] * 3):
