@@ -280,63 +280,51 @@ class IndependentScorer:
         return [Support(share, (), unverifiable(text)) for share, (_, text) in pairs]
 
 
-def blip_matcher(model: Any, processor: Any) -> Matcher:
-    """(Matching probability + cosine) / 2 of BLIP, as published, for model and processor of one checkpoint."""
+def load_blip(checkpoint: str) -> Matcher:
+    """(Matching probability + cosine) / 2 of BLIP, as published, from a hub id or folder."""
+    kinds = "AutoProcessor", "BlipForImageTextRetrieval"
+    processor, model = read_pretrained(checkpoint, *kinds, dtype=torch.float32)
+    model.eval()
 
     @torch.inference_mode()
     def match(picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
-        device = next(model.parameters()).device
         pixels = processor.image_processor(images=picture, return_tensors="pt")["pixel_values"]
-        seen = model.vision_model(pixel_values=pixels.to(device)).last_hidden_state
+        seen = model.vision_model(pixel_values=pixels).last_hidden_state
         # The published system reads 35 tokens: the tail of a long sentence is never seen.
-        texts = processor.tokenizer(
-            list(sentences), padding=True, truncation=True, max_length=64, return_tensors="pt"
-        ).to(device)
+        how: Any = {"padding": True, "truncation": True, "max_length": 64, "return_tensors": "pt"}
+        texts = processor.tokenizer(list(sentences), **how)
         words = {"input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"]}
         patches = seen.expand(len(sentences), -1, -1)
-        seen_all = torch.ones(patches.shape[:2], dtype=torch.long, device=device)
+        seen_all = torch.ones(patches.shape[:2], dtype=torch.long)
         pictured = {"encoder_hidden_states": patches, "encoder_attention_mask": seen_all}
         joint = model.text_encoder(**words, **pictured).last_hidden_state
         alone = model.text_encoder(**words).last_hidden_state
         matching = model.itm_head(joint[:, 0]).softmax(dim=1)[:, 1]
         cosine = _unit(model.text_proj(alone[:, 0])) @ _unit(model.vision_proj(seen[:, 0]))[0]
-        return np.asarray(((matching + cosine) / 2).double().cpu().numpy())
+        return np.asarray(((matching + cosine) / 2).double().numpy())
 
     return match
 
 
-def clip_matcher(
-    model: Any, preprocess: Callable[[Image.Image], Tensor], tokenize: Callable[[list[str]], Tensor]
-) -> Matcher:
-    """Cosine of an open_clip model; `preprocess` makes (3, H, W) of a picture, `tokenize` (n, tokens) of texts."""
+def load_clip(checkpoint: str) -> Matcher:
+    """Cosine of CLIP by open_clip's spelling: "ViT-B-32@laion2b_s34b_b79k" or "hf-hub:owner/name"."""
+    open_clip = require("open_clip", "clip")
+    name, _, weights = checkpoint.partition("@")
+    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=weights or None)
+    tokenize = open_clip.get_tokenizer(name)
+    model.eval()
 
     @torch.inference_mode()
     def match(picture: Image.Image, sentences: Sequence[str]) -> FloatArray:
-        device = next(model.parameters()).device
-        seen = _unit(model.encode_image(preprocess(picture)[None].to(device)))
-        said = _unit(model.encode_text(tokenize(list(sentences)).to(device)))
-        return np.asarray((said @ seen[0]).double().cpu().numpy())
+        seen = _unit(model.encode_image(preprocess(picture)[None]))
+        said = _unit(model.encode_text(tokenize(list(sentences))))
+        return np.asarray((said @ seen[0]).double().numpy())
 
     return match
 
 
 def _unit(rows: Tensor) -> Tensor:
     return F.normalize(rows.float(), dim=-1)
-
-
-def load_blip(checkpoint: str) -> Matcher:
-    """BLIP from a hub id or folder, e.g. "Salesforce/blip-itm-large-coco"."""
-    kinds = "AutoProcessor", "BlipForImageTextRetrieval"
-    processor, model = read_pretrained(checkpoint, *kinds, dtype=torch.float32)
-    return blip_matcher(model.eval(), processor)
-
-
-def load_clip(checkpoint: str) -> Matcher:
-    """CLIP by open_clip's spelling: "ViT-B-32@laion2b_s34b_b79k" or "hf-hub:owner/name"."""
-    open_clip = require("open_clip", "clip")
-    name, _, weights = checkpoint.partition("@")
-    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=weights or None)
-    return clip_matcher(model.eval(), preprocess, open_clip.get_tokenizer(name))
 
 
 SCORERS: Final[Mapping[str, Callable[[str], Matcher]]] = {"blip": load_blip, "clip": load_clip}

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from patchioner.detail import score
 from patchioner.detail.prose import with_article
 from patchioner.detail.values import Photo
 from tests.patchioner.detail.conftest import CASES, REGIONS
+from tests.support import MonkeyPatch
 from tests.support.language import END, raw_tokenizer
 from tests.support.tiny import noise_photo
 
@@ -88,7 +90,7 @@ def test_each_crop_is_seen_once_and_answers_keep_their_order(photo: Photo) -> No
     assert given.settings["type"] == "length"
 
 
-def test_blip_is_half_matching_half_cosine() -> None:
+def test_blip_is_half_matching_half_cosine(monkeypatch: MonkeyPatch) -> None:
     transformers = pytest.importorskip("transformers")
     fast = transformers.PreTrainedTokenizerFast
     tokenizer = fast(tokenizer_object=raw_tokenizer(), pad_token=END)
@@ -104,7 +106,8 @@ def test_blip_is_half_matching_half_cosine() -> None:
     config = transformers.BlipConfig(**parts, image_text_hidden_size=8)
     model = transformers.BlipForImageTextRetrieval(config).eval()
     picture, sentences = noise_photo(), ["a red bus", "cat"]
-    found = np.asarray(score.blip_matcher(model, processor)(picture, sentences))
+    monkeypatch.setattr(score, "read_pretrained", lambda *_, **__: (processor, model))
+    found = np.asarray(score.load_blip("tiny")(picture, sentences))
     for value, sentence in zip(found, sentences, strict=True):
         inputs = processor(images=picture, text=sentence, return_tensors="pt")
         with torch.inference_mode():
@@ -113,11 +116,14 @@ def test_blip_is_half_matching_half_cosine() -> None:
         assert value == pytest.approx(float(matching + cosine) / 2, abs=1e-5)
 
 
-def test_clip_is_the_cosine() -> None:
+def test_clip_is_the_cosine(monkeypatch: MonkeyPatch) -> None:
     model: Any = torch.nn.Linear(1, 1)
     model.encode_image = lambda pixels: pixels.mean((2, 3)) * 3
     model.encode_text = lambda ids: ids.float()
     photo, ids = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([[2, 0, 0], [3, 4, 0]])
-    match = score.clip_matcher(model, lambda _: photo[:, None, None].expand(3, 2, 2), lambda _: ids)
-    found = np.asarray(match(noise_photo(), ["a bus", "a cat"]))
+    library = Mock(get_tokenizer=lambda _: lambda _: ids)
+    shown = model, None, lambda _: photo[:, None, None].expand(3, 2, 2)
+    library.create_model_and_transforms.return_value = shown
+    monkeypatch.setattr(score, "require", lambda *_: library)
+    found = np.asarray(score.load_clip("tiny")(noise_photo(), ["a bus", "a cat"]))
     assert found.tolist() == pytest.approx([1.0, 0.6], abs=1e-6)
