@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -35,7 +35,7 @@ from patchioner.regions.items import (
     stated_size,
     warn_of_lost,
 )
-from patchioner.regions.mask import Mask
+from patchioner.regions.mask import Mask, rle_pixels
 from patchioner.regions.paths import Polygon, Trace
 
 _Array = npt.NDArray[np.generic]
@@ -255,7 +255,8 @@ def _of_ours(content: Any, folder: Path, box_format: BoxFormat | None) -> list[P
 def _ours(name: str | None, entries: object, folder: Path, box_format: BoxFormat | None) -> Photo:
     def make(entry: Any, image_size: Size) -> Region:
         if isinstance(entry, Mapping):
-            _check_masks(entry, image_size)
+            if rle_pixels(entry, image_size) > MAX_MASK_BYTES:  # before they are unpacked
+                raise RegionError(f"its masks take over {MAX_MASK_BYTES:,} bytes; give fewer")
             entry = {key: value for key, value in entry.items() if key not in ("label", "id")}
             if box_format is not None and [*entry] == ["box"]:
                 return box_of(entry["box"], box_format)
@@ -264,27 +265,9 @@ def _ours(name: str | None, entries: object, folder: Path, box_format: BoxFormat
     return Photo(name, items_from(items_of(entries, "the list of regions"), "region", make))
 
 
-def _check_masks(entry: Entry, image_size: Size) -> None:
-    """Refuse run lengths of another size, and more of them than are held at a time, before they are unpacked."""
-    sizes = list(_rle_sizes(entry))
-    for size in sizes:
-        Mask.require_rle_size(size, image_size)
-    if len(sizes) * image_size[0] * image_size[1] > MAX_MASK_BYTES:
-        raise RegionError(f"its {len(sizes)} masks take over {MAX_MASK_BYTES:,} bytes; give fewer")
-
-
 def mask_bytes(region: Region) -> int:
     """What its masks take."""
     return sum(one.array.nbytes for one, _ in region.leaves() if isinstance(one, Mask))
-
-
-def _rle_sizes(entry: object) -> Iterator[object]:
-    if isinstance(entry, Mapping):
-        mask, parts = entry.get("mask"), entry.get("set")
-        if isinstance(mask, Mapping) and "size" in mask:
-            yield mask["size"]
-        for part in parts if isinstance(parts, list) else ():
-            yield from _rle_sizes(part)
 
 
 def _coco(content: Entry, make: Make) -> list[Photo]:

@@ -88,13 +88,8 @@ class Mask(Shape):
     def from_rle(cls, rle: Mapping[str, object], image_size: Size | None = None) -> Self:
         """A mask from COCO's run lengths; one of another (width, height) than `image_size` is not even unpacked."""
         if image_size is not None and isinstance(rle, Mapping) and "size" in rle:
-            cls.require_rle_size(rle["size"], image_size)
+            require_same_size("the mask", _size(rle["size"])[::-1], image_size)
         return cls(decode_rle(rle))
-
-    @staticmethod
-    def require_rle_size(size: object, image_size: Size) -> None:
-        """RegionError unless run lengths of a [height, width] fit an image of (width, height)."""
-        require_same_size("the mask", _size(size)[::-1], image_size)
 
     @classmethod
     def from_file(cls, path: str | Path | bytes) -> Self:
@@ -273,6 +268,17 @@ def decode_rle(rle: Mapping[str, object]) -> npt.NDArray[np.bool_]:
         )
     inside = np.arange(len(runs)) % 2 == 1
     return np.repeat(inside, runs.astype(np.int64)).reshape((height, width), order="F")
+
+
+def rle_pixels(entry: object, image_size: Size) -> int:
+    """Pixels of all run lengths in what JSON holds; RegionError where one is of another (width, height)."""
+    if not isinstance(entry, Mapping | list):
+        return 0
+    if isinstance(entry, Mapping) and "counts" in entry:
+        require_same_size("the mask", _size(entry.get("size"))[::-1], image_size)
+        return image_size[0] * image_size[1]
+    parts = entry.values() if isinstance(entry, Mapping) else entry
+    return sum(rle_pixels(part, image_size) for part in parts)
 
 
 def encode_rle(mask: npt.NDArray[np.bool_]) -> dict[str, list[int]]:

@@ -26,6 +26,7 @@ from patchioner.checkpoints.folder import Style
 from patchioner.images import PILLOW_QUIET, load_image, readable_formats
 from patchioner.model import Patchioner
 from patchioner.regions import Mask, Region, Weighting, WholeImage, from_coco
+from patchioner.regions.mask import rle_pixels
 from patchioner.results import Caption, Label
 from patchioner.serve.settings import ServeSettings
 
@@ -186,24 +187,18 @@ def _mask_pixels(entry: Any, size: Size) -> int:
     """Pixels of the masks in an entry; what would take much memory or time is refused before it is read."""
     if isinstance(entry, PatchionerError):
         raise entry
-    numbers, masks, level = 0, 0, [entry]
+    numbers, level = 0, [entry]
     for _ in range(_DEEPEST):
-        deeper: list[Any] = []
-        for one in level:
-            if isinstance(one, Mapping):
-                if "counts" in one:
-                    Mask.require_rle_size(one.get("size"), size)
-                    masks += 1
-                deeper += [value for key, value in one.items() if key != "counts"]
-            elif isinstance(one, list):
-                numbers += len(one)
-                deeper += [value for value in one if isinstance(value, list | Mapping)]
+        numbers += sum(len(one) for one in level if isinstance(one, list))
         if numbers > _MOST_NUMBERS:
             raise RegionError(f"the region has more than {_MOST_NUMBERS:,} numbers: simplify it")
-        level = deeper
+        held = [one for one in level if isinstance(one, Mapping) and "counts" not in one]
+        parts = [part for one in held for part in one.values()]
+        parts += [part for one in level if isinstance(one, list) for part in one]
+        level = [part for part in parts if isinstance(part, list | Mapping)]
     if level:
         raise RegionError("the region is nested too deeply")
-    return masks * size[0] * size[1]
+    return rle_pixels(entry, size)
 
 
 _Json = dict[str, Any]
