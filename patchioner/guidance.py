@@ -148,7 +148,7 @@ def _written(
     if not short:
         return written
     texts, around = [one.text for one in written], asked.photos[asked.owners]
-    phrases = cut_to_shown(texts, parts.nouns, asked.embeddings, around)
+    phrases = cut_to_shown(texts, parts.nouns, asked.embeddings, around, asked.shares)
     if any(word in COLOURS for text in phrases for word in text.split()) and parts.text_tower:
         phrases = keep_shown_colours(phrases, asked.embeddings, parts.text_tower.encode)
     return [replace(one, text=text) for one, text in zip(written, phrases, strict=True)]

@@ -41,6 +41,7 @@ _AROUND = 0.45  # weight of a noun's z-score with the whole photo, against that 
 _ODDS = 0.25  # weight of how much surer than others its captions are
 _UNKNOWN = -1.0  # z-score of a noun that the table does not have
 _LESS = 1.35  # how far below the best shown thing of a caption others may be
+_ONE = 0.1  # share of the photo below which a region that "cars" are said of mostly shows one (82 % of 891 boxes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,18 +181,23 @@ def named(text: str) -> frozenset[str]:
 
 
 def cut_to_shown(
-    sentences: Sequence[str], nouns: NounTable | None, here: Tensor, around: Tensor
+    sentences: Sequence[str],
+    nouns: NounTable | None,
+    here: Tensor,
+    around: Tensor,
+    shares: Tensor | None = None,
 ) -> list[str]:
     """Of each caption the things that its region shows, joined by its own prepositions, commas and "and".
 
     A thing is shown as its z-score with the region says, less a part of that with the whole photo; what is shown far
     less than the caption's best is left out. What "the" introduces is a setting, and counts where a preposition joins
-    it to a thing.
+    it to a thing. Small regions mostly show one thing where captions say several.
 
     Args:
         sentences: n captions.
         nouns: None keeps all things.
         here, around: (n, dim) embeddings of the regions and of their whole photos, before the projection.
+        shares: (n,) of the photo that each region takes; None is all of it.
 
     Returns:
         n phrases; a caption that names no thing stays as it is.
@@ -201,18 +207,20 @@ def cut_to_shown(
         >>> cut_to_shown(["a person sits on a bench with a dog"], None, rows, rows)
         ['a person and a bench with a dog']
     """
+    small = [False] * len(sentences) if shares is None else (shares < _ONE).tolist()
     if nouns is None:
-        return [_shown(sentence, {}) for sentence in sentences]
+        return [_shown(one, {}, single) for one, single in zip(sentences, small, strict=True)]
     near, far = (nouns.scores(rows, asked=True) for rows in (here, around))
-    scores = near - _AROUND * far + _ODDS * nouns.odds
+    scores = (near - _AROUND * far + _ODDS * nouns.odds).cpu()
     places = {name: place for place, name in enumerate(nouns.names)}
-    return [
-        _shown(sentence, {one: float(row[places[one]]) for one in heads(sentence) if one in places})
-        for sentence, row in zip(sentences, scores.cpu(), strict=True)
-    ]
+    found = []
+    for sentence, row, single in zip(sentences, scores, small, strict=True):
+        known = {one: float(row[places[one]]) for one in heads(sentence) if one in places}
+        found.append(_shown(sentence, known, single))
+    return found
 
 
-def _shown(sentence: str, scores: Mapping[str, float]) -> str:
+def _shown(sentence: str, scores: Mapping[str, float], single: bool) -> str:
     from decoders.scene_graph import noun_phrases, tag
 
     things = [one for one in noun_phrases(sentence) if one.head not in NO_THINGS]
@@ -234,10 +242,28 @@ def _shown(sentence: str, scores: Mapping[str, float]) -> str:
         if joined:
             parts[-1] += sentence[end : one.end]
         else:
-            parts.append(sentence[start : one.end])
+            said = sentence[start : one.end]
+            parts.append(_one_of(said) if single and start == one.start else said)
         end = one.end
     *others, last = parts or [sentence]
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def _one_of(things: str) -> str:
+    """ "two red cars" -> "a red car"; what is no plural stays."""
+    from decoders.scene_graph import singular, tag
+
+    before, _, last = things.rpartition(" ")
+    name = "person" if last == "people" else singular(last)
+    if name == last:
+        return things
+    words = [token.text for token in tag(before) if token.tag not in ("det", "num", "own")]
+    rest = " ".join([*words, name])
+    return f"{_article(rest)} {rest}"
+
+
+def _article(word: str) -> str:
+    return "an" if _VOWEL.match(word) else "a"
 
 
 def keep_shown_colours(
@@ -271,6 +297,6 @@ def _keep_shown(text: str, here: Tensor, embed: Callable[[Sequence[str]], Tensor
         likest = F.normalize(embed(forms), dim=1) @ here.to(torch.float32).cpu()
         if COLOURS[int(likest.argmax())] != said[2]:
             rest = phrase[said.end() :]
-            article = f"{'an' if _VOWEL.match(rest) else 'a'} " if said[1] else ""
+            article = f"{_article(rest)} " if said[1] else ""
             text = text[: one.start] + phrase[: said.start()] + article + rest + text[one.end :]
     return text

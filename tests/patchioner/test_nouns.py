@@ -40,20 +40,30 @@ def test_a_phrase_is_what_the_region_shows(
 
 
 @pytest.mark.parametrize(
-    ("sentence", "says"),
+    ("sentence", "says", "of_a_part"),
     [
-        (SENTENCE, "a person and a table with a cup of coffee"),
-        ("a plane flies through the air", "a plane"),
-        ("the street is full", "the street"),
-        ("a man holds a hat, a dog and a woman", "a man, a hat and a dog"),
-        ("a group of people are sitting", "people"),
-        ("a dog in a man's hat", "a dog in a man's hat"),
-        ("it is so", "it is so"),
+        (SENTENCE, "a person and a table with a cup of coffee", None),
+        ("a plane flies through the air", "a plane", None),
+        ("the street is full", "the street", None),
+        ("a man holds a hat, a dog and a woman", "a man, a hat and a dog", None),
+        ("a group of people are sitting", "people", "a person"),
+        ("a dog in a man's hat", "a dog in a man's hat", None),
+        ("it is so", "it is so", None),
+        (
+            "two old cars and a dog's toys",
+            "two old cars and a dog's toys",
+            "an old car and a dog's toys",
+        ),
+        ("a herd of elephants", "a herd of elephants", None),
+        ("some glasses", "some glasses", None),
     ],
 )
-def test_without_nouns_all_things_are_kept(sentence: str, says: str) -> None:
-    rows = torch.zeros(1, 4)
-    assert cut_to_shown([sentence], None, rows, rows) == [says]
+def test_without_nouns_all_things_are_kept(sentence: str, says: str, of_a_part: str | None) -> None:
+    """What is said of a small region is one thing."""
+    rows = torch.zeros(3, 4)
+    shares = torch.tensor([0.5, 0.1, 0.099])
+    assert cut_to_shown([sentence] * 3, None, rows, rows, shares) == [says, says, of_a_part or says]
+    assert cut_to_shown([sentence], None, rows[:1], rows[:1]) == [says]
 
 
 @pytest.mark.parametrize(
