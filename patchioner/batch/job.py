@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchioner.base.cluster import asked_workers, on_ray
 from patchioner.base.errors import ImageError, OptionError, PatchionerError
-from patchioner.base.files import require_other
+from patchioner.base.files import check, require_other
 from patchioner.base.optional import require
 from patchioner.base.progress import meter
 from patchioner.batch.manifest import Manifest
@@ -53,10 +53,8 @@ class Job:
         for name, kind in (("task", Task), ("reading", Reading)):
             if not isinstance(found := getattr(self, name), kind):
                 raise OptionError(f"{name} is {found!r:.60}: give a batch.{kind.__name__}")
-        for name, least in (("shards", 1), ("max_failures", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise OptionError(f"{name} is {value}: give a number of at least {least}")
+        check("int [1, inf) or None", self, "shards")
+        check("int [0, inf) or None", self, "max_failures")
 
     def load(self) -> Patchioner:
         """The model."""

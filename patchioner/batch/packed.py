@@ -12,7 +12,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import groupby
@@ -45,8 +45,9 @@ _MOST_BESIDE = 2**24  # bytes of a file beside a photo
 _PATH = 4096  # characters
 Read: TypeAlias = "Callable[[int, int], bytes]"
 Members: TypeAlias = "Sequence[tarfile.TarInfo]"
-# Names of the columns of a table with pictures, regions and the edges of boxes, and what their numbers mean.
-_Columns: TypeAlias = "tuple[str, str | None, tuple[str, ...], dict[str, Any]]"
+_Classes: TypeAlias = "dict[str, list[str]]"
+# Names of the columns of a table with pictures, regions and the edges of boxes, what their numbers mean, and classes.
+_Columns: TypeAlias = "tuple[str, str | None, tuple[str, ...], dict[str, Any], _Classes]"
 
 
 class Tars(Source):
@@ -172,7 +173,8 @@ class Tables(Source):
         self._group = lru_cache(2)(lambda name, group: self._opened(name)[2](group))
         self._columns: dict[str, _Columns] = {}  # of each file
         for name in list(self.sizes):
-            columns = self._opened(name)[1]
+            schema = self._opened(name)[1]
+            columns = list(schema.names)
             if columns == list(COLUMNS) and len(given[1]) > 1:  # what a job wrote among its sources
                 self.left_out[_OURS] = self.left_out.get(_OURS, 0) + 1
                 self.sizes = {key: size for key, size in self.sizes.items() if key != name}
@@ -189,7 +191,8 @@ class Tables(Source):
                 )
             fits = (one for one in NAMED if region is None and set(one[0]) <= set(columns))
             corners, form = next(fits, ((), None))
-            self._columns[name] = image, region, corners, {"box_format": form} | how.numbers
+            numbers = {"box_format": form} | how.numbers
+            self._columns[name] = image, region, corners, numbers, _classes_of(schema)
         if not self.sizes:
             raise ImageError(f"there are only {_OURS}: give the photos, or one of the tables")
 
@@ -213,12 +216,13 @@ class Tables(Source):
                 reason = f"{key!r} cannot be read ({error}): fetch the file again"
                 yield Sample(plain(key), error=ImageError(reason))
                 continue
-            for number, row in enumerate(table.to_pylist()):
+            rows = _spelled(table.to_pylist(), "", self._columns[name][-1])
+            for number, row in enumerate(rows):
                 place = f"{plain(name)}#{group}:{start + number}"
                 yield replace(self._sample(place, row, self._columns[name]), origin=place)
 
     def _sample(self, place: str, row: dict[str, Any], columns: _Columns) -> Sample:
-        of_image, region, corners, numbers = columns
+        of_image, region, corners, numbers, _ = columns
         picture = _inline(row.pop(of_image))
         given = None if region is None else row.pop(region)
         inner = picture if isinstance(picture, Mapping) else {}
@@ -234,7 +238,7 @@ class Tables(Source):
         size = len(data) if isinstance(data, bytes) else self.store.size(data)
         try:
             given = _cornered(row, corners) if corners else given
-            content = _content_of(given, region, _about(row))
+            content = _content_of(given, region, row)
             own = RegionFile(place, content, **numbers) if region or corners else None
             file, called = (own, None) if self.regions is None else (self.regions.of(photo), photo)
         except PatchionerError as error:
@@ -245,8 +249,8 @@ class Tables(Source):
             return Sample(photo, source=row, error=RegionFileError(reason))
         return Sample(photo, image, size, file, called, row)
 
-    def _read(self, name: str) -> tuple[list[int], list[str], Callable[[int], Any]]:
-        """(Rows of each group, columns, what reads a group as a table) of a file."""
+    def _read(self, name: str) -> tuple[list[int], Any, Callable[[int], Any]]:
+        """(Rows of each group, schema, what reads a group as a table) of a file."""
         arrow, parquet = require("pyarrow", "batch"), require("pyarrow.parquet", "batch")
 
         def read(group: int) -> Any:
@@ -256,13 +260,13 @@ class Tables(Source):
         try:
             if not name.lower().endswith(".parquet"):
                 batches = self._batches(name)
-                columns = list(batches[0].schema.names) if batches else []
+                schema = batches[0].schema if batches else arrow.schema([])
                 lengths = [len(one) for one in batches]
-                return lengths, columns, lambda group: arrow.Table.from_batches([batches[group]])
+                return lengths, schema, lambda group: arrow.Table.from_batches([batches[group]])
             with self.store.open(name) as stream:
                 file = parquet.ParquetFile(stream)
                 groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-                return groups, list(file.schema_arrow.names), read
+                return groups, file.schema_arrow, read
         except PatchionerError:
             raise
         except (OSError, ValueError) as error:  # Arrow's errors are these
@@ -288,7 +292,7 @@ class TextTables(Tables):
 
     endings = TEXT_TABLES
 
-    def _read(self, name: str) -> tuple[list[int], list[str], Callable[[int], Any]]:
+    def _read(self, name: str) -> tuple[list[int], Any, Callable[[int], Any]]:
         arrow, text = require("pyarrow", "batch"), require("pyarrow.csv", "batch")
         data = self.store.read(name)
         try:
@@ -307,7 +311,35 @@ class TextTables(Tables):
         except ValueError as error:  # Arrow's errors are these, and no UTF-8
             reason = f"{name!r} is no table that can be read ({error}): save it as CSV in UTF-8"
             raise OptionError(reason) from error
-        return [len(table)], list(table.column_names), lambda _: table
+        return [len(table)], table.schema, lambda _: table
+
+
+def _classes_of(schema: Any) -> _Classes:
+    """Names of the classes that `datasets` numbers, by column or key."""
+    found: _Classes = {}
+
+    def look(key: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            if value.get("_type") == "ClassLabel":
+                found[key] = value.get("names") or []
+            for name, inner in value.items():
+                look(key if name == "feature" else name, inner)
+        for inner in value if isinstance(value, list) else ():
+            look(key, inner)
+
+    with suppress(ValueError):  # another's
+        look("", json.loads((schema.metadata or {}).get(b"huggingface", b"0")))
+    return found
+
+
+def _spelled(value: Any, key: str, classes: _Classes) -> Any:
+    """A value of a row with names in place of numbers of classes."""
+    if isinstance(value, dict) and classes:
+        return {name: _spelled(inner, name, classes) for name, inner in value.items()}
+    if isinstance(value, list) and classes:
+        return [_spelled(inner, key, classes) for inner in value]
+    is_class = key in classes and isinstance(value, int) and 0 <= value < len(classes[key])
+    return classes[key][value] if is_class else value
 
 
 def _cornered(row: Mapping[str, Any], corners: Sequence[str]) -> list[float]:
@@ -316,17 +348,19 @@ def _cornered(row: Mapping[str, Any], corners: Sequence[str]) -> list[float]:
     return [] if all(map(math.isnan, box)) else box
 
 
-def _content_of(given: Any, region: str | None, about: Mapping[str, Any]) -> Any:
+def _content_of(given: Any, region: str | None, row: Mapping[str, Any]) -> Any:
     """Regions that stand in a row, as a file of regions would hold them."""
     if isinstance(given, str | bytes):
         given = json.loads(given)
-    if region == "objects" and isinstance(given, Mapping):  # datasets' lists side by side
-        lists = {key: one for key, one in given.items() if isinstance(one, list)}
-        entries = zip(*lists.values(), strict=True)
-        given = [dict(zip(lists, entry, strict=True)) for entry in entries]
+    if region == "objects" and isinstance(given, Mapping) and given:
+        return {"objects": given}
     if isinstance(given, list) and (not given or not isinstance(given[0], Mapping)):
-        is_one = given and not isinstance(given[0], list)
-        given = [{"bbox": given, **about}] if is_one else [{"bbox": box} for box in given]
+        if given and not isinstance(given[0], list):
+            return [{"bbox": given, **_about(row)}]
+        beside = (row.get(name) for name in ("labels", "categories", "classes"))
+        lists = (one for one in beside if isinstance(one, list) and len(one) == len(given))
+        labels = next(lists, [None] * len(given))
+        given = [{"bbox": box, "label": one} for box, one in zip(given, labels, strict=True)]
     return given or {"regions": []}
 
 

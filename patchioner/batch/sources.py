@@ -312,12 +312,14 @@ def open_source(place: Any, reading: Reading | None = None) -> Source:
 
     A folder (with those below it), a glob, a list of photos (.txt, one a line, from the list's folder), a file of
     regions with the photos beside it, WebDataset tars, tables (Parquet, Arrow, CSV, TSV), a folder of
-    `datasets.save_to_disk`; the same behind a URL of fsspec (s3://, gs://, memory://); or pairs: see `Pairs`.
+    `datasets.save_to_disk`; the same behind a URL of fsspec (s3://, gs://, memory://); paths of files and folders here,
+    as a shell's glob gives them; or pairs: see `Pairs`.
     PatchionerError: nothing is there, or nothing that is known or can be read.
     """
     how = reading or Reading()
     if not isinstance(place, str | os.PathLike):
-        return Pairs(place, how)
+        are_paths = place and all(isinstance(one, str | os.PathLike) for one in place)
+        return _of_paths(place, how) if are_paths else Pairs(place, how)
     if not (name := os.fspath(place)):
         raise ImageError("the source is named '': give a folder, or what else holds photos")
     identity = name if "://" in name else os.path.abspath(name)
@@ -340,6 +342,19 @@ def open_source(place: Any, reading: Reading | None = None) -> Source:
     if how.regions is not None:
         raise OptionError(f"{name!r} is no folder or list of photos, beside --regions: give one")
     return _of_annotations(store, tail, name, identity, how)
+
+
+def _of_paths(paths: Sequence[str | os.PathLike[str]], how: Reading) -> Source:
+    """From the folder that they share."""
+    if missing := [one for one in paths if not os.path.exists(one)]:
+        raise ImageError(f"nothing at {os.fspath(missing[0])!r}: check the path")
+    found = [os.path.abspath(one) for one in paths]
+    store, sizes = Store(os.path.commonpath(map(os.path.dirname, found))), dict[str, int | None]()
+    for path in found:
+        name = os.path.relpath(path, store.root)
+        below = [(os.path.join(name, one), size) for one, size in walk(path)]
+        sizes |= below if os.path.isdir(path) else {name: store.size(name)}
+    return _of_files(store, sizes, how, store.root)
 
 
 def _of_files(store: Store, sizes: Sizes, how: Reading, identity: str) -> Source:

@@ -86,7 +86,8 @@ def add_alt_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(add: Callable[..., Any], out: str) -> None:
-    add("source", metavar="SOURCE", help="folder, list, annotations, tars or tables of photos")
+    what = "folder, glob, list, annotations, tars or tables of photos; several are one source"
+    add("source", metavar="SOURCE", nargs="+", help=what)
     add("--out", required=True, metavar="FILE|DIR", help=out)
     spelling.add_model(add)
 
@@ -110,8 +111,8 @@ def run_batch(options: argparse.Namespace) -> int:
     written = [os.path.realpath(options.out)]
     for form, path in (*given.get("export", ()), ("gallery", given.get("gallery"))):
         if path and form != "xmp":  # txt and json may lie beside the photos, not on their regions
-            source = None if form in BESIDE else options.source
-            require_other(path, source, given.get("region_file"))
+            sources = () if form in BESIDE else options.source
+            require_other(path, *sources, given.get("region_file"))
         if path and form not in BESIDE:
             if os.path.realpath(path) in written:
                 options.error(f"{path!r} would be written twice: give each form a file of its own")
@@ -124,18 +125,19 @@ def run_batch(options: argparse.Namespace) -> int:
         "retry": given.get("retry") is not None,
         **{name: given.get(name) for name in ("device", "bank", "shards", "max_failures")},
     }
-    found = run(options.source, options.out, model=options.model, engine=engine, **settings)
+    source = options.source if len(options.source) > 1 else options.source[0]
+    found = run(source, options.out, model=options.model, engine=engine, **settings)
     spelling.report_left_out("the source", found.left_out)
     _tell(found, options.out)
     if found.stopped is None:
-        _write_other_forms(given, settings["reading"])
+        _write_other_forms(given, source, settings["reading"])
     if (price := given.get("profile")) is not None:
-        job = Job(options.source, options.out, options.model, **settings)
+        job = Job(source, options.out, options.model, **settings)
         _tell_profile(found, stage_seconds(job), price)
     return found.status
 
 
-def _write_other_forms(given: Mapping[str, Any], reading: Reading) -> None:
+def _write_other_forms(given: Mapping[str, Any], place: Any, reading: Reading) -> None:
     folder = run_folder(given["out"])[0]
     for form, path in given.get("export", ()):
         left = export(read_rows(folder), form, path, prefix=given["prefix"])
@@ -143,7 +145,7 @@ def _write_other_forms(given: Mapping[str, Any], reading: Reading) -> None:
     if (page := given.get("gallery")) is not None:
         from patchioner.batch.gallery import write_gallery
 
-        source = open_source(given["source"], reading)
+        source = open_source(place, reading)
         photos = ((one.photo, one.image) for one in source.samples(source.keys()))
         report(f"{page}: {write_gallery(read_rows(folder), photos, page):,} photos")
 

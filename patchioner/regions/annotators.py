@@ -7,7 +7,8 @@ import csv
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -45,6 +46,7 @@ NAMED: tuple[tuple[tuple[str, ...], BoxFormat], ...] = (
     (("x", "y", "w", "h"), "xywh"),
     (("x", "y", "width", "height"), "xywh"),
 )
+_CALLED = ("phrase", "name", "label", "category", "class_name", "labels", "categories")
 # Results of Label Studio that say something of a region which has its own result.
 _ABOUT_REGIONS = ("textarea", "choices", "rating", "number", "taxonomy", "datetime", "labels")
 
@@ -199,10 +201,9 @@ def _brush(rle: object, size: Size) -> Bools:
 def yolo(lines: Sequence[str], folder: Path) -> Photo:
     """A photo's labels of YOLO: a line has the class and, in 0..1, a box by its centre or the points of a polygon.
 
-    Names of classes are those of a classes.txt beside the file, if there is one. Of poses the boxes are taken.
+    Of poses the boxes are taken.
     """
-    listing = folder / "classes.txt"
-    names = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    names = _class_names(folder.absolute())
 
     def make(values: npt.NDArray[Any], image_size: Size) -> Region:
         if not (np.abs(values) <= 1.01).all():
@@ -228,9 +229,28 @@ def yolo(lines: Sequence[str], folder: Path) -> Photo:
     end = 5 if _are_poses(rows) else None
     items = []
     for number, (row, kind) in enumerate(zip(rows, kinds, strict=True), 1):
-        label = names[kind] if 0 <= kind < len(names) else str(kind)
-        items.append(Item(f"line {number}", partial(make, np.array(row[1:end])), label))
+        label = names.get(kind, str(kind))
+        said, place = {"line": lines[number - 1]}, partial(make, np.array(row[1:end]))
+        items.append(Item(f"line {number}", place, label, None, said))
     return Photo(None, items, in_pixels=False)
+
+
+def _class_names(folder: Path) -> Mapping[int, str]:
+    """Of a classes.txt beside labels of YOLO, or of their data set's data.yaml, there or up to two folders above."""
+    if (listing := folder / "classes.txt").is_file():
+        return dict(enumerate(listing.read_text(encoding="utf-8").splitlines()))
+    paths = (place / "data.yaml" for place in (folder, *folder.parents[:2]))
+    path = next((one for one in paths if one.is_file()), None)
+    return {} if path is None else _names_of(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(4)  # a folder of labels has a file for each photo
+def _names_of(path: Path, written: int) -> Mapping[int, str]:
+    names: Any = ()
+    with suppress(Exception):  # of the library or the file, which may be about anything
+        names = require("yaml", "published").safe_load(path.read_text(encoding="utf-8"))["names"]
+    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    return {key: str(name) for key, name in pairs} if isinstance(names, dict | list) else {}
 
 
 def _are_poses(rows: Sequence[Sequence[float]]) -> bool:
@@ -267,12 +287,25 @@ def xml_photos(data: bytes) -> list[Photo]:
 
 def _cvat(image: ElementTree.Element) -> Photo:
     items = [
-        Item(f"{shape.tag} {number}", partial(_cvat_region, shape), shape.get("label"))
+        Item(f"{shape.tag} {number}", partial(_cvat_region, shape), shape.get("label"), own, said)
         for number, shape in enumerate(image)
         if shape.tag != "tag"
+        for said in [_said(shape)]
+        for own in [said.get("attributes", {}).get("annotation_id")]  # which an export gives it
     ]
     size = stated_size(image.get("width"), image.get("height"))
     return Photo(image.get("name"), items, size)
+
+
+def _said(element: ElementTree.Element) -> dict[str, Any]:
+    """An element as a dictionary; CVAT's attributes by their names."""
+    found: dict[str, Any] = {**element.attrib}
+    for one in element:
+        if one.tag == "attribute":
+            found.setdefault("attributes", {})[one.get("name")] = one.text
+        else:
+            found[one.tag] = _said(one) if len(one) else one.text
+    return found
 
 
 def _cvat_region(shape: ElementTree.Element, image_size: Size) -> Region:
@@ -324,7 +357,7 @@ def _voc(root: ElementTree.Element) -> Photo:
         return Box(left - first, top - first, right, bottom)
 
     items = [
-        Item(f"object {number}", partial(make, entry), entry.findtext("name"))
+        Item(f"object {number}", partial(make, entry), entry.findtext("name"), None, _said(entry))
         for number, entry in enumerate(root.iter("object"))
     ]
     size = stated_size(root.findtext("size/width"), root.findtext("size/height"))
@@ -413,10 +446,22 @@ def _grounded_sam(record: Entry, make: Make) -> Photo:
 
 
 def called(part: Entry) -> object:
-    """What one of the shapes that `drawn` reads is called."""
+    """What one of the shapes that `drawn` reads is called, or an entry of a list."""
     given = part.get("region_attributes") or {}
-    keys = ("phrase", "name", "label", *(f"region_attributes.{key}" for key in given), "names.0")
+    keys = (*_CALLED, *(f"region_attributes.{key}" for key in given), "names.0")
     return next((one for one in (at(part, key) for key in keys) if isinstance(one, str)), None)
+
+
+def _side_by_side(record: Entry, make: Make) -> Photo:
+    """Objects of datasets: a list for each of their keys."""
+    given = record.get("objects") or {}
+    lists = {key: one for key, one in given.items() if isinstance(one, list)}
+    if len({len(one) for one in lists.values()}) > 1:
+        raise RegionError(f"its objects are lists of unequal lengths, {sorted(lists)}: mend them")
+    objects = [
+        dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)
+    ]
+    return photo_of({**record, "objects": objects}, make, "objects", "file_name", label=called)
 
 
 def _refused(record: Entry, make: Make, why: str) -> Photo:
@@ -441,6 +486,8 @@ FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ("objects", "imgWidth"): partial(_drawn, parts="objects", size=("imgWidth", "imgHeight")),
     ("labels", "name"): partial(_drawn, parts="labels", name="name", label="category"),
     ("regions.0.x",): partial(_drawn, parts="regions", label=called),
+    ("objects.bbox",): _side_by_side,
+    ("objects.segmentation",): _side_by_side,
     ("objects.0.x",): partial(_drawn, parts="objects", label=called),
     ("regions", "filename"): partial(_drawn, parts="regions", name="filename", label=called),
     ("data", "annotations"): label_studio,
@@ -449,4 +496,4 @@ FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ("annotator", "label"): partial(_refused, why=_MIN),
 }
 """Keys that tell a photo's record of JSON -> its reader: Grounded SAM 2, Darwin 2 and 1, SA-1B, detectron2, labelme,
-Cityscapes, BDD100K, Visual Genome, VIA, Label Studio; the first that fits, in this order."""
+Cityscapes, BDD100K, Visual Genome, datasets, VIA, Label Studio; the first that fits, in this order."""

@@ -205,6 +205,8 @@ def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
         fits = (all(at(one, key) is not None for key in telling) for one in records)
         if keys >= outer and any(fits):
             return [photo_of(record, make) for record in records]
+    if len(records) == 1 and isinstance(records[0].get("annotations"), list):
+        return _of_records(entries_of(records[0], "annotations"), make)
     if "box" in keys and any(isinstance(record.get("box"), Mapping) for record in records):
         return [Photo(None, items_from(records, "entry", drawn, called))]
     if keys & {"segmentation", "bbox"}:
@@ -215,7 +217,7 @@ def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
         return [
             Photo(name, items, image_id=number)
             for name, entries in named.items()
-            for number, items in _by_image(entries, what, make).items()
+            for number, items in _by_image(entries, what, make, called).items()
         ]
     if "traces" in keys:  # Localized Narratives
         groups = _by_image(records, "narrative", lambda entry, _: narrated(entry.get("traces")))

@@ -38,6 +38,7 @@ _ROBOFLOW = re.compile(r"_([A-Za-z0-9]{2,5})\.rf\.\w{8,}\.\w+$")
 _logger = logging.getLogger(__name__)
 NAME_KEYS = ("file_name", "filename", "path", "coco_url")  # LVIS v1 has URLs alone
 _IMAGE_KEYS = (*NAME_KEYS, "id", "width", "height")
+_ID_KEYS = ("id", "region_id", "object_id", "ann_id")  # of Visual Genome, of RefCOCO
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def items_from(
             found.append(Item(f"{what} {index}", partial(make, entry)))
             continue
         called = at(entry, label) if isinstance(label, str) else label(entry)
-        own = entry.get("id")
+        own = next((entry[key] for key in _ID_KEYS if entry.get(key) is not None), None)
         name = f"{what} {index}" + ("" if own is None else f" (id {own!r:.40})")
         found.append(Item(name, partial(make, entry), called, own, entry))
     return found

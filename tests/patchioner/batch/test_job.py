@@ -195,7 +195,7 @@ def test_pairs_from_python(by: str, photos: Path, model: Patchioner, tmp_path: P
     assert whole.text == model.caption(picture)[0].text
     assert [row.error for row in empty] == ["RegionFileError"] * (by != "ours")
     changed = [(photos / "a.png", [Box(1, 2, 40, 31)]), *pairs[1:]]
-    for other in (pairs[:2], [*pairs, pairs[0]], changed, ["a.png"]):
+    for other in (pairs[:2], [*pairs, pairs[0]], changed, ["a.png", 5]):
         with pytest.raises(OptionError, match="pair"):
             work(other)
 

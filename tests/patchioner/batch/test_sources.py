@@ -69,9 +69,10 @@ def test_a_folder_is_gone_through_and_links_are_followed_once(photos: Path) -> N
     ("photos/**/a.png", "a.png sub/a.png"), ("photos/[bc].png", "b.png c.png"), ("photos/a.png", "a.png"),
     ("list.txt", "photos/b.png photos/sub/a.png"), ("wide.txt", "photos/b.png photos/sub/a.png"),
     ("odd::na[m]e", "a.png"), ("photos/coco.json", " ".join(NAMES)),
+    (("photos/sub", "photos/e.png"), "sub/a.png sub/d.png e.png"),
 ])  # fmt: skip
 def test_what_a_source_may_be(
-    place: str, found: str, photos: Path, tmp_path: Path, monkeypatch: MonkeyPatch
+    place: Any, found: str, photos: Path, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     for name, encoding in (("list.txt", "utf-8"), ("wide.txt", "utf-16")):
         lines = "photos/b.png\nphotos/sub/a.png\n\nphotos/b.png\n"
@@ -80,7 +81,8 @@ def test_what_a_source_may_be(
     (tmp_path / "odd::na[m]e" / "a.png").write_bytes(PNGS[0])
     (photos / "coco.json").write_bytes((tmp_path / "coco.json").read_bytes())
     monkeypatch.chdir(tmp_path)
-    assert names(open_source(place)) == names(open_source(tmp_path / place)) == found.split()
+    there = tmp_path / place if isinstance(place, str) else [tmp_path / one for one in place]
+    assert names(open_source(place)) == names(open_source(there)) == found.split()
 
 
 def test_regions_may_lie_in_a_file_for_each_photo(photos: Path, tmp_path: Path) -> None:
@@ -201,27 +203,37 @@ def test_a_broken_tar_is_an_error_beside_what_it_has(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow", "datasets"])
 def test_tables_have_pictures_and_regions(kind: str, tmp_path: Path) -> None:
-    given = [{"bbox": [[1.0, 2.0, 30.0, 40.0]] * n, "id": list(range(n))} for n in range(3)]
+    """Of `datasets`, numbers of classes are their names."""
+    datasets: Any = pytest.importorskip("datasets")
+    kinds = {"bbox": [[datasets.Value("float32")]], "id": [datasets.Value("int32")]}
+    kinds["category"] = [datasets.ClassLabel(names=["dog", "cat"])]
+    given = [
+        {"bbox": [[1, 2, 30, 40]] * n, "id": [*range(n)], "category": [1] * n} for n in range(3)
+    ]
     pictures = [{"bytes": PNGS[n], "path": f"{n}.png"} for n in range(3)]
     columns: Any = {"image": pictures, "objects": given, "mood": ["calm"] * 3}
-    table = pyarrow.Table.from_pydict(columns)
+    features = {"image": datasets.Image(), "objects": kinds, "mood": datasets.Value("string")}
+    dataset = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
     if kind == "parquet":
-        write_table(tmp_path / "t.parquet", **columns)
+        dataset.to_parquet(tmp_path / "t.parquet")
     elif kind == "arrow":
-        with ipc.new_file(str(tmp_path / "t.arrow"), table.schema) as file:
-            file.write_table(table)
+        with ipc.new_file(str(tmp_path / "t.arrow"), dataset.data.schema) as file:
+            file.write_table(dataset.data.table)
     else:
-        pytest.importorskip("datasets").Dataset(table).save_to_disk(tmp_path)
+        dataset.save_to_disk(tmp_path)
     found = samples(open_source(tmp_path))
     assert [one.photo for one in found] == ["0.png", "1.png", "2.png"]
     assert [boxes(one) for one in found] == [[Box(1, 2, 31, 42)] * n for n in range(3)]
-    assert found[2].source == {"mood": "calm"}
+    assert found[2].source == {"mood": "calm"} and found[2].regions is not None
+    assert [(item.label, item.id) for item in found[2].regions.items()] == [("cat", 0), ("cat", 1)]
 
 
 def test_a_table_of_paths_and_boxes_asks_what_the_numbers_mean(photos: Path) -> None:
-    place = write_table(photos / "t.parquet", path=["a.png"], boxes=[[[10.0, 20.0, 30.0, 40.0]]])
+    columns: Any = {"path": ["a.png"], "boxes": [[[10.0, 20.0, 30.0, 40.0]]], "labels": [["cat"]]}
+    place = write_table(photos / "t.parquet", **columns)
     (one,) = samples(open_source(place, Reading(box_format="cxcywh")))
     assert (one.photo, boxes(one)) == ("a.png", [Box(-5, 0, 25, 40)])
+    assert one.regions is not None and one.regions.items()[0].label == "cat"
 
 
 @pytest.mark.parametrize(("table", "how", "due"), [
@@ -269,8 +281,9 @@ TARS = {"0.tar": tar(), "1.tar": tar()[:-512] + b"x" * 512}
 
 
 @pytest.mark.parametrize(("files", "words", "says"), [
-    ({"empty.txt": b"\n"}, "empty.txt", "no photo"), ({}, "none", "nothing at"), ({"e/x": b""}, "e", "no pictures"),
-    (CUT, "cut.json", "cut.json"), (CUT, "photos --regions cut.json", "cut.json"), ({}, "photos --regions x", "such"),
+    ({"empty.txt": b"\n"}, "empty.txt", "no photo"), ({"e/x": b""}, "e", "no pictures"), ({}, "none", "nothing at"),
+    ({}, "photos none", "at 'none'"), (CUT, "cut.json", "cut.json"), (CUT, "photos --regions cut.json", "cut.json"),
+    ({}, "photos --regions x", "such"),
     (TARS, "*.tar", "short: 1.tar:"), ({"0.tar": b""}, "0.tar", "0.tar"), ({"0.tar": b"no" * 999}, "0.tar", "0.tar"),
     ({"0.tgz": b"no gzip"}, "0.tgz", "0.tgz"), ({"t.tar.zst": b""}, "t.tar.zst", "t.tar.zst"),
     ({"t.parquet": b"PAR1"}, "t.parquet", "can be read"), ({"t.arrow": b"ARROW1"}, "t.arrow", "can be read"),

@@ -85,14 +85,16 @@ PATCH[10:60, 20:120] = True
 
 @pytest.mark.parametrize("example", TOOLS, ids=lambda path: path.name)
 def test_a_tool_s_file_gives_its_region_and_label(example: Path, tmp_path: Path) -> None:
-    written(tmp_path, "cup\ndog\n", "classes.txt")
-    path = tmp_path / f"a{example.suffix}"
-    for encoding in ("utf-8", "utf-16") if example.suffix != ".txt" else ("utf-8",):
-        path.write_text(example.read_text("utf-8"), encoding=encoding)
-        for place in (path, tmp_path):
+    (tmp_path / "labels").mkdir()
+    path = tmp_path / "labels" / f"a{example.suffix}"
+    text, is_yolo = example.read_text("utf-8"), example.suffix == ".txt"
+    for name, names in (("data.yaml", "names: {0: cup}"), ("labels/classes.txt", "cup\ndog\n")):
+        written(tmp_path, names, name)
+        path.write_text(text, encoding="utf-8" if is_yolo or name == "data.yaml" else "utf-16")
+        for place in (path, path.parent):
             (found,) = read_regions(place, PHOTO, "photos/a.jpg")
             np.testing.assert_allclose(found.region.bounds, BOX, atol=0.2)
-            assert found.label == "cup"
+            assert found.label == "cup" and found.source
 
 
 def test_a_folder_of_sam_s_masks_is_read_by_its_table(tmp_path: Path) -> None:
