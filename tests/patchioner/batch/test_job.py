@@ -144,11 +144,7 @@ def test_keys_of_rows_of_several_shards(photos: Path, model: Patchioner, tmp_pat
     """A photo may stand in distant rows and files, and between its rows another."""
     boxes = [[float(n), 4.0, 40.0 + n, 30.0] for n in range(8)]
     for name, some in (("0", slice(0, 5)), ("1", slice(5, 8))):
-        given: dict[str, list[Any]] = {
-            "path": ["a.png", "b.png"] * 4,
-            "bbox": boxes,
-            "id": list(range(8)),
-        }
+        given: Any = {"path": ["a.png", "b.png"] * 4, "bbox": boxes, "id": list(range(8))}
         table = pyarrow.Table.from_pydict({key: values[some] for key, values in given.items()})
         parquet.write_table(table, photos / f"{name}.parquet", row_group_size=2)
     source, reading = str(photos / "*.parquet"), Reading(box_format="xyxy")
@@ -267,13 +263,9 @@ def test_it_says_what_failed(
     labels = [str(tmp_path / "labels.jsonl"), "--task", "label", "--labels", "a cat;a bus"]
     assert main([*words, *labels, "--min-confidence", "1"]) == 0
     assert {row.text for row in read_rows(labels[0])} == {None}
-    for wrong in (
-        ["--max-failures", "-1"],
-        ["--engine", "ray:0"],
-        ["--gallery", out],
-        ["--export", f"coco={out}"],
-    ):
-        assert main([*words, out, *wrong]) == 2
+    places = f"--gallery {out}", f"--export coco={out}"
+    for wrong in ("--max-failures -1", "--engine ray:0", *places):
+        assert main([*words, out, *wrong.split()]) == 2
     assert main([*words, ""]) == main(["batch", "", *model, "--out", out]) == 1
     (photos / "broken.png").write_bytes(b"")
     assert main([*words, out]) == 3
@@ -389,10 +381,8 @@ def test_captioners_between_rays_readers_and_writers(
     """Photos of unlike shapes, one a file; tables of Arrow become one, though one has no caption, or no error."""
     ray, model = pytest.importorskip("ray.data"), Patchioner.from_pretrained(str(checkpoint))
     (end, how), more, wanted = READERS[reader], {"include_paths": True}, list[Any]()
-    boxes, kind = (
-        [[BOX, [9, 9, 60, 60]], [], [BOX]],
-        pyarrow.list_(pyarrow.list_(pyarrow.float64())),
-    )
+    kind = pyarrow.list_(pyarrow.list_(pyarrow.float64()))
+    boxes: Any = [[BOX, [9, 9, 60, 60]], [], [BOX]]
     for name in ("png", "tar", "parquet"):
         (tmp_path / name).mkdir()
     for number, size in enumerate(((64, 80), (96, 64), (96, 64))):
@@ -409,10 +399,8 @@ def test_captioners_between_rays_readers_and_writers(
         columns = {"image": [path.read_bytes()], "boxes": pyarrow.array([boxes[number]], kind)}
         parquet.write_table(pyarrow.table(columns), tmp_path / "parquet" / f"{number}.parquet")
         wanted.append(texts if "boxes" in how else texts[0])
-    given: Any = {
-        "fn_constructor_kwargs": {"model": str(checkpoint), **how},
-        "batch_format": "pyarrow",
-    }
+    given: Any = {"fn_constructor_kwargs": {"model": str(checkpoint), **how}}
+    given |= {"batch_format": "pyarrow"}
     more |= {"mode": "RGB"} if reader == "read_images" else {}  # type: ignore[dict-item]
     rows = getattr(ray, reader)(str(tmp_path / end), **more)
     rows = rows.map_batches(Captioner, compute=ray.ActorPoolStrategy(size=1), **given)
