@@ -17,7 +17,7 @@ from patchioner.batch.rows import read_rows
 from patchioner.batch.sources import Source
 
 FORMAT, VERSION = "patchioner-batch", 1
-_FILE = "manifest.json"
+_FILE = "_manifest.json"  # which readers of folders of Parquet pass over
 _log = logging.getLogger(__name__)
 
 

@@ -274,8 +274,8 @@ def written(table: pyarrow.Table) -> bytes:
 PATHS = written(pyarrow.table({"path": ["a.png"]}))
 BOXES = written(pyarrow.table({"path": ["a.png"], "bbox": [[1.0, 2.0, 3.0, 4.0]]}))
 OUT, CSV, TABLE = "photos --out out/", "photos --out o.csv", {"t.parquet": PATHS}
-OURS, CHANGED = ({"o.csv.run/manifest.json": one} for one in (BEGUN, BEGUN.replace(b"[]", b"5")))
-NEWER = {"out/manifest.json": b'{"format": "patchioner-batch", "version": 2, "shards": {}}'}
+OURS, CHANGED = ({"o.csv.run/_manifest.json": one} for one in (BEGUN, BEGUN.replace(b"[]", b"5")))
+NEWER = {"out/_manifest.json": b'{"format": "patchioner-batch", "version": 2, "shards": {}}'}
 CUT = {"cut.json": b'{"images": [{"id": 1}], "annotations": [{"bbox"'}
 TARS = {"0.tar": tar(), "1.tar": tar()[:-512] + b"x" * 512}
 
@@ -289,8 +289,8 @@ TARS = {"0.tar": tar(), "1.tar": tar()[:-512] + b"x" * 512}
     ({"t.parquet": b"PAR1"}, "t.parquet", "can be read"), ({"t.arrow": b"ARROW1"}, "t.arrow", "can be read"),
     ({"t.csv": b"a,b\n1,2\n"}, "t.csv", "image-column"), (TABLE, "t.parquet --image-column x", "no column 'x'"),
     (TABLE, "t.parquet --region-column x", "no column 'x'"), (TABLE | {"u.parquet": BOXES}, "*.parquet", "box-format"),
-    (NEWER, OUT, "version 2.*upgrade"), ({"out/manifest.json": b"[]"}, OUT, "is not ours"),
-    ({"out/manifest.json": b"{"}, OUT, "no manifest"), (OURS, CSV, "another run: .*task"), (CHANGED, CSV, "changed"),
+    (NEWER, OUT, "version 2.*upgrade"), ({"out/_manifest.json": b"[]"}, OUT, "is not ours"),
+    ({"out/_manifest.json": b"{"}, OUT, "no manifest"), (OURS, CSV, "another run: .*task"), (CHANGED, CSV, "changed"),
     ({"o.csv.run": b""}, CSV, "is a file"), ({"out/notes.txt": b"mine"}, OUT, "other files"),
     ({"a": b""}, "photos --out a/out/", "cannot be written"),
     ({}, "photos --out /sys/out/", "cannot be written"), ({}, "photos --out out.xyz", "ends in none"),
