@@ -6,6 +6,7 @@ All is written beside its place and swapped in: a process killed at any point le
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import json
 import logging
@@ -50,6 +51,10 @@ def atomic_path(path: AnyPath) -> Iterator[Path]:
         _sync(temporary)
         os.replace(temporary, target)
         _sync(target.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG) and error.filename is None:
+            error.filename = os.fspath(path)  # a full disk does not say whose
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

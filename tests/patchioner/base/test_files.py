@@ -1,5 +1,6 @@
 """Files and folders are whole or absent, also after a kill at any point; JSON errors name the file."""
 
+import errno
 import math
 import os
 import subprocess
@@ -27,6 +28,8 @@ def test_a_writer_that_is_interrupted_or_fails_leaves_the_earlier_file(tmp_path:
     for value in (math.nan, object()):
         with pytest.raises(CheckpointError, match="config.json"):
             write_json(path, {"a": value})
+    with pytest.raises(OSError, match="config.json"), files.atomic_path(path):
+        raise OSError(errno.ENOSPC, "the disk is full")
     assert read_json(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
 
