@@ -1,10 +1,12 @@
-"""What a captioner answers with: `Caption`, `Label`, `Explanation`; each can be written as JSON by `to_dict`."""
+"""What a captioner answers with: `Caption`, `Label`, `Explanation`; as JSON, for supervision, as alt text."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -105,3 +107,69 @@ def as_supervision(captions: Sequence[Caption], geometry: ImageGeometry) -> Any:
             "score": np.array([caption.score for caption in captions], dtype=np.float32),
         },
     )
+
+
+LONGEST = 125
+"""Characters; screen readers cut or hurry through what is longer."""
+NOTICE = "Machine-made: "
+"""Begins a text that the model is not sure of."""
+_SURE = 0.5
+# A photo does not say what somebody is.
+_NEUTRAL = {
+    "person": "gal male female", "people": "gentlemen", "child": "son daughter",
+    "children": "sons daughters", "parent": "mother father mom dad", "partner": "husband wife",
+    "sibling": "brother sister", "actor": "actress", "waiter": "waitress", "themself": "himself herself",
+}  # fmt: skip
+_TWO = re.compile(r"\ban? ((?:\w+ )?)(person|child) and an? \1\2\b", re.IGNORECASE)
+_MANY = re.compile(r"\b(people|children) and \1\b", re.IGNORECASE)
+# What a sentence that was cut cannot end with.
+_LOOSE = re.compile(
+    r"(?:[\s,;:-]+(?:an?|the|with|of|on|in|and|or|at|to|by|for|from|next|near|that|is|are|their|its|while))+[\s,]*$"
+)
+
+
+def alt_text(caption: Caption | str) -> str | None:
+    """One sentence of at most 125 characters, in sentence case, that names nobody's gender.
+
+    Args:
+        caption: of the whole photo; one of a low `confidence` begins with a notice that a machine made it.
+
+    Returns:
+        The sentence; None where the caption has no text.
+
+    Example:
+        >>> alt_text("a man and a woman riding on  his horse")
+        'Two people riding on their horse.'
+    """
+    text, confidence = (caption, None) if isinstance(caption, str) else (caption.text, caption.confidence)  # fmt: skip
+    sentence = re.split(r"[.!?](?:\s|$)", " ".join((text or "").split()), maxsplit=1)[0].strip()
+    if not sentence:
+        return None
+    words, gendered = _neutral_words()
+    sentence = re.sub(r"(?i)\bher\b(?= \w)", "their", sentence)
+    sentence = re.sub(r"(?i)\bher\b(?!-)", "them", sentence)
+    sentence = gendered.sub(lambda found: words[found[0].lower()], sentence)
+    many = {"person": "people", "child": "children"}
+    sentence = _TWO.sub(lambda found: f"two {found[1]}{many[found[2].lower()]}", sentence)
+    sentence = _MANY.sub(r"\1", sentence)
+    notice = NOTICE if confidence is not None and confidence < _SURE else ""
+    sentence = notice + _cut(sentence, LONGEST - len(notice) - 1) + "."
+    return sentence[0].upper() + sentence[1:]
+
+
+@cache
+def _neutral_words() -> tuple[dict[str, str], re.Pattern[str]]:
+    """Words that say what somebody is -> such as do not; and what finds them."""
+    from decoders.guidance import NEUTRAL
+
+    told = [(new, olds) for table in (NEUTRAL, _NEUTRAL) for new, olds in table.items()]
+    words = {old: new for new, olds in told for old in olds.split()}
+    return words, re.compile(rf"\b(?:{'|'.join(words)})\b(?!-)", re.IGNORECASE)
+
+
+def _cut(sentence: str, longest: int) -> str:
+    """The words that fit, without those that lead nowhere."""
+    if len(sentence) <= longest:
+        return sentence
+    whole = sentence[: longest + 1].rpartition(" ")[0] or sentence[:longest]
+    return _LOOSE.sub("", whole)

@@ -79,7 +79,7 @@ class Task:
         if self.kind == "label":
             sure, best = round(answer.probability, 6), round(max(answer.cosines), 6)
             return {"text": answer.text, "score": best, "confidence": sure}
-        from patchioner.alt import alt_text
+        from patchioner.results import alt_text
 
         score = None if math.isnan(answer.score) else round(answer.score, 6)
         sure = None if answer.confidence is None else round(answer.confidence, 6)

@@ -19,7 +19,6 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from decoders import DecodeOptions
-from patchioner.alt import alt_text
 from patchioner.base import errors
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError
 from patchioner.checkpoints.folder import Style
@@ -27,7 +26,7 @@ from patchioner.images import PILLOW_QUIET, load_image, readable_formats
 from patchioner.model import Patchioner
 from patchioner.regions import Mask, Region, Weighting, WholeImage, from_coco
 from patchioner.regions.mask import rle_pixels
-from patchioner.results import Caption, Label
+from patchioner.results import Caption, Label, alt_text
 from patchioner.serve.settings import ServeSettings
 
 T = TypeVar("T")

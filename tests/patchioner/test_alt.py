@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from patchioner import Caption, WholeImage
-from patchioner.alt import NOTICE, alt_text
+from patchioner.results import NOTICE, alt_text
 
 LONG = "a " + "red " * 24 + "house by the river"
 UNSURE = Caption("a cat", -1.0, WholeImage(), confidence=0.2)
