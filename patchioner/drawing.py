@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -74,8 +73,8 @@ class Display:
 
     @property
     def font(self) -> Font:
-        """Pillow's own, in the size that suits this one."""
-        return load_font(min(max(round(max(self.photo.size) / 56), 15), 24))
+        """Pillow's own, in the size that suits this one; no font file is looked for on the system."""
+        return ImageFont.load_default(min(max(round(max(self.photo.size) / 56), 15), 24))
 
 
 def draw_overlay(
@@ -311,12 +310,6 @@ def ink_on(colour: Colour) -> Colour:
     """Black or white, whichever contrasts more with the colour (at least 4.5 to 1)."""
     # Both contrast alike, (brighter + 0.05) / (darker + 0.05), at sqrt(1.05 * 0.05) - 0.05.
     return WHITE if luminance(colour) < 0.179 else BLACK
-
-
-@lru_cache(maxsize=32)
-def load_font(size: int) -> Font:
-    """Pillow's built-in font at `size` pixels; no font file is looked for on the system."""
-    return ImageFont.load_default(size)
 
 
 def wrap_text(text: str, font: Font, width: float) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ from patchioner.regions import Patch
 Numbers = npt.NDArray[np.int64]
 OTHER: Colour = (150, 150, 150)
 _OPACITY = 0.5
-# Overlap that makes two captions near-equal, tried from strict to loose until the named clusters say enough.
-_LEVELS, _ENOUGH = (1.0, 0.75, 0.6, 0.5, 0.4, 0.3), 0.8
+_ALIKE = (
+    0.3  # Jaccard overlap of the things that captions name, from which one stands for the other
+)
 
 
 def draw_patch_map(
@@ -88,15 +89,9 @@ def _coloured(photo: Image.Image, per_pixel: Numbers, colours: Sequence[Colour])
     return Image.fromarray(np.rint(blended).astype(np.uint8))
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Captions that say about the same.
-
-    Attributes:
-        text: the caption that stands for all; empty for the captions that fit nowhere.
-        members: positions in the list of captions, ascending.
-        share: part of all captions, 0..1.
-    """
+class Cluster(NamedTuple):
+    """Captions that say about the same: the one that stands for all ("" for those that fit nowhere), their places in
+    the list, ascending, and their part of all, 0..1."""
 
     text: str
     members: tuple[int, ...]
@@ -106,59 +101,21 @@ class Cluster:
 def cluster_captions(texts: Sequence[str | None], *, limit: int = 12) -> list[Cluster]:
     """At most `limit` groups of captions, the largest first, then one with `text == ""` for the rest, if any.
 
-    Where equal ones alone leave too much unnamed, captions that name the same things (Jaccard overlap) join the one
-    that covers most of those left; the overlap asked for drops from 1 to 0.3 until `limit` clusters cover 80 %.
+    A group's captions name the same things (or, without any, have the same words); those of no group of their own are
+    in the one of which they name most.
     """
     said = [text or "none of these" for text in texts]
     plain = [" ".join(re.findall(r"\w+", text.lower())) for text in said]
-    distinct = list(dict.fromkeys(plain))
-    number_of = {text: number for number, text in enumerate(distinct)}
-    owner = np.array([number_of[text] for text in plain], dtype=np.int64)
-    counts = np.bincount(owner, minlength=len(distinct))
-    overlap = _overlaps(distinct)
-    assignment = np.empty(0, dtype=np.int64)
-    for level in _LEVELS if said else ():
-        leaders = _leaders(overlap >= level, counts, limit)
-        # The nearest leader of every distinct caption, -1 where none is near.
-        to_leaders = overlap[:, leaders]
-        assignment = np.where(to_leaders.max(axis=1) < level, -1, to_leaders.argmax(axis=1))
-        assignment[leaders] = np.arange(len(leaders))
-        if counts[assignment >= 0].sum() >= _ENOUGH * len(said):
-            break
+    things = [named(text) or frozenset(text.split()) for text in plain]
+    leaders = [own for own, _ in Counter(things).most_common(limit)]
     groups: dict[int, list[int]] = {}
-    for place, group in enumerate(assignment[owner].tolist()):
-        groups.setdefault(group, []).append(place)
+    for place, own in enumerate(things):
+        alike = [1.0 if own == one else len(own & one) / len(own | one) for one in leaders]
+        best = max(range(len(leaders)), key=alike.__getitem__)
+        groups.setdefault(best if alike[best] >= _ALIKE else -1, []).append(place)
     clusters = []
     for group in sorted(groups, key=lambda one: (one < 0, -len(groups[one]), one)):
         members = groups[group]
         text = Counter(said[place] for place in members).most_common(1)[0][0] if group >= 0 else ""
         clusters.append(Cluster(text, tuple(members), len(members) / len(said)))
     return clusters
-
-
-def _overlaps(distinct: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Jaccard overlap of the things (without any, the words) of every pair, (m, m); the diagonal is 1."""
-    words = [named(text) or frozenset(text.split()) for text in distinct]
-    columns = {word: number for number, word in enumerate(sorted(set().union(*words)))}
-    present = np.zeros((len(distinct), len(columns)))
-    for row, content in enumerate(words):
-        present[row, [columns[word] for word in content]] = 1.0
-    both = present @ present.T
-    sizes = present.sum(axis=1)
-    either = sizes[:, None] + sizes[None, :] - both
-    overlap: npt.NDArray[np.float64] = both / np.maximum(either, 1.0)
-    np.fill_diagonal(overlap, 1.0)
-    return overlap
-
-
-def _leaders(near: npt.NDArray[np.bool_], counts: Numbers, limit: int) -> Numbers:
-    """Greedy cover: each leader is the caption that reaches most patches not yet reached."""
-    left = counts.astype(np.float64)
-    leaders: list[int] = []
-    while len(leaders) < limit and left.any():
-        # Its own count breaks ties, then the first seen: a leader should be frequent itself.
-        gain = near @ left + 1e-6 * counts * (left > 0)
-        best = int(gain.argmax())
-        leaders.append(best)
-        left[near[best]] = 0.0
-    return np.array(leaders, dtype=np.int64)

@@ -213,9 +213,6 @@ def _of_group(
         yield replace(rest, claim=one, regions=tuple(dict.fromkeys([one.region_id, *regions])))
 
 
-_ROWS = 3  # centres in the same third of the photo's height are on one line, as a reader sees it
-
-
 @dataclass(frozen=True)
 class FuseSettings(values.Checked):
     """How sentences become a paragraph; chosen on the 114 development photos, `benchmarks.detail` "objects".
@@ -240,17 +237,16 @@ class GreedyFuser:
 
     def fuse(self, photo: Photo, regions: values.Regions, kept: Sequence[Verdict]) -> values.Fused:
         """The sentences in order, and verdicts on kept claims that bring nothing new ("duplicate") or do not fit."""
-        settings, verdicts = self._settings, ordered(photo.size, regions, kept)
-        texts = [finished(verdict.claim.text) for verdict in verdicts]
+        settings, texts = self._settings, [finished(verdict.claim.text) for verdict in kept]
         alike, left, named = prose.similarity_matrix(texts), settings.max_words, set[str]()
         taken: dict[int, list[Verdict]] = {}  # place of a sentence -> of whom it speaks
         left_out: list[Verdict] = []
         said = "the paragraph names its things already"
         full = f"other sentences have more to say in {left} words"
-        agreed = [(-one.agreement, -one.support.score if one.support else 0.0) for one in verdicts]
+        agreed = [(-one.agreement, -one.support.score if one.support else 0.0) for one in kept]
         places = sorted(range(len(texts)), key=agreed.__getitem__)
-        for place in _by_coverage(texts, verdicts, taken) if settings.coverage else places:
-            verdict, words = verdicts[place], len(texts[place].split())
+        for place in _by_coverage(texts, kept, taken) if settings.coverage else places:
+            verdict, words = kept[place], len(texts[place].split())
             same = max(taken, key=lambda other: float(alike[place, other]), default=None)
             own = set(map(prose.kind_of, prose.things(texts[place])))
             if same is not None and alike[place, same] >= settings.duplicate:
@@ -264,19 +260,6 @@ class GreedyFuser:
                 named |= own
                 left -= words
         return [_sentence(texts[place], taken[place]) for place in sorted(taken)], left_out
-
-
-def ordered(
-    size: tuple[int, int], regions: values.Regions, kept: Sequence[Verdict]
-) -> list[Verdict]:
-    """Kept claims by kind of region (`REGION_KINDS`), row by row and left to right, then by place in the text."""
-    ranks: dict[str, tuple[object, ...]] = {}
-    for one in regions:
-        left, top, right, bottom = one.box
-        row = int(_ROWS * (top + bottom) / 2 / max(size[1], 1))
-        ranks[one.id] = values.REGION_KINDS.index(one.kind), row, left + right, top + bottom, one.id
-    told = (verdict for verdict in kept if verdict.kept)
-    return sorted(told, key=lambda v: (ranks[v.claim.region_id], v.claim.place, v.claim.sample))
 
 
 def _by_coverage(
@@ -362,15 +345,15 @@ class LanguageFuser:
 
     def fuse(self, photo: Photo, regions: values.Regions, kept: Sequence[Verdict]) -> values.Fused:
         """As `GreedyFuser.fuse`; "no source": told in no sentence, or only in such as say what no statement says."""
-        verdicts, sentences = ordered(photo.size, regions, kept), list[FusedSentence]()
-        if 2 <= len(verdicts) <= _MOST:
-            asked = _numbered(verdicts, {region.id: region for region in regions})
-            sentences = self._checked(self._written(asked, len(verdicts)), verdicts)
+        sentences = list[FusedSentence]()
+        if 2 <= len(kept) <= _MOST:
+            asked = _numbered(kept, {region.id: region for region in regions})
+            sentences = self._checked(self._written(asked, len(kept)), kept)
         if not sentences:
             return self._greedy.fuse(photo, regions, kept)
         told = {name for sentence in sentences for name in sentence.claim_ids}
         note = "the language model told it in no sentence that its statements support"
-        untold = [one for one in verdicts if one.claim.id not in told]
+        untold = [one for one in kept if one.claim.id not in told]
         return sentences, [dropped(one, "no source", note) for one in untold]
 
     def _written(self, statements: str, count: int) -> Sequence[_Written]:

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 Rectangle = tuple[float, float, float, float]
 RegionKind = Literal["global", "spatial", "semantic", "grid", "user"]
-REGION_KINDS: tuple[RegionKind, ...] = ("global", "semantic", "user", "spatial", "grid")
-"""In the order in which a paragraph speaks of them."""
 FORMAT, VERSION = "patchioner-detail", 1
 Share = Annotated[float, (0, 1)]
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFont
 
 from patchioner import Caption, drawing
 from patchioner.base.errors import OptionError
@@ -99,7 +99,7 @@ def test_ink_contrasts_with_every_colour() -> None:
 
 @given(st.lists(st.text("abcmiW.,é", min_size=1, max_size=30), max_size=12), st.integers(25, 300))
 def test_lines_fit_and_keep_every_character(words: list[str], width: int) -> None:
-    font = drawing.load_font(17)
+    font = ImageFont.load_default(17)
     lines = drawing.wrap_text(" ".join(words), font, width)
     assert all(font.getlength(line) <= width for line in lines)
     assert "".join(lines).replace(" ", "") == "".join(words)
@@ -119,14 +119,18 @@ def entries(count: int, text: str) -> list[drawing.Entry]:
 @pytest.mark.parametrize("columns", [1, 2, 4])
 @pytest.mark.parametrize("text", ["a bus", LONG, "W" * 300])
 def test_no_ink_touches_the_right_or_the_lower_edge(columns: int, text: str) -> None:
-    panel = np.asarray(drawing.draw_list(entries(9, text), 800, columns, drawing.load_font(18)))
+    panel = np.asarray(
+        drawing.draw_list(entries(9, text), 800, columns, ImageFont.load_default(18))
+    )
     assert panel.shape[1] == 800
     assert (panel[:, -1] == PAPER).all() and (panel[-1] == PAPER).all()
 
 
 def test_upright_photos_get_the_list_beside_wide_ones_below() -> None:
     for size, grows in (((600, 800), (True, False)), ((800, 400), (False, True))):
-        page = drawing.add_list(Image.new("RGB", size), entries(3, "a bus"), drawing.load_font(15))
+        page = drawing.add_list(
+            Image.new("RGB", size), entries(3, "a bus"), ImageFont.load_default(15)
+        )
         assert tuple(np.subtract(page.size, size) > 2 * MARGIN) == grows
 
 

@@ -149,10 +149,9 @@ def test_which_sentences_are_taken_and_in_which_order() -> None:
     kept = [verdict(1, "a dog", agreement=9), verdict(2, "red kites over a wide green hill")]
     assert fused(*kept, max_words=7)[0] == ["A dog."]
     assert fused(*kept, max_words=7, coverage=True)[0] == ["Red kites over a wide green hill."]
-    # The whole, then things, then places.
     texts = ("a kite", "a boat", "a dog", "a crowd")
-    kept = [verdict(n, text, REGIONS[n].id) for n, text in enumerate(texts)]
-    assert fused(*kept)[0] == ["A crowd.", "A dog.", "A boat.", "A kite."]
+    kept = [verdict(n, text, agreement=n) for n, text in enumerate(texts)]
+    assert fused(*kept)[0] == ["A kite.", "A boat.", "A dog.", "A crowd."]  # as they were said
     # What most agree on speaks for the same.
     kept = [verdict(1, "a black dog on a couch"), verdict(2, "a dog on a couch", agreement=4)]
     (one,), left_out = fuse.GreedyFuser().fuse(PHOTO, REGIONS, kept)
