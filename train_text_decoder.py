@@ -81,9 +81,7 @@ def _add_language_model(result: argparse.ArgumentParser) -> None:
     entities = "viecap: names, one per line (default: COCO's 80 classes)"
     add("--entities", metavar="FILE", help=entities)
     tune = "prefix_lm: what is trained of it (frozen)"
-    add("--tune", choices=["frozen", "lora", "full"], help=tune)
-    refer = "prefix_lm: the result only names the language model instead of holding its weights"
-    add("--refer", action="store_true", help=refer)
+    add("--tune", choices=["frozen", "full"], help=tune)
 
 
 def options_from(arguments: argparse.Namespace, share: float | None) -> dict[str, Any]:
@@ -119,7 +117,6 @@ def _fresh(arguments: argparse.Namespace) -> NewDecoder | None:
         "language_model": arguments.language_model,
         "entities": tuple(filter(None, entities)),
         "tune": arguments.tune,
-        "keep": "reference" if arguments.refer else None,
     }
     told = {name: value for name, value in told.items() if value}
     if told and own:

@@ -228,7 +228,7 @@ def build_random_decoder(shapes: Shapes, *, seed: int = 0) -> PrefixGPT2Decoder:
         tokenizer = ClipTokenizer.from_open_clip()
     config = PrefixGPT2Config(
         shapes.dim, shapes.vocabulary or tokenizer.vocab_size, layers=shapes.layers, width=shapes.width,
-        heads=shapes.heads, positions=1024 if shapes.vocabulary else 40, normalize_input=False, emit_start=True,
+        heads=shapes.heads, positions=1024 if shapes.vocabulary else 40, normalize_input=False,
     )  # fmt: skip
     network = PrefixGPT2(config, seed=seed).eval()
     # Each step's state is to depend on prefix and history: with small layers every word would be followed by itself.

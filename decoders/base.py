@@ -137,7 +137,7 @@ class Vocabulary(Protocol):
         """Tokens that must never be generated."""
 
     def token_texts(self) -> list[str]:
-        """What each token writes, by id; "" for special tokens."""
+        """What each token writes, by id; "" for special tokens. A network may have more, which write nothing."""
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids."""

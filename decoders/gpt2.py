@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -25,13 +25,14 @@ from decoders.base import (
     reading,
     token_loss,
 )
-from decoders.head import DerivedCache, LinearHead, OutputHead, table_if_worth
-from decoders.search import StepGraphs
+from decoders.head import PIECE, LinearHead, OutputHead
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
 from patchioner.base.errors import CheckpointError, OptionError, check_texts
 from patchioner.base.files import check, write_json
 from patchioner.base.weights import (
+    PackedTable,
     Storage,
+    can_pack,
     fit_weights,
     load_weights,
     save_weights,
@@ -54,7 +55,6 @@ class PrefixGPT2Config:
         dropout: after the embedding and each residual branch, in training only.
         layer_norm_eps: of every layer norm.
         normalize_input: embeddings are scaled to unit length first.
-        emit_start: the network generates the start token first (so do the published DeCap weights).
     """
 
     embedding_dim: int
@@ -66,7 +66,6 @@ class PrefixGPT2Config:
     dropout: float = 0.1
     layer_norm_eps: float = 1e-5
     normalize_input: bool = True
-    emit_start: bool = False
 
     def __post_init__(self) -> None:
         check("int [1, inf)", self, "embedding_dim vocab_size layers width heads positions")
@@ -87,10 +86,6 @@ class KeyValueCache:
         self._block, self._rows, self.padding = block, block.shape[3], padding
         self.length = 0
 
-    def view(self, count: int) -> tuple[slice | Tensor, Tensor | None]:
-        """The positions of the next `count` inputs, and the mask of what they see (None: all before them)."""
-        return _view(self.length, count, self.padding)
-
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add (rows, heads, new, head_dim) keys and values; give back all of them so far."""
         end = self.length + keys.shape[2]
@@ -98,10 +93,6 @@ class KeyValueCache:
         block[0, :, :, self.length :] = keys
         block[1, :, :, self.length :] = values
         return block[0], block[1]
-
-    def advance(self, positions: int) -> None:
-        """Count the positions that every layer has now added."""
-        self.length += positions
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows, in this order, repeated (beams) or left out (ended); only those that move are copied."""
@@ -118,39 +109,6 @@ class KeyValueCache:
                 read.index_copy_(3, places, read.index_select(3, rows[places]))
         self._rows = count
         self.padding = None if self.padding is None else self.padding[rows]
-
-
-class FixedCache(KeyValueCache):
-    """A cache whose shape never changes, without `select`: a mask hides the places not yet read.
-
-    How far it has read is a number on the device, so that a step can be replayed as a graph.
-    """
-
-    def __init__(self, block: Tensor) -> None:
-        super().__init__(block.zero_())  # a hidden place has weight 0, and 0 times a NaN is NaN
-        self._position = torch.zeros(1, dtype=torch.int64, device=block.device)
-        self._all = torch.arange(block.shape[2], device=block.device)[None]
-        self._mask = self._all <= self._position
-
-    def view(self, count: int) -> tuple[Tensor, Tensor]:
-        """The position (1,) of the next input and the places (1, capacity) that it sees."""
-        torch.le(self._all, self._position, out=self._mask)
-        return self._position, self._mask
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """As `KeyValueCache.extend`, of one position; gives back all places."""
-        for part, added in zip(self._block[layer], (keys, values), strict=True):
-            part.index_copy_(0, self._position, added.permute(2, 0, 1, 3))
-        block = self._block[layer].permute(0, 2, 3, 1, 4)
-        return block[0], block[1]
-
-    def advance(self, positions: int) -> None:
-        """As `KeyValueCache.advance`."""
-        self._position += positions
-
-    def restart(self) -> None:
-        """Forget what was read."""
-        self._position.zero_()
 
 
 def _view(first: int, count: int, padding: Tensor | None) -> tuple[slice | Tensor, Tensor | None]:
@@ -249,30 +207,75 @@ class Transformer(nn.Module):
         self, inputs: Tensor, cache: KeyValueCache | None = None, padding: Tensor | None = None
     ) -> Tensor:
         """(rows, places, width) after `cache`; `padding` as of `KeyValueCache`, where there is none."""
-        count = inputs.shape[1]
-        places, mask = _view(0, count, padding) if cache is None else cache.view(count)
+        count, first = inputs.shape[1], 0
+        if cache is not None:
+            first, padding = cache.length, cache.padding
+        places, mask = _view(first, count, padding)
         hidden = self.drop(inputs + self.wpe.weight[places])
         for layer, block in enumerate(self.h):
             hidden = block(hidden, cache, layer, mask)
         if cache is not None:
-            cache.advance(count)
+            cache.length += count
         out: Tensor = self.ln_f(hidden)
         return out
 
 
-class GPT2Network(nn.Module):
-    """What the two networks share: the transformer, the output layer, the memory of a row."""
+class GPT2(nn.Module):
+    """GPT-2 of any size as a language model that reads vectors, without `transformers`.
 
-    transformer: Transformer
+    Args:
+        config: the values of `transformers`' configuration ("n_layer", "n_embd" ...), kept for `config.json`.
+    """
 
-    def __init__(self) -> None:
+    _SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
+    _OTHER = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1, "layer_norm_epsilon": 1e-5}
+    # What this network does; a model that is told otherwise is left to `transformers`.
+    _FIXED = {
+        "activation_function": "gelu_new",
+        "scale_attn_weights": True,
+        "scale_attn_by_inverse_layer_idx": False,
+        "add_cross_attention": False,
+        "tie_word_embeddings": True,
+    }
+
+    @classmethod
+    def understands(cls, config: Mapping[str, Any]) -> bool:
+        """Whether a configuration of `transformers` describes such a network."""
+        usual = all(config.get(name, value) == value for name, value in cls._FIXED.items())
+        inner = config.get("n_inner") in (None, 4 * config.get("n_embd", 768))
+        # Names that other models have for these settings, and transformers takes for them.
+        other = {"hidden_size", "max_position_embeddings"}
+        other |= {"num_attention_heads", "num_hidden_layers"}
+        named = config.get("model_type") == "gpt2" and not other & config.keys()
+        return named and usual and inner
+
+    def __init__(self, config: Mapping[str, Any], *, seed: int = 0) -> None:
         super().__init__()
-        self._reset_derived()
+        self.config = value = {**self._SHAPE, **self._OTHER, **config, "model_type": "gpt2"}
+        check("int [1, inf)", **{name: value[name] for name in self._SHAPE})
+        if value["n_embd"] % value["n_head"]:
+            wrong = f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}"
+            raise OptionError(wrong)
+        dropout = Dropout(*(value[name] for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")))
+        tokens, positions, width, layers, heads = (value[name] for name in self._SHAPE)
+        eps = value["layer_norm_epsilon"]
+        self.transformer = Transformer(tokens, positions, width, layers, heads, dropout, eps)
+        self._table: PackedTable | None = None
+        self._initialise(seed)
 
     @property
     def head(self) -> OutputHead:
         """Makes logits of states, any stretch of the vocabulary at a time."""
-        return LinearHead(self.transformer.wte.weight, self.tables)
+        return LinearHead(self.transformer.wte.weight, self._table)
+
+    @property
+    def max_places(self) -> int:
+        """Longest sequence that it can read."""
+        return self.transformer.wpe.num_embeddings
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The word vectors."""
+        return self.transformer.wte
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., width) hidden states to (..., vocab_size) logits, with the tied matrix."""
@@ -287,91 +290,92 @@ class GPT2Network(nn.Module):
         # Logits in the working type and in float32, with their sorted or masked copy.
         return cache + vocabulary * (size + 8) + 16 * width * size
 
+    def read(
+        self, inputs: Tensor, padding: Tensor | None, max_tokens: int
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Read (n, p, width) vectors before `max_tokens` tokens; the states (n, width) before the first.
+
+        `padding`: (n,) int64, places at the left of each row that are not its own; None where there are none.
+        """
+        like, heads = self.transformer.wpe.weight, self.transformer.heads
+        capacity, width = inputs.shape[1] + max_tokens - 1, like.shape[1]
+        shape = (len(self.transformer.h), 2, capacity, len(inputs), heads, width // heads)
+        cache = KeyValueCache(like.new_empty(shape), padding)
+        states: Tensor = self.transformer(inputs, cache)[:, -1]
+        return states, cache
+
     def step(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         """Read one more token (n,) of each row; the states (n, width) of the next."""
         inputs = self.transformer.wte(tokens).unsqueeze(1)
         states: Tensor = self.transformer(inputs, cache)[:, -1]
         return states
 
-    def block(self, rows: int, capacity: int) -> Tensor:
-        """The empty block of a `KeyValueCache` for so many rows and places."""
-        like, heads = self.transformer.wpe.weight, self.transformer.heads
-        shape = (len(self.transformer.h), 2, capacity, rows, heads, like.shape[1] // heads)
-        return like.new_empty(shape)
+    def logits_at(self, inputs: Tensor, padding: Tensor | None, real: Tensor) -> Tensor:
+        """Logits (m, vocab) at the real places among the last t, of (n, p, width) vectors and a mask (n, t)."""
+        hidden = self.transformer(inputs, padding=padding)[:, -real.shape[1] :]
+        return self.logits(hidden[real])
+
+    def pack(self) -> None:
+        """Of an inference copy on a CPU: keep the output matrix in oneDNN's order as well, where that gains."""
+        if can_pack(self.transformer.wte.weight):
+            self._table = PackedTable(self.transformer.wte.weight, PIECE)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Weights are moved or converted: what was made of the old ones is let go, with its memory.
-        self._reset_derived()
+        self._table = None  # of weights that are moved or converted
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
-
-    def _reset_derived(self) -> None:
-        self.tables = DerivedCache(table_if_worth)
 
     def _initialise(self, seed: int) -> None:
         """GPT-2's scheme: normal 0.02; branches that add to the residual shrink with depth."""
         generator = torch.Generator().manual_seed(seed)
         shrink = 1 / math.sqrt(2 * len(self.transformer.h))
         with torch.no_grad():
-            for name, parameter in self.named_parameters():
-                if name.endswith("bias"):
-                    parameter.zero_()
-                elif ".ln_" in name:
-                    parameter.fill_(1.0)
-                else:
-                    scale = 0.02 * (shrink if name.endswith("c_proj.weight") else 1.0)
-                    parameter.normal_(0.0, scale, generator=generator)
+            for part in reversed(list(self.children())):  # what stands before the transformer first
+                for name, parameter in part.named_parameters():
+                    if name.endswith("bias"):
+                        parameter.zero_()
+                    elif "ln_" in name:
+                        parameter.fill_(1.0)
+                    else:
+                        scale = 0.02 * (shrink if name.endswith("c_proj.weight") else 1.0)
+                        parameter.normal_(0.0, scale, generator=generator)
 
 
-class PrefixGPT2(GPT2Network):
+class PrefixGPT2(GPT2):
     """An embedding as the first input, then tokens: whole sequences (`forward`), or step by step with a cache."""
 
     def __init__(self, config: PrefixGPT2Config, *, seed: int = 0) -> None:
-        super().__init__()
-        self.config = config
+        c = config
+        sizes = (c.vocab_size, c.positions, c.width, c.layers, c.heads)
+        others = (c.dropout, c.dropout, 0.0, c.layer_norm_eps)
+        values = dict(zip((*self._SHAPE, *self._OTHER), (*sizes, *others), strict=True))
+        super().__init__(values)
+        self.shape = config
         with torch.random.fork_rng(devices=[]):
-            self.prefix = nn.Linear(config.embedding_dim, config.width)
-        c, dropout = config, Dropout(config.dropout, config.dropout, 0.0)
-        self.transformer = Transformer(
-            c.vocab_size, c.positions, c.width, c.layers, c.heads, dropout, c.layer_norm_eps
-        )
+            self.prefix = nn.Linear(c.embedding_dim, c.width)
         self._initialise(seed)
-
-    def forward(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
-        """States (n, 1 + t, width) of (n, embedding_dim) embeddings and (n, t) tokens; that at i predicts token i."""
-        prefix = self._prefix(embeddings).unsqueeze(1)
-        out: Tensor = self.transformer(torch.cat([prefix, self.transformer.wte(tokens)], dim=1))
-        return out
 
     @property
     def max_tokens(self) -> int:
         """Most tokens one sequence can hold: the last one generated needs no position."""
-        return self.config.positions
+        return self.max_places
 
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, KeyValueCache]:
         """Read (n, embedding_dim) prefixes; the states (n, width) that `head` makes logits of."""
-        cache = KeyValueCache(self.block(embeddings.shape[0], max_tokens))
-        return self.read_prefix(embeddings, cache), cache
+        return self.read(self._prefix(embeddings), None, max_tokens)
 
-    def fixed_cache(self, rows: int, capacity: int) -> FixedCache:
-        """An empty cache whose shape stays, for `graph_search`."""
-        return FixedCache(self.block(rows, capacity))
-
-    def read_prefix(self, embeddings: Tensor, cache: KeyValueCache) -> Tensor:
-        """Read (n, embedding_dim) prefixes into an empty cache; the states (n, width) before the first token."""
-        states: Tensor = self.transformer(self._prefix(embeddings).unsqueeze(1), cache)[:, -1]
-        return states
-
-    def _reset_derived(self) -> None:
-        super()._reset_derived()
-        self.step_graphs = DerivedCache(StepGraphs)
+    def forward(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
+        """States (n, 1 + t, width) of (n, embedding_dim) embeddings and (n, t) tokens; that at i predicts token i."""
+        words = self.transformer.wte(tokens)
+        out: Tensor = self.transformer(torch.cat([self._prefix(embeddings), words], dim=1))
+        return out
 
     def _prefix(self, embeddings: Tensor) -> Tensor:
         like = self.transformer.wpe.weight
         embeddings = embeddings.to(like.device, torch.float32)
-        if self.config.normalize_input:
+        if self.shape.normalize_input:
             embeddings = functional.normalize(embeddings, dim=-1)
-        out: Tensor = self.prefix(embeddings.to(like.dtype))
+        out: Tensor = self.prefix(embeddings.to(like.dtype)).unsqueeze(1)
         return out
 
 
@@ -385,7 +389,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
     network: PrefixGPT2
 
     def __init__(self, network: PrefixGPT2, tokenizer: TextTokenizer) -> None:
-        size = network.config.vocab_size
+        size = network.shape.vocab_size
         least = tokenizer.vocab_size
         if size < least or (size > least and tokenizer.kind == "caption"):
             raise CheckpointError(
@@ -393,7 +397,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
                 "they come from different decoders"
             )
         self.network, self.tokenizer = network.eval(), tokenizer
-        self.embedding_dim = network.config.embedding_dim
+        self.embedding_dim = network.shape.embedding_dim
 
     @classmethod
     def create(
@@ -414,9 +418,9 @@ class PrefixGPT2Decoder(TrainableDecoder):
         config = PrefixGPT2Config(embedding_dim, tokenizer.vocab_size, **shape)
         return cls(PrefixGPT2(config, seed=seed), tokenizer)
 
-    def driven(self, memory: TextMemory | None = None) -> tuple[PrefixGPT2, Self]:
-        """The network, and this decoder."""
-        return self.network, self
+    def driven(self, memory: TextMemory | None = None) -> tuple[PrefixGPT2, TextTokenizer]:
+        """The network and the tokenizer."""
+        return self.network, self.tokenizer
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors and tokenizer.json."""
@@ -424,12 +428,13 @@ class PrefixGPT2Decoder(TrainableDecoder):
         save_weights(self.network.state_dict(), folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
         kind = {"type": "prefix_gpt2", "tokenizer": self.tokenizer.kind}
-        write_json(folder / CONFIG_FILE, kind | asdict(self.network.config))
+        write_json(folder / CONFIG_FILE, kind | asdict(self.network.shape))
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
         """Read what `save` wrote; see `Decoder.from_config`."""
         settings = dict(config)
+        settings.pop("emit_start", None)  # earlier releases: the tokenizer tells
         kind = settings.pop("tokenizer", "caption")
         with reading(folder / CONFIG_FILE):
             check(tuple(_TOKENIZERS), tokenizer=kind)
@@ -438,30 +443,10 @@ class PrefixGPT2Decoder(TrainableDecoder):
         fit_weights(network, load_weights(path), source=str(path))
         return cls(network, _TOKENIZERS[kind](folder / TOKENIZER_FILE))
 
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """The token that ends a caption."""
-        return self.tokenizer.end_ids
-
-    @property
-    def unwritable_ids(self) -> Sequence[int]:
-        """Tokens that must never be generated."""
-        if self.network.config.emit_start:
-            return self.tokenizer.unwritable_ids
-        return (*self.tokenizer.unwritable_ids, self.tokenizer.start_id)
-
-    def token_texts(self) -> list[str]:
-        """What each token writes, by id; "" for special tokens and those beyond the tokenizer."""
-        texts = self.tokenizer.token_texts()
-        return [*texts, *[""] * (self.network.config.vocab_size - len(texts))]
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids."""
-        return self.tokenizer.decode(token_ids)
-
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text as trained: [start] words end."""
-        opening = [self.tokenizer.start_id] if self.network.config.emit_start else []
+        """Token ids of each text as trained: words, end; before them the start token where that is written."""
+        start = self.tokenizer.start_id
+        opening = [] if start in self.tokenizer.unwritable_ids else [start]
         return [[*opening, *ids, self.tokenizer.end_id] for ids in self.tokenizer.encode(texts)]
 
     def loss(

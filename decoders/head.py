@@ -2,68 +2,28 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Generic, TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from decoders.base import DecodeOptions, Vocabulary
-from patchioner.base.weights import PackedTable, can_pack
-
-T = TypeVar("T")
+from patchioner.base.weights import PackedTable
 
 PIECE = 2048  # tokens: with a hundred rows 0.8 MB of float32 logits
 _FEW_ROWS = 2  # fewer rows are limited by reading the matrix, not by the cache
 
 
-class DerivedCache(Generic[T]):
-    """What a function makes of a matrix (None: nothing to gain): once, and anew when the matrix has changed.
-
-    Threads may share one. A copy (`copy.deepcopy`) starts empty.
-
-    Example:
-        >>> DerivedCache(lambda matrix: matrix.norm(dim=1).max()).of(torch.tensor([[3.0, 4.0]]))
-        tensor(5.)
-    """
-
-    def __init__(self, make: Callable[[Tensor], T | None]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._made: tuple[Tensor, int, T | None] | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return DerivedCache, (self._make,)
-
-    def of(self, matrix: Tensor) -> T | None:
-        """What was made of this matrix. Changes in place are seen by torch's count of them, so not through `.data`.
-
-        Of tensors made in inference mode, whose changes are not counted, nothing is made.
-        """
-        with self._lock:
-            if matrix.is_inference():
-                self._made = None
-                return None
-            # It holds the matrix it was made of, so no other can have come to lie in its place.
-            if self._made is not None:
-                held, version, result = self._made
-                if version == matrix._version and held.data_ptr() == matrix.data_ptr():
-                    return result
-            held = matrix.detach()
-            self._made = held, matrix._version, self._make(held)
-            return self._made[2]
-
-
 class LinearHead:
     """Logits as the product with a matrix (vocab, width), often the token embedding itself; any stretch at a time.
 
-    The packed `table` serves where no gradients are wanted.
+    The packed `table` of an inference copy serves where no gradients are wanted.
     """
 
-    def __init__(self, matrix: Tensor, table: DerivedCache[PackedTable] | None = None) -> None:
+    def __init__(self, matrix: Tensor, table: PackedTable | None = None) -> None:
         self.matrix, self._table = matrix, table
 
     @property
@@ -79,15 +39,8 @@ class LinearHead:
     def logits(self, states: Tensor, first: int, last: int) -> Tensor:
         """Float32 logits (n, last - first) of (n, width) states; the caller may change them."""
         if self._table is not None and first % PIECE == 0 and not torch.is_grad_enabled():
-            table = self._table.of(self.matrix)
-            if table is not None:
-                return table.product(states, first, last)
+            return self._table.product(states, first, last)
         return functional.linear(states, self.matrix[first:last]).float()
-
-
-def table_if_worth(matrix: Tensor) -> PackedTable | None:
-    """A (vocab, width) matrix packed for `LinearHead`; None where that gains nothing."""
-    return PackedTable(matrix, PIECE) if can_pack(matrix) else None
 
 
 class GivenLogits:
@@ -213,11 +166,6 @@ class Constraints:
         words = sorted({" ".join(word.lower().split()) for word in options.banned_words})
         self._banned = [_BannedWord(word, self._texts) for word in words]
 
-    @property
-    def reads_tokens(self) -> bool:
-        """Whether the bans depend on the written tokens' texts, which are looked up on the host."""
-        return bool(self._banned)
-
     def at(self, written: Tensor) -> StepBans:
         """The bans of one step, after the tokens `written` (n, t) int64."""
         early = written.shape[1] < self.options.min_tokens
@@ -228,7 +176,7 @@ class Constraints:
     def _words(self, written: Tensor) -> list[tuple[int, int]]:
         found: list[tuple[int, int]] = []
         for row, tokens in enumerate(written.tolist() if self._banned else ()):
-            tail = "".join(self._texts[token] for token in tokens)
+            tail = "".join(self._texts[token] for token in tokens if token < len(self._texts))
             ids = {i for word in self._banned for i in word.completed_by(tail)}
             found += [(row, token) for token in sorted(ids)]
         return found

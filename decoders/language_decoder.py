@@ -1,6 +1,6 @@
 """Decoders on a language model: vectors stand before the caption, padded at the left and masked: rows are independent.
 
-Sources: ClipCap (Mokady et al. 2021, arXiv 2111.09734), ViECap (arXiv 2307.16525), LoRA (arXiv 2106.09685).
+Sources: ClipCap (Mokady et al. 2021, arXiv 2111.09734), ViECap (arXiv 2307.16525).
 """
 
 from __future__ import annotations
@@ -27,16 +27,13 @@ from decoders.base import (
     token_loss,
 )
 from decoders.head import OutputHead
-from decoders.language_model import EXTRA, GPT2, TransformersModel
+from decoders.language_model import GPT2, TransformersModel
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import check, write_json
-from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
 
-Mapper = Literal["mlp", "transformer"]
-Tune = Literal["frozen", "lora", "full"]
-_LORA = "lora_"
+Tune = Literal["frozen", "full"]
 # (n, dim) embeddings -> the input vectors (p_i, width) of each row, p_i at least 1
 Prefixes: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
 
@@ -89,30 +86,16 @@ class PrefixLMConfig:
     Args:
         embedding_dim: width of the embeddings.
         prompt_tokens: vectors that stand before a caption.
-        mapper: "mlp" is Linear, tanh, Linear; "transformer" the mapping network of ViECap.
-        mapping_layers, mapping_heads: of the "transformer".
-        tune: the language model stays "frozen", gets "lora" matrices (needs `peft`), or is trained in "full".
-        lora_rank, lora_alpha: of the LoRA matrices.
-        lora_targets: names of the layers that get them; () is what `peft` has for this type of model.
-        normalize_input: embeddings are scaled to unit length first.
+        tune: the language model stays "frozen", or is trained in "full".
     """
 
     embedding_dim: int
     prompt_tokens: int = 10
-    mapper: Mapper = "mlp"
-    mapping_layers: int = 4
-    mapping_heads: int = 8
     tune: Tune = "frozen"
-    lora_rank: int = 8
-    lora_alpha: int = 16
-    lora_targets: tuple[str, ...] = ()
-    normalize_input: bool = True
 
     def __post_init__(self) -> None:
-        check(get_args(Mapper), mapper=self.mapper)
         check(get_args(Tune), tune=self.tune)
-        check("int [1, inf)", self, "embedding_dim prompt_tokens lora_rank lora_alpha")
-        object.__setattr__(self, "lora_targets", tuple(self.lora_targets))  # JSON has lists
+        check("int [1, inf)", self, "embedding_dim prompt_tokens")
 
     @property
     def prefix_tokens(self) -> int:
@@ -121,23 +104,16 @@ class PrefixLMConfig:
 
     def make_mapper(self, width: int, seed: int) -> nn.Module:
         """A fresh one for a language model of this width."""
-        dim, count = self.embedding_dim, self.prompt_tokens
-        if self.mapper == "mlp":
-            return PromptMLP(dim, width, prompt_tokens=count, seed=seed)
-        depth = {"layers": self.mapping_layers, "heads": self.mapping_heads, "seed": seed}
-        return MappingNetwork(dim, width, prompt_tokens=count, project_tokens=count, **depth)
+        return PromptMLP(self.embedding_dim, width, prompt_tokens=self.prompt_tokens, seed=seed)
 
 
 class LanguageDecoder(TrainableDecoder):
     """The `prefix_lm` decoder: a soft prompt before any causal language model; and the base of those with more prompts.
 
-    `network` holds the language model, which runs without dropout in training too, and the mapper, under the names
-    MODEL and MAPPER, which files have as well. With a `reference` (hub id or folder), of a model that is not trained in
-    full, only the mapper and the LoRA matrices are stored, and loading checks that the language model there is the
-    same; None stores it all. LoRA matrices (needs `peft`) are added to `model` in place.
+    `network` holds the language model and the mapper under the names MODEL and MAPPER, which files have as well.
 
     Raises:
-        OptionError: a model that cannot be driven, has too few positions, or is trained in full and referred to.
+        OptionError: a model that cannot be driven or has too few positions.
         CheckpointError: a tokenizer of another model.
     """
 
@@ -146,28 +122,14 @@ class LanguageDecoder(TrainableDecoder):
     USUAL_TOKENS = 64  # published ViECap: at most 64 steps
 
     def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: LanguageTokenizer,
-        config: Any,
-        *,
-        reference: str | None = None,
-        seed: int = 0,
+        self, model: nn.Module, tokenizer: LanguageTokenizer, config: Any, *, seed: int = 0
     ) -> None:
-        if reference is not None and config.tune == "full":
-            raise OptionError(
-                "a language model trained in full is stored in the checkpoint; leave reference out, or "
-                "use tune='lora'"
-            )
         mapper = config.make_mapper(language.table_shape(model)[1], seed)
         self.network = nn.ModuleDict({self.MAPPER: mapper, self.MODEL: model}).eval()
-        self.tokenizer, self.config, self.reference = tokenizer, config, reference
+        self.tokenizer, self.config = tokenizer, config
         self.embedding_dim = config.embedding_dim
-        self._fingerprint = None if reference is None else language.fingerprint(model)
         self._check()
         model.requires_grad_(config.tune == "full")
-        if config.tune == "lora":
-            _add_lora(model, config, seed)
 
     def _check(self) -> None:
         known, most = language.table_shape(self.model)[0], self._driven.max_places
@@ -191,7 +153,6 @@ class LanguageDecoder(TrainableDecoder):
         language_model: str,
         tokenizer: LanguageTokenizer | None = None,
         *,
-        keep: Literal["inside", "reference"] = "inside",
         seed: int = 0,
         **settings: Any,
     ) -> Self:
@@ -200,7 +161,6 @@ class LanguageDecoder(TrainableDecoder):
         Args:
             language_model: its id or folder.
             tokenizer: its own, whose end tokens end captions, or that with others (`ending_with`).
-            keep: store the language model "inside" the checkpoint, or only a "reference" to where it came from.
             settings: the other values of the configuration.
 
         Raises:
@@ -208,16 +168,12 @@ class LanguageDecoder(TrainableDecoder):
         """
         config = cls.CONFIG(embedding_dim, **settings)
         model, usual = language.fetch_language_model(language_model)
-        reference = language_model if keep == "reference" else None
-        return cls(model, tokenizer or usual, config, reference=reference, seed=seed)
+        return cls(model, tokenizer or usual, config, seed=seed)
 
     @property
     def module(self) -> nn.Module:
-        """The weights to train, shared with the decoder: the mapper, and what `config.tune` says."""
-        named = self.model.named_parameters()
-        # A ParameterDict allows no dots in its keys.
-        tuned = {name.replace(".", "/"): p for name, p in named if p.requires_grad}
-        return nn.ModuleDict({"mapper": self.mapper, "tuned": nn.ParameterDict(tuned)})
+        """The weights to train: the mapper, and the language model where `config.tune` is "full"."""
+        return self.network if self.config.tune == "full" else self.mapper
 
     @property
     def model(self) -> nn.Module:
@@ -251,55 +207,32 @@ class LanguageDecoder(TrainableDecoder):
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, weights.safetensors, tokenizer.json and what the decoder keeps beside them."""
         folder = Path(folder)
-        more, whole = self._save_more(folder), language.stored_state(self.network)
-        state = {self._in_file(name): tensor for name, tensor in whole.items()}
-        state = {name: tensor for name, tensor in state.items() if not self._is_elsewhere(name)}
+        more, state = self._save_more(folder), language.stored_state(self.network)
         save_weights(state, folder / WEIGHTS_FILE, storage=storage)
         self.tokenizer.save(folder / TOKENIZER_FILE)
-        place = language.describe_language_model(self.model)
-        if self.reference is not None:
-            place = {"reference": self.reference, "fingerprint": self._fingerprint}
         values = {**asdict(self.config), "end_ids": list(self.tokenizer.end_ids), **more}
+        place = language.describe_language_model(self.model)
         write_json(folder / CONFIG_FILE, {"type": self.TYPE, **values, "language_model": place})
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
-        """Read what `save` wrote, strictly; HubError where a referred language model cannot be had."""
+        """Read what `save` wrote, strictly."""
         settings, weights = dict(config), folder / WEIGHTS_FILE
         with reading(folder / CONFIG_FILE):
             more = cls._load_more(folder, settings)
-            place = settings.pop("language_model")
-            model = _model_at(place)
+            model = language.build_language_model(settings.pop("language_model"))
             ends = {
                 "end_ids": settings.pop("end_ids"),
                 "vocab_size": language.table_shape(model)[0],
             }
             tokenizer = LanguageTokenizer.load(folder / TOKENIZER_FILE, **ends)
-            reference = place.get("reference")
-            decoder = cls(model, tokenizer, cls.CONFIG(**settings), reference=reference, **more)
+            decoder = cls(model, tokenizer, cls.CONFIG(**settings), **more)
         decoder.fit(load_weights(weights), str(weights))
         return decoder
 
     def fit(self, state: Mapping[str, Tensor], source: str) -> None:
-        """Load the weights of a file; what it leaves out is the language model that it refers to, and is there."""
-        if any(map(self._is_elsewhere, state)):
-            wrong = f"{source} holds a language model that config.json refers to elsewhere"
-            raise CheckpointError(f"{wrong}; fetch the checkpoint again")
-        own = language.stored_state(self.network)
-        names = {self._in_file(name): name for name in own}
-        held = {names[one]: own[names[one]] for one in names if self._is_elsewhere(one)}
-        held |= {names.get(name, name): tensor for name, tensor in state.items()}
-        language.fit_stored(self.network, held, source=source)
-
-    def _in_file(self, name: str) -> str:
-        """The name that a weight of the network has in files: LoRA matrices stand apart and move no layer."""
-        if _LORA in name:
-            return name.replace(self.MODEL, "lora", 1)
-        return name.replace(language.BASE_LAYER, "")
-
-    def _is_elsewhere(self, name: str) -> bool:
-        """Whether a weight, by its name in files, is one of a language model that is only referred to."""
-        return self.reference is not None and name.startswith(f"{self.MODEL}.")
+        """Load the weights of a file, strictly."""
+        language.fit_stored(self.network, state, source=source)
 
     def _save_more(self, folder: Path) -> dict[str, Any]:
         """Write what is neither weight nor tokenizer; what config.json keeps of it."""
@@ -329,50 +262,9 @@ class LanguageDecoder(TrainableDecoder):
     def soft_prompts(self, embeddings: Tensor) -> Tensor:
         """The mapper's (n, k, width) of (n, dim) embeddings, in the mapper's type."""
         rows = embeddings.to(self.device, torch.float32)
-        if self.config.normalize_input:
-            rows = functional.normalize(rows, dim=-1)
+        rows = functional.normalize(rows, dim=-1)
         out: Tensor = self.mapper(rows.to(next(self.mapper.parameters()).dtype))
         return out
-
-
-def _model_at(place: Any) -> nn.Module:
-    """The language model of a checkpoint, without LoRA: built anew, or fetched from where it is referred to."""
-    if not isinstance(place, dict) or "reference" not in place:
-        # Of `prefix_lm`, earlier releases wrote the configuration one level deeper.
-        return language.build_language_model(
-            place.get("config", place) if isinstance(place, dict) else place
-        )
-    model, _ = language.fetch_language_model(place["reference"])
-    if language.fingerprint(model) != place.get("fingerprint"):
-        raise CheckpointError(
-            f"{place['reference']!r} is not the language model that this decoder was trained with; fetch "
-            "the same version again"
-        )
-    return model
-
-
-def _add_lora(model: nn.Module, config: PrefixLMConfig, seed: int) -> None:
-    """Put LoRA matrices into the model, in place; only they train."""
-    peft = require("peft", EXTRA)
-    usual = ["c_attn"] if isinstance(model, GPT2) else None
-    settings = peft.LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        target_modules=list(config.lora_targets) or usual,
-        # Some models keep their matrices the other way round.
-        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),
-    )
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            peft.inject_adapter_in_model(settings, model)
-    except ValueError as error:
-        raise OptionError(
-            f"LoRA does not fit {type(model).__name__}: {error}; name its layers in lora_targets"
-        ) from error
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_LORA in name)
-    model.eval()
 
 
 class MappingNetwork(nn.Module):

@@ -5,7 +5,6 @@ GPT-2 is our own network; every other is one of `transformers`. Nothing is unpic
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
@@ -16,11 +15,10 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.gpt2 import Dropout, GPT2Network, KeyValueCache, Transformer
+from decoders.gpt2 import GPT2
 from decoders.head import GivenLogits
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, OptionError, first_line
-from patchioner.base.files import check
 from patchioner.base.optional import read_pretrained, require
 from patchioner.base.weights import fit_weights
 
@@ -30,75 +28,6 @@ _PRIVATE = ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "t
 # GPT-2 keeps these the other way round in all files.
 _TURNED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 _NO_LIMIT = 1_000_000  # positions of a model that has no table of them
-BASE_LAYER = ".base_layer"  # what `peft` puts into the names of layers that have LoRA matrices
-
-
-class GPT2(GPT2Network):
-    """GPT-2 of any size as a language model that reads vectors, without `transformers`.
-
-    Args:
-        config: the values of `transformers`' configuration ("n_layer", "n_embd" ...), kept for `config.json`.
-    """
-
-    _SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
-    _OTHER = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1, "layer_norm_epsilon": 1e-5}
-    # What this network does; a model that is told otherwise is left to `transformers`.
-    _FIXED = {
-        "activation_function": "gelu_new",
-        "scale_attn_weights": True,
-        "scale_attn_by_inverse_layer_idx": False,
-        "add_cross_attention": False,
-        "tie_word_embeddings": True,
-    }
-
-    @classmethod
-    def understands(cls, config: Mapping[str, Any]) -> bool:
-        """Whether a configuration of `transformers` describes such a network."""
-        usual = all(config.get(name, value) == value for name, value in cls._FIXED.items())
-        inner = config.get("n_inner") in (None, 4 * config.get("n_embd", 768))
-        # Names that other models have for these settings, and transformers takes for them.
-        other = {"hidden_size", "max_position_embeddings"}
-        other |= {"num_attention_heads", "num_hidden_layers"}
-        named = config.get("model_type") == "gpt2" and not other & config.keys()
-        return named and usual and inner
-
-    def __init__(self, config: Mapping[str, Any], *, seed: int = 0) -> None:
-        super().__init__()
-        self.config = value = {**self._SHAPE, **self._OTHER, **config, "model_type": "gpt2"}
-        check("int [1, inf)", **{name: value[name] for name in self._SHAPE})
-        if value["n_embd"] % value["n_head"]:
-            wrong = f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}"
-            raise OptionError(wrong)
-        dropout = Dropout(*(value[name] for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")))
-        tokens, positions, width, layers, heads = (value[name] for name in self._SHAPE)
-        eps = value["layer_norm_epsilon"]
-        self.transformer = Transformer(tokens, positions, width, layers, heads, dropout, eps)
-        self._initialise(seed)
-
-    @property
-    def max_places(self) -> int:
-        """Longest sequence that it can read."""
-        return self.transformer.wpe.num_embeddings
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The word vectors."""
-        return self.transformer.wte
-
-    def read(
-        self, inputs: Tensor, padding: Tensor | None, max_tokens: int
-    ) -> tuple[Tensor, KeyValueCache]:
-        """Read (n, p, width) vectors before `max_tokens` tokens; the states (n, width) before the first.
-
-        `padding`: (n,) int64, places at the left of each row that are not its own; None where there are none.
-        """
-        cache = KeyValueCache(self.block(len(inputs), inputs.shape[1] + max_tokens - 1), padding)
-        states: Tensor = self.transformer(inputs, cache)[:, -1]
-        return states, cache
-
-    def logits_at(self, inputs: Tensor, padding: Tensor | None, real: Tensor) -> Tensor:
-        """Logits (m, vocab) at the real places among the last t, of (n, p, width) vectors and a mask (n, t)."""
-        hidden = self.transformer(inputs, padding=padding)[:, -real.shape[1] :]
-        return self.logits(hidden[real])
 
 
 def fetch_language_model(source: str) -> tuple[nn.Module, LanguageTokenizer]:
@@ -156,16 +85,6 @@ def describe_language_model(model: nn.Module) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in _PRIVATE}
 
 
-def fingerprint(model: nn.Module) -> str:
-    """Sha256 (hex) of names, shapes and the first thousand values of every tensor: cheap, tells models apart."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(stored_state(model).items()):
-        head = tensor.detach().flatten()[:1000].cpu().float().contiguous()
-        total.update(f"{name} {tuple(tensor.shape)}\n".encode())
-        total.update(head.numpy().data)
-    return total.hexdigest()
-
-
 def stored_state(module: nn.Module) -> dict[str, Tensor]:
     """A state dict as files have it: tied weights under one name, GPT-2's matrices the way `transformers` has them."""
     return turned(module, untied_state(module))
@@ -219,9 +138,7 @@ def turned(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(part, GPT2)
     )
     return {
-        name: tensor.T
-        if roots and name.startswith(roots) and name.replace(BASE_LAYER, "").endswith(_TURNED)
-        else tensor
+        name: tensor.T if roots and name.startswith(roots) and name.endswith(_TURNED) else tensor
         for name, tensor in state.items()
     }
 

@@ -30,7 +30,7 @@ from decoders.guidance import Guide
 from decoders.scene_graph import WORDS, Entity, Graph, Parser, entries, parse_all, singular
 from decoders.search import draw, row_uniforms
 from decoders.viecap import ViecapDecoder, entity_prompt
-from patchioner.base.errors import CheckpointError, DecoderError, OptionError
+from patchioner.base.errors import CheckpointError, DecoderError
 from patchioner.base.files import check, write_json
 from patchioner.base.optional import read_pretrained
 from patchioner.base.weights import Storage
@@ -42,7 +42,8 @@ _ATTRIBUTE_WORDS = ("is", "are", "has attribute")
 _WIDEN = 8  # how many times more sentences are looked at when none of the nearest will do
 _SYNONYMS = {name: group for group, names in enumerate(entries("synonyms")) for name in names}
 _MOST_GRAPHS = 100_000  # remembered, of about 1 kB each
-_EARLIER = {"similarity": {"type": "words"}, "own_memory": False}
+# Published: names more alike are one concept; captions that mention it, or an attribute of it; concepts of a prompt.
+_ALIKE, _COUNT, _ATTRIBUTE, _MOST = 0.55, 3, 3, 4
 
 
 class RetrievalDecoder(Decoder):
@@ -176,28 +177,20 @@ def _words(name: str) -> list[str]:
     return [*first, singular(last)]
 
 
-def find_concepts(
-    texts: Sequence[str],
-    graphs: Sequence[Graph],
-    *,
-    merge_above: float = 0.55,
-    min_count: int = 3,
-    min_attribute: int = 3,
-    most: int = 4,
-) -> list[str]:
+def find_concepts(texts: Sequence[str], graphs: Sequence[Graph]) -> list[str]:
     """The concepts of a few captions (the nearest first) and their graphs, in the order of their mean place.
 
-    Names are merged from the most frequent down: each joins the first concept whose own name is more alike than
-    `merge_above`. A concept, and an attribute of it that is no number, counts once for each caption that mentions it.
-    Where none is counted `min_count` times, the highest count of at least 2 is enough; where the captions share
-    nothing, the entities of the first caption stand in. The first `most` stay; the defaults are published.
+    Names are merged from the most frequent down: each joins the first concept whose own name is alike enough. A
+    concept, and an attribute of it that is no number, counts once for each caption that mentions it. Where none is
+    counted three times, the highest count of at least 2 is enough; where the captions share nothing, the entities of
+    the first caption stand in. The first four stay.
 
     Example:
         >>> texts = ["a red bus on a street", "a red bus with a man", "the red bus by a tree"]
         >>> find_concepts(texts, parse_all(texts))
         ['red bus']
     """
-    concept_of = _merged(graphs, merge_above)
+    concept_of = _merged(graphs)
     captions: dict[str, set[int]] = {name: set() for name in concept_of.values()}
     places: dict[str, list[int]] = {name: [] for name in captions}
     attributes: dict[str, Counter[str]] = {name: Counter() for name in captions}
@@ -210,35 +203,32 @@ def find_concepts(
         said = [(concept_of[one.name], attribute) for one in graph for attribute in one.attributes]
         for name, attribute in dict.fromkeys(said):
             attributes[name][attribute] += 1
-    needed = min(min_count, max(map(len, captions.values()), default=0))
+    needed = min(_COUNT, max(map(len, captions.values()), default=0))
     kept = [name for name in captions if len(captions[name]) >= needed]
-    if needed == 1 < min_count:
+    if needed == 1:
         first = min(min(captions[name]) for name in kept)
         kept = [name for name in kept if first in captions[name]]
     kept.sort(key=lambda name: mean(places[name]))  # stable: the more frequent first
-    return [" ".join([*_told(attributes[name], min_attribute), name]) for name in kept[:most]]
+    return [" ".join([*_told(attributes[name]), name]) for name in kept[:_MOST]]
 
 
-def _merged(graphs: Sequence[Graph], merge_above: float) -> dict[str, str]:
+def _merged(graphs: Sequence[Graph]) -> dict[str, str]:
     """Name -> the name of its concept, the most frequent first; ties in order of first mention."""
     mentions = Counter(
         name for graph in graphs for name in dict.fromkeys(one.name for one in graph)
     )
     concepts: dict[str, str] = {}
     for name, _ in mentions.most_common():
-        alike = (one for one in concepts.values() if likeness(one, name) > merge_above)
+        alike = (one for one in concepts.values() if likeness(one, name) > _ALIKE)
         concepts[name] = next(alike, name)
     return concepts
 
 
-def _told(attributes: Counter[str], least: int) -> list[str]:
+def _told(attributes: Counter[str]) -> list[str]:
     """Those that are frequent enough and no numbers."""
     numbers = WORDS["numbers"]
-    frequent = [attribute for attribute, count in attributes.items() if count >= least]
+    frequent = [attribute for attribute, count in attributes.items() if count >= _ATTRIBUTE]
     return [one for one in frequent if one not in numbers and not one.isdigit()]
-
-
-_LIMITS: dict[str, Any] = {"captions": 5, **(find_concepts.__kwdefaults__ or {})}
 
 
 class ConceptPrompter:
@@ -247,7 +237,6 @@ class ConceptPrompter:
     Args:
         parser: of captions, asked once for each.
         captions: nearest captions that are asked (published: 5).
-        limits: of `find_concepts`.
 
     Example:
         >>> import torch
@@ -257,25 +246,19 @@ class ConceptPrompter:
         ['There are bus, street in image.']
     """
 
-    def __init__(self, parser: Parser = parse_all, *, captions: int = 5, **limits: Any) -> None:
-        self.parser = parser
-        self.limits = {**_LIMITS, "captions": captions, **limits}
-        for name in self.limits:
-            check(_LIMITS, limit=name)
-        whole = self.limits.keys() - {"merge_above"}
-        check("int [1, inf)", **{name: self.limits[name] for name in whole})
-        check("[-1, 1]", merge_above=self.limits["merge_above"])
+    def __init__(self, parser: Parser = parse_all, *, captions: int = 5) -> None:
+        check("int [1, inf)", captions=captions)
+        self.parser, self.captions = parser, captions
         self._graphs: dict[str, Graph] = {}
 
     def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
         """The prompt of each of (n, dim) embeddings: one search for all, each distinct text parsed once."""
         assert memory is not None and memory.texts is not None  # `generate` has seen to it
-        rows = nearest_rows(memory, embeddings, min(self.limits["captions"], len(memory)))
+        rows = nearest_rows(memory, embeddings, min(self.captions, len(memory)))
         texts = [tuple(memory.texts[place] for place, _ in row) for row in rows]
         graphs = self._parsed(dict.fromkeys(text for row in texts for text in row))
-        limits = {name: value for name, value in self.limits.items() if name != "captions"}
         found = {
-            row: entity_prompt(find_concepts(row, [graphs[text] for text in row], **limits))
+            row: entity_prompt(find_concepts(row, [graphs[text] for text in row]))
             for row in dict.fromkeys(texts)
         }
         return [found[row] for row in texts]
@@ -312,18 +295,17 @@ class MeacapDecoder(ViecapDecoder):
                 f"the parser {parser!r} cannot be saved with a decoder; use parse_all or T5Parser"
             )
         t5 = {"type": "t5", "model": parser.model} if isinstance(parser, T5Parser) else None
-        return {"concepts": {"options": self.prompter.limits, "parser": t5 or {"type": "rules"}}}
+        told = {"captions": self.prompter.captions, "parser": t5 or {"type": "rules"}}
+        return {"concepts": told}
 
     @classmethod
     def _load_more(cls, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         concepts = dict(settings.pop("concepts"))
-        limits, kind = concepts.pop("options"), dict(concepts.pop("parser"))
+        kind = dict(concepts.pop("parser"))
         name = kind.pop("type")
-        # What earlier releases wrote beside them, and all that is left of it.
-        if name not in ("rules", "t5") or concepts not in ({}, _EARLIER):
-            raise OptionError(f"concepts: parser {name!r} (known: rules, t5), {concepts!r}")
+        check(("rules", "t5"), parser=name)
         parser = T5Parser(**kind) if name == "t5" else parse_all
-        return {"prompter": ConceptPrompter(parser, **limits)}
+        return {"prompter": ConceptPrompter(parser, **concepts)}
 
 
 class T5Parser:

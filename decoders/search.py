@@ -1,11 +1,9 @@
-"""The one loop from embeddings to captions: greedy, beam, sampling; on CUDA greedy steps are replayed as graphs."""
+"""The one loop from embeddings to captions: greedy, beam, sampling."""
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -28,8 +26,6 @@ _BEAM_COPIES = 3  # scores, log-probabilities and the cache while beams are reor
 _TOP = 64  # tokens that nearly always hold the draw
 _LARGE = 512  # tokens from which finding those beats sorting all
 _ROWS = 16  # a multiple of it is read
-_LOOK_EVERY = 8  # steps between two questions to the device whether all rows have ended
-_WARM_UP = 3  # steps before a capture: kernels are chosen and memory is found in the first
 
 
 class Hypothesis(NamedTuple):
@@ -72,8 +68,6 @@ def generate(
     sampling = partial(sample_search, draws=draws)
     searches: dict[str, Search] = {"greedy": greedy_search, "beam": beam_search, "sample": sampling}
     search = searches[options.strategy]
-    if search is greedy_search and device.type == "cuda" and can_capture(network, constraints):
-        search = graph_search
     found: list[Hypothesis] = []
     size = max(1, rows_per_batch(network, options) // draws)
     for first in range(0, len(distinct), size):
@@ -398,93 +392,3 @@ class _Beams:
 
     def _length(self, tokens: int) -> float:
         return float(tokens**self.options.length_penalty)
-
-
-def can_capture(network: Any, constraints: Constraints) -> bool:
-    """Whether the steps of a network (`PrefixGPT2`) can be replayed: no bans that are looked up on the host."""
-    fixed = hasattr(network, "step_graphs") and not network.head.matrix.is_inference()
-    return fixed and not constraints.reads_tokens
-
-
-class PreparedStep:
-    """A step of one shape: cache, tokens and states stay where they are, so that on CUDA a graph can be replayed."""
-
-    def __init__(self, network: Any, rows: int, capacity: int, device: torch.device) -> None:
-        self._network = network
-        self.cache = network.fixed_cache(rows, capacity)
-        self._tokens = torch.zeros(rows, dtype=torch.int64, device=device)
-        self._graph: Any = None
-        if device.type == "cuda":
-            self._capture()
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """States (rows, width) after (rows,) tokens; the next call writes over them."""
-        if self._graph is None:
-            states: Tensor = self._network.step(tokens, self.cache)
-            return states
-        self._tokens.copy_(tokens)
-        self._graph.replay()
-        return self._states
-
-    def _capture(self) -> None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
-                self.cache.restart()
-                self._network.step(self._tokens, self.cache)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.cache.restart()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._states: Tensor = self._network.step(self._tokens, self.cache)
-        self._graph = graph
-
-
-class StepGraphs:
-    """The prepared steps of a network while its output matrix is this one. One thread uses them at a time."""
-
-    def __init__(self, matrix: Tensor) -> None:
-        self._device, self._lock = matrix.device, threading.Lock()
-        self._steps: dict[tuple[int, int], PreparedStep] = {}
-
-    @contextmanager
-    def borrow(self, network: Any, rows: int, capacity: int) -> Iterator[PreparedStep]:
-        """The step of this shape, prepared when first asked for."""
-        with self._lock:
-            if (rows, capacity) not in self._steps:
-                self._steps[rows, capacity] = PreparedStep(network, rows, capacity, self._device)
-            yield self._steps[rows, capacity]
-
-
-def graph_search(network: Any, embeddings: Tensor, constraints: Constraints) -> list[Hypothesis]:
-    """The tokens of `greedy_search`, by steps of one fixed shape; nothing waits for the device between tokens.
-
-    A batch is padded to a power of two, and rows that have ended go on, unread. On a CPU the steps run without graphs.
-    """
-    options, ends = constraints.options, constraints.ends
-    count, device = len(embeddings), embeddings.device
-    rows = 1 << (count - 1).bit_length()
-    padded = torch.cat([embeddings, embeddings[:1].expand(rows - count, -1)])
-    tokens = torch.full((rows, options.max_tokens), -1, dtype=torch.int64, device=device)
-    log_probs = torch.zeros((rows, options.max_tokens), dtype=torch.float32, device=device)
-    ended = torch.zeros(rows, dtype=torch.bool, device=device)
-    written = torch.empty_like(tokens)
-    head = network.head
-    graphs = network.step_graphs.of(head.matrix)
-    with graphs.borrow(network, rows, options.max_tokens) as step:
-        step.cache.restart()
-        states = network.read_prefix(padded, step.cache)
-        for place in range(options.max_tokens):
-            bans = constraints.at(written[:, :place])
-            chosen, values = best_tokens(head, states, bans)
-            written[:, place] = chosen
-            tokens[:, place] = chosen.masked_fill(ended, -1)
-            log_probs[:, place] = values
-            ended |= torch.isin(chosen, ends)
-            if place + 1 == options.max_tokens:
-                break
-            if (place + 1) % _LOOK_EVERY == 0 and bool(ended.all()):
-                break
-            states = step(chosen)
-    return hypotheses(tokens[:count].tolist(), log_probs[:count].tolist())

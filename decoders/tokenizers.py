@@ -50,12 +50,13 @@ class TextTokenizer:
 
     Attributes:
         start_id, end_id, end_ids: the tokens that begin and end a caption.
-        special_ids: never show in decoded text; those before start and end, `unwritable_ids`, are never generated.
+        special_ids: never show in decoded text; the `unwritable_ids` among them are never generated.
         vocab_size: number of tokens, the special ones included.
     """
 
     kind: str
     _SPECIAL: tuple[str, ...]
+    _UNWRITABLE: tuple[str, ...] = ()
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -63,7 +64,8 @@ class TextTokenizer:
         self._tokenizer.encode_special_tokens = True
         self.special_ids = tuple(self._special(token) for token in self._SPECIAL)
         self.start_id, self.end_id = self.special_ids[-2:]
-        self.end_ids, self.unwritable_ids = (self.end_id,), self.special_ids[:-2]
+        self.end_ids = (self.end_id,)
+        self.unwritable_ids = tuple(map(self._special, self._UNWRITABLE))
         self.vocab_size = int(tokenizer.get_vocab_size())
 
     @classmethod
@@ -112,7 +114,7 @@ class CaptionTokenizer(TextTokenizer):
         'a red bus'
     """
 
-    kind, _SPECIAL = "caption", (PAD, START, END)
+    kind, _SPECIAL, _UNWRITABLE = "caption", (PAD, START, END), (PAD, START)
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int = 8000) -> Self:
@@ -129,7 +131,7 @@ class CaptionTokenizer(TextTokenizer):
 
 
 class ClipTokenizer(TextTokenizer):
-    """CLIP's BPE as a caption tokenizer: the one that the published DeCap decoders write with.
+    """CLIP's BPE as a caption tokenizer: the one that the published DeCap decoders write with, the start token first.
 
     Text is cleaned as CLIP cleans it (HTML entities, typographic quotes and ligatures, blanks, lower case).
     Source: Radford et al. 2021 (CLIP, arXiv 2103.00020).

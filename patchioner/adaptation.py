@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from decoders import DECODERS, PrefixGPT2Decoder, TrainOptions, TrainReport, train_decoder
 from decoders.language_decoder import LanguageDecoder
-from decoders.language_model import fingerprint
 from decoders.viecap import COCO_ENTITIES, EntityPrompter, ViecapDecoder, embed_entities
 from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
@@ -42,8 +41,7 @@ _REPORTS = 10
 _PROJECTED = 0.9
 
 _Type = Literal["prefix_gpt2", "viecap", "meacap", "prefix_lm"]
-_Tune = Literal["frozen", "lora", "full"]
-_Keep = Literal["inside", "reference"]
+_Tune = Literal["frozen", "full"]
 
 
 logger = logging.getLogger(__name__)
@@ -59,15 +57,13 @@ class NewDecoder:
         layers, width, heads, vocab_size, positions: of "prefix_gpt2"; see `decoders.PrefixGPT2Decoder.create`.
         language_model: of the others, hub id or folder (extra `language-models`).
         entities: names for "viecap"; () is the 80 classes of COCO.
-        tune: for "prefix_lm", what of the language model is trained: "frozen", "lora" (needs peft) or "full".
-        keep: for "prefix_lm", store the language model "inside" the checkpoint or only a "reference" to it.
+        tune: for "prefix_lm", whether the language model stays "frozen" or is trained in "full".
     """
 
     type: _Type = "prefix_gpt2"
     language_model: str = ""
     entities: tuple[str, ...] = ()
     tune: _Tune = "frozen"
-    keep: _Keep = "inside"
     layers: int = 4
     width: int = 320
     heads: int = 5
@@ -77,7 +73,6 @@ class NewDecoder:
     def __post_init__(self) -> None:
         check(get_args(_Type), type=self.type)
         check(get_args(_Tune), tune=self.tune)
-        check(get_args(_Keep), keep=self.keep)
         if bool(self.language_model) == (self.type == "prefix_gpt2"):
             raise OptionError(
                 f"language_model is {self.language_model!r} for {self.type}: prefix_gpt2 has none; viecap, meacap "
@@ -85,8 +80,8 @@ class NewDecoder:
             )
         if self.entities and self.type != "viecap":
             raise OptionError(f"entities are for viecap, not for {self.type}")
-        if self.type != "prefix_lm" and (self.tune, self.keep) != ("frozen", "inside"):
-            raise OptionError(f"tune and keep are for prefix_lm, not for {self.type}")
+        if self.type != "prefix_lm" and self.tune != "frozen":
+            raise OptionError(f"tune is for prefix_lm, not for {self.type}")
 
     @property
     def learning_rate(self) -> float:
@@ -100,7 +95,7 @@ class NewDecoder:
             sizes = ("layers", "width", "heads", "vocab_size", "positions")
             shape = {name: getattr(self, name) for name in sizes}
             return PrefixGPT2Decoder.create(texts, embedding_dim=dim, seed=seed, **shape)
-        how = {"tune": self.tune, "keep": self.keep} if self.type == "prefix_lm" else {}
+        how = {"tune": self.tune} if self.type == "prefix_lm" else {}
         kind: Any = DECODERS.get(self.type)
         decoder: LanguageDecoder = kind.create(dim, self.language_model, seed=seed, **how)
         if self.type == "viecap" and isinstance(decoder, ViecapDecoder):
@@ -330,11 +325,10 @@ def _identity(
     """Everything that decides where the run ends."""
     sentences = hashlib.sha256(repr((corpus.texts, corpus.counts, corpus.held_out)).encode())
     networks: list[nn.Module] = [tower]
-    extra = {}
     if options["fresh"] is None:
         networks.append(decoder.module)
     elif isinstance(decoder, LanguageDecoder):
-        extra["language_model"] = fingerprint(decoder.model)
+        networks.append(decoder.model)
     return {
         "options": options,
         "corpus": sentences.hexdigest(),
@@ -342,7 +336,6 @@ def _identity(
             **source.settings.to_json(),
             "weights": [tensors_sha256(one.state_dict()) for one in networks],
         },
-        **extra,
     }
 
 

@@ -50,8 +50,8 @@ def test_options_follow_the_arguments() -> None:
     assert options(*many) == expected(noise_sigma=0.2, seed=4, autocast=True, epochs=2.0)
     for words, fresh in (
         ("--decoder viecap --language-model gpt2", NewDecoder("viecap", "gpt2")),
-        ("--decoder prefix_lm --language-model DIR --tune lora --refer",
-         NewDecoder("prefix_lm", "DIR", tune="lora", keep="reference")),
+        ("--decoder prefix_lm --language-model DIR --tune full",
+         NewDecoder("prefix_lm", "DIR", tune="full")),
         ("--from-scratch --layers 2 --vocab-size 300", NewDecoder(layers=2, vocab_size=300)),
     ):  # fmt: skip
         assert options(*words.split()) == expected(fresh)

@@ -346,6 +346,9 @@ def optimize_for_cpu(module: M) -> M:
     if not has_onednn():
         return module
     layers = list(module.modules())
+    for layer in layers:  # a network may know what else gains, such as a tied output matrix
+        if callable(pack := getattr(layer, "pack", None)):
+            pack()
     owners = Counter(id(own) for layer in layers for own in layer.parameters(recurse=False))
     packed = {
         layer: PackedLinear(layer.weight, layer.bias)
@@ -412,6 +415,9 @@ class PackedTable:
         starts = range(0, len(matrix), stretch)
         with torch.no_grad():
             self._parts = [_reordered(matrix[start : start + stretch]) for start in starts]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()  # as `PackedLinear`: a copy of its owner has none
 
     def product(self, inputs: Tensor, first: int, last: int) -> Tensor:
         """(m, k) float32, no gradients, times rows `first`, which begins a stretch, to `last`: (m, last - first)."""

@@ -64,7 +64,7 @@ _DISTRIBUTION = "openpatchioner"
 EXTRAS = {
     "demo": "skimage", "coco": "pycocotools", "supervision": "supervision", "heic": "pillow_heif",
     "metrics": "pycocoevalcap yaml", "clip": "open_clip", "published": "open_clip yaml h5py pyarrow",
-    "language-models": "transformers peft", "faiss": "faiss", "onnx": "onnx onnxruntime",
+    "language-models": "transformers", "faiss": "faiss", "onnx": "onnx onnxruntime",
     "openvino": "openvino", "api": "openai", "batch": "pyarrow fsspec", "ray": "ray",
     "serve": "fastapi uvicorn python_multipart prometheus_client",
 }  # fmt: skip

@@ -42,10 +42,10 @@ def log_probs(decoder: PrefixGPT2Decoder, embedding: Tensor, tokens: list[int]) 
 def naive(
     decoder: PrefixGPT2Decoder, embedding: Tensor, around: Tensor, evidence: Tensor, contrast: float
 ) -> tuple[list[int], list[float]]:
-    texts, words = decoder.token_texts(), list(enumerate(WORDS.words))
+    texts, words = decoder.tokenizer.token_texts(), list(enumerate(WORDS.words))
     forms = {f" {word}{end}": place for place, word in words for end in ("", "s", "es")}
     tokens, found = list[int](), list[float]()
-    while len(tokens) < OPTIONS.max_tokens and not set(tokens) & set(decoder.end_ids):
+    while len(tokens) < OPTIONS.max_tokens and not set(tokens) & set(decoder.tokenizer.end_ids):
         near, far = (log_probs(decoder, side, tokens) for side in (embedding, around))
         scores = near + contrast * (near - far)
         said = {forms.get(texts[token]) for token in tokens}
@@ -54,7 +54,7 @@ def naive(
                 place = forms[text]
                 scores[token] += REPEATED if place in said else float(evidence[place])
         scores[near < near.max() + math.log(PLAUSIBLE)] = -math.inf
-        scores[list(decoder.unwritable_ids)] = -math.inf
+        scores[list(decoder.tokenizer.unwritable_ids)] = -math.inf
         tokens.append(int(scores.argmax()))
         found.append(float(scores.max()))
     return tokens, found
@@ -91,7 +91,7 @@ def test_rows_do_not_depend_on_one_another(options: DecodeOptions) -> None:
 @torch.inference_mode()
 def test_a_neutral_word_is_worth_what_it_stands_in_for() -> None:
     decoder, embeddings, guide = guided(contrast=0.0)
-    texts = [*decoder.token_texts()[:-4], " person", " man", " woman", " group"]
+    texts = [*decoder.tokenizer.token_texts()[:-4], " person", " man", " woman", " group"]
     vocabulary = Mock(token_texts=Mock(return_value=texts))
     bare = replace(guide, evidence=torch.zeros_like(guide.evidence), neutral=True, several=1.5)
     network = GuidedNetwork(decoder.network, vocabulary, bare)
@@ -111,8 +111,8 @@ def test_a_neutral_word_is_worth_what_it_stands_in_for() -> None:
 def test_words_are_found_in_texts_and_tokens() -> None:
     assert WORDS.in_text("two Fens and gres, a fen in the snow") == [1, 1, 0]
     decoder = tiny_decoder()
-    tokens, places = WORDS.tokens(decoder)
-    texts = decoder.token_texts()
+    tokens, places = WORDS.tokens(decoder.tokenizer)
+    texts = decoder.tokenizer.token_texts()
     expected = [(texts.index(f" {word}"), WORDS.words.index(word)) for word in WORDS.words[:3]]
     assert sorted(zip(tokens.tolist(), places.tolist(), strict=True)) == sorted(expected)
 

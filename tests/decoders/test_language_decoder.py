@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from decoders import load_decoder, train_decoder
 from decoders.language_decoder import LanguageDecoder, PromptMLP
-from patchioner.base.errors import CheckpointError, OptionError
 from tests.decoders.conftest import (
     DIM,
     PAIRS,
@@ -19,18 +18,15 @@ from tests.decoders.conftest import (
     quick,
     weights,
 )
-from tests.support.language import language_folder
 
 OPTIONS = quick(steps=8, warmup_steps=2, validate_every=3, checkpoint_every=2, validation_share=0.1)
-LORA = {"tune": "lora", "lora_rank": 2}
 
 
 @pytest.mark.parametrize(
     ("kind", "model", "settings", "storage"),
     [
         ("prefix_lm", "gpt2", {"tune": "frozen"}, "fp32"),
-        ("prefix_lm", "gpt2", LORA, "fp16"),
-        ("prefix_lm", "opt", {**LORA, "mapper": "transformer"}, "fp32"),
+        ("prefix_lm", "opt", {}, "fp16"),
         ("prefix_lm", "llama", {"tune": "full"}, "fp32"),
         ("viecap", "gpt2", {}, "int8"),
     ],
@@ -39,22 +35,19 @@ def test_training_changes_what_it_should_and_is_stored(
     tmp_path: Path, kind: str, model: str, settings: dict[str, Any], storage: Any
 ) -> None:
     decoder = on_language_model(kind, model, **settings)
-    base = {n: p.detach().clone() for n, p in decoder.model.named_parameters() if "lora_" not in n}
+    base = {n: p.detach().clone() for n, p in decoder.model.named_parameters()}
     before = weights(decoder)
     reports = train_decoder(decoder, PAIRS, embed_words, OPTIONS)
     assert reports[-1].train_loss < reports[0].train_loss
     assert not torch.equal(weights(decoder), before)
     after, tune = dict(decoder.model.named_parameters()), decoder.config.tune
     assert all(torch.equal(base[name], after[name]) for name in base) == (tune != "full")
-    lora = [name for name in after if "lora_B" in name]
-    assert bool(lora) == (tune == "lora")
-    assert all(bool(after[name].any()) for name in lora)
     assert not decoder.model.training
     decoder.save(tmp_path, storage=storage)
     stored = load_file(tmp_path / "weights.safetensors")
-    if (kind, model) == ("prefix_lm", "gpt2"):  # as others have it, with or without LoRA
+    if (kind, model) == ("prefix_lm", "gpt2"):  # as others have it
         assert stored["language_model.transformer.h.0.attn.c_attn.weight"].shape == (32, 96)
-        assert "mapper.input.weight" in stored  # an MLP's, unless another is named
+        assert "mapper.input.weight" in stored
     loaded = load_decoder(tmp_path)
     assert isinstance(loaded, LanguageDecoder) and loaded.config == decoder.config
     left, right = (one.generate(embed_words(PAIRS[:8]), SHORT) for one in (decoder, loaded))
@@ -72,22 +65,3 @@ def test_the_mlp_is_linear_tanh_linear() -> None:
         inner = (made.input.weight @ row[0] + made.input.bias).tanh()
         expected = (made.output.weight @ inner + made.output.bias).reshape(3, 8)
         torch.testing.assert_close(made(row)[0], expected)
-
-
-def test_a_referred_language_model_is_not_stored_and_must_be_the_same(tmp_path: Path) -> None:
-    place, out = language_folder(tmp_path / "model"), tmp_path / "out"
-    decoder = LanguageDecoder.create(DIM, str(place), keep="reference", tune="lora")
-    train_decoder(decoder, PAIRS, embed_words, OPTIONS)
-    decoder.save(out, storage="fp32")
-    stored = load_file(out / "weights.safetensors")
-    assert {name.split(".")[0] for name in stored} == {"mapper", "lora"}
-    rows = embed_words(PAIRS[:4])
-    assert load_decoder(out).generate(rows, SHORT) == decoder.generate(rows, SHORT)
-    with pytest.raises(OptionError, match="leave reference out"):
-        LanguageDecoder.create(DIM, str(place), keep="reference", tune="full")
-    save_file({**stored, "language_model.x": torch.zeros(1)}, out / "weights.safetensors")
-    with pytest.raises(CheckpointError, match="refers to elsewhere"):
-        load_decoder(out)
-    language_folder(place, seed=6)
-    with pytest.raises(CheckpointError, match="not the language model"):
-        load_decoder(out)

@@ -129,10 +129,8 @@ def test_described_and_built_again_is_the_same_network(kind: str) -> None:
     config, state = language.describe_language_model(model), language.stored_state(model)
     assert config["model_type"] == kind and "_name_or_path" not in config
     again = build_language_model(config, seed=2)
-    assert language.fingerprint(again) != language.fingerprint(model)
     fit_stored(again, state, source="memory")
     torch.testing.assert_close(dict(again.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
-    assert language.fingerprint(again) == language.fingerprint(model)
     if tied:  # such weights have one name, but may have two
         assert "lm_head.weight" not in state
         state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
@@ -144,7 +142,8 @@ def test_described_and_built_again_is_the_same_network(kind: str) -> None:
 
 def test_a_folder_of_transformers_is_read_but_no_pickled_weights(tmp_path: Path) -> None:
     model, tokenizer = fetch_language_model(str(tiny.language_folder(tmp_path)))
-    assert language.fingerprint(model) == language.fingerprint(tiny.language_model(seed=5))
+    twin = tiny.language_model(seed=5)
+    torch.testing.assert_close(dict(model.state_dict()), dict(twin.state_dict()), rtol=0, atol=0)
     assert tokenizer.end_ids == (0,) and tokenizer.decode(tokenizer.encode(["a cat"])[0]) == "a cat"
     (tmp_path / "model.safetensors").unlink()
     torch.save(tiny.transformers_twin(model).state_dict(), tmp_path / "pytorch_model.bin")

@@ -114,13 +114,13 @@ def test_a_memory_smaller_than_the_captions_asked_for() -> None:
 
 
 def test_memories_are_lent_and_settings_are_saved(tmp_path: Path) -> None:
-    decoder = make(ConceptPrompter(captions=7, most=2), prompts="hard")
+    decoder = make(ConceptPrompter(captions=7), prompts="hard")
     first = token_ids(decoder.generate(ASKED, SHORT, CAPTIONED))
     assert first != token_ids(decoder.generate(ASKED, SHORT, MemoryBank(NEAR, CAPTIONS[::-1])))
     decoder.save(tmp_path, storage="fp32")
     again: Any = load_decoder(tmp_path)
     assert again.needs_memory and not make(prompts="soft").needs_memory
-    assert (again.prompter.limits["captions"], again.prompter.limits["most"]) == (7, 2)
+    assert again.prompter.captions == 7
     assert token_ids(again.generate(ASKED, SHORT, CAPTIONED)) == first
 
 
@@ -153,9 +153,7 @@ def test_a_parser_is_kept_by_name_and_a_foreign_one_not_at_all(tmp_path: Path) -
 )
 def test_concepts_are_voted_for(names: tuple[str, ...], wanted: list[str]) -> None:
     graphs = [tuple(Entity(one.strip(), ()) for one in name.split(",") if one) for name in names]
-    given = [name.replace(",", "") for name in names], graphs
-    assert find_concepts(*given) == wanted
-    assert find_concepts(*given, most=2) == wanted[:2]
+    assert find_concepts([name.replace(",", "") for name in names], graphs) == wanted
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
-"""From states to captions, against plain, slow, uncached twins; batches; draws; bans; steps of fixed shape."""
+"""From states to captions, against plain, slow, uncached twins; batches; draws; bans."""
 
-import copy
 from dataclasses import replace
-from itertools import product
 from typing import Any
 from unittest.mock import Mock, patch
 
@@ -16,7 +14,8 @@ from decoders import DecodeOptions
 from decoders import PrefixGPT2Decoder as GPT2
 from decoders import head as heads
 from decoders.head import PIECE, Constraints, GivenLogits, LinearHead, StepBans
-from decoders.search import Hypothesis, can_capture, draw, graph_search, greedy_search
+from decoders.search import draw
+from patchioner.base.weights import PackedTable, can_pack
 from tests.decoders.conftest import CORPUS, ROWS, embed_words, token_ids
 from tests.support import randn
 
@@ -39,7 +38,7 @@ def plain_beam(decoder: GPT2, row: Tensor, options: DecodeOptions) -> list[int]:
         found = []
         for total, written in live:
             allowed = plain_log_probs(decoder, row, written)
-            allowed[list(decoder.unwritable_ids)] = -torch.inf
+            allowed[list(decoder.tokenizer.unwritable_ids)] = -torch.inf
             if len(written) < options.min_tokens:
                 allowed[decoder.tokenizer.end_id] = -torch.inf
             found += [(total + float(v), [*written, t]) for t, v in enumerate(allowed)]
@@ -171,43 +170,6 @@ def test_no_ngram_is_written_twice(size: int) -> None:
         assert found[row].tolist() == [t == 1 or (*tail, t) in earlier for t in range(4)]
 
 
-STEADY = DecodeOptions(max_tokens=19)
-
-
-@torch.inference_mode()
-def steady(decoder: GPT2, rows: Tensor, options: DecodeOptions = STEADY) -> list[Hypothesis]:
-    """What steps of fixed shape find, which is what the ordinary search finds."""
-    given = rows, Constraints(decoder, options, CPU)
-    found = graph_search(decoder.network, *given)
-    ordinary = greedy_search(decoder.network, *given)
-    assert token_ids(found) == token_ids(ordinary)
-    for left, right in zip(found, ordinary, strict=True):
-        assert left.log_probs == pytest.approx(right.log_probs, abs=1e-3)
-    return found
-
-
-def test_steps_of_fixed_shape_equal_the_ordinary_search(wild: GPT2) -> None:
-    changes: list[dict[str, Any]] = [{}, {"no_repeat_ngram": 2, "min_tokens": 6}, {"max_tokens": 1}]
-    for count, more in product((1, 3, 24), changes):
-        steady(wild, ROWS[:count], replace(STEADY, **more))
-
-
-def test_steps_are_reused_forget_what_they_read_and_follow_the_weights(wild: GPT2) -> None:
-    twin = copy.deepcopy(wild)
-    first, other = steady(twin, ROWS[:8]), steady(twin, ROWS[8:16])
-    assert token_ids(first) != token_ids(other)
-    assert steady(twin, ROWS[:8]) == first
-    weight = twin.network.transformer.wte.weight
-    weight.data = weight.data.flip(1).contiguous()
-    assert token_ids(steady(twin, ROWS[:8])) != token_ids(first)
-    for words in (
-        (),
-        ("cat",),
-    ):  # bans that are looked up on the host are left to the ordinary search
-        constraints = Constraints(wild, replace(STEADY, banned_words=words), CPU)
-        assert can_capture(wild.network, constraints) == (not words)
-
-
 WIDTH, VOCAB = 16, 2 * PIECE + 77
 MATRIX, STATES = randn(VOCAB, WIDTH, seed=1), randn(9, WIDTH, seed=2)
 
@@ -231,9 +193,9 @@ def whole() -> Tensor:
 @pytest.mark.parametrize("count", [1, 6, PIECE + 5, VOCAB + 9])
 @torch.no_grad()
 def test_best_and_top_tokens_equal_the_whole_product(kind: str, count: int) -> None:
-    if kind == "packed" and heads.table_if_worth(MATRIX) is None:
+    if kind == "packed" and not can_pack(MATRIX):
         pytest.skip("nothing is gained by packing on this processor")
-    table = heads.DerivedCache(heads.table_if_worth) if kind == "packed" else None
+    table = PackedTable(MATRIX, PIECE) if kind == "packed" else None
     head = GivenLogits(VOCAB) if kind == "given" else LinearHead(MATRIX, table)
     fed = functional.linear(STATES, MATRIX) if kind == "given" else STATES
     best, value = heads.best_tokens(head, fed.clone(), bans())

@@ -33,7 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "viecap": {"type": "viecap"},
     "meacap": {"type": "meacap"},
     "prefix_lm": {"type": "prefix_lm"},
-    "lora": {"type": "prefix_lm", "tune": "lora", "keep": "reference"},
+    "full": {"type": "prefix_lm", "tune": "full"},
 }
 
 
@@ -94,7 +94,7 @@ def test_what_validates_is_in_no_bank(source: Parts, tmp_path: Path) -> None:
     assert len(noise.call_args.args[0]) == len(CORPUS) * 3 // 4
 
 
-@pytest.mark.parametrize("kind", ["own", "lora"])
+@pytest.mark.parametrize("kind", ["own", "full"])
 def test_killed_and_resumed_it_ends_the_same(source: Parts, tmp_path: Path, kind: str) -> None:
     how: dict[str, Any] = {"training": QUICK}
     if kind in KINDS:
@@ -165,7 +165,7 @@ def test_to_captions_and_on_again(source: Parts, tmp_path: Path, values: dict[st
     assert not torch.equal(weights(again.decoder), weights(read_checkpoint(out).decoder))
     assert again.settings.projection == "none"
     language_folder(folder, seed=9)
-    with pytest.raises(OptionError, match="language_model"):  # another model, another run
+    with pytest.raises(OptionError, match="source.weights"):  # another model, another run
         adapt(source, TEXTS, out, QUICK, fresh=fresh, resume=True)
 
 
@@ -173,9 +173,9 @@ def test_to_captions_and_on_again(source: Parts, tmp_path: Path, values: dict[st
     (usual_training, {"noise_sigma": float("inf")}, "noise"), (usual_training, {"epochs": -1.0}, "epochs"),
     (NewDecoder, {"type": "viecat"}, "type"),
     (NewDecoder, {"type": "viecap", "language_model": ""}, "language_model"),
-    (NewDecoder, {"type": "viecap", "tune": "lora"}, "prefix_lm"),
+    (NewDecoder, {"type": "viecap", "tune": "full"}, "prefix_lm"),
     (NewDecoder, {"type": "meacap", "entities": ("cat",)}, "entities"),
-    (NewDecoder, {"type": "prefix_lm", "keep": "away"}, "keep"),
+    (NewDecoder, {"type": "prefix_lm", "tune": "lora"}, "tune"),
 ])  # fmt: skip
 def test_impossible_values(make: Any, values: dict[str, Any], word: str) -> None:
     with pytest.raises(OptionError, match=word):

@@ -56,7 +56,7 @@ def read_decap(path: Path, *, prefix_size: int | None = None) -> PrefixGPT2Decod
     project = nn.ModuleDict({"model": nn.Sequential(network.prefix)})
     theirs = nn.ModuleDict({"decoder": language, "clip_project": project})
     fit_stored(theirs, state, source=str(path))
-    if prefix_size not in (None, width := network.config.embedding_dim):
+    if prefix_size not in (None, width := network.shape.embedding_dim):
         raise CheckpointError(f"{path}: width {width}, the config says prefix_size {prefix_size}")
     try:
         return PrefixGPT2Decoder(network, ClipTokenizer.from_open_clip())
@@ -87,7 +87,6 @@ def _config(state: Mapping[str, Tensor], source: str) -> PrefixGPT2Config:
         heads=4,  # which the tensors do not tell; the same in all published decoders
         positions=positions.shape[0],
         normalize_input=False,
-        emit_start=True,
     )
 
 

@@ -228,7 +228,7 @@ def test_meacap_prompts_come_from_the_captions_that_agree(tmp_path: Path) -> Non
     decoder, bank = read(tmp_path), memory_of(tmp_path)
     assert list(bank.texts or ()) == list(published.MEMORY_CAPTIONS)
     torch.testing.assert_close(bank.norms, torch.ones(len(bank)))
-    assert decoder.needs_memory and decoder.prompter.limits["captions"] == 5
+    assert decoder.needs_memory and decoder.prompter.captions == 5
     rows = bank.embeddings()[:4].sum(0, keepdim=True)  # four captions of a bus are nearest
     assert "bus" in decoder.prompter.prompts(rows, bank)[0]
     assert decoder.generate(rows, memory=bank)[0].text
