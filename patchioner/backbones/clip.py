@@ -93,9 +93,8 @@ class OpenClipViT(SingleViT):
         self.visual: Any = _visual(name, settings, pretrained)
         self.dim = int(self.visual.proj.shape[1])
         self.check_patches(self.visual.patch_size)
-        if dense != "plain" and not is_plain(self.visual.transformer.resblocks[-1]):
-            wrong = f"dense={dense!r} needs a plain last block, and {name} has another"
-            raise OptionError(f'{wrong}: use dense="plain"')
+        if not is_plain(self.visual.transformer.resblocks[-1]):
+            raise OptionError(f"the last block of {name!r} is not plain: use 'ViT-B-16'")
         self.eval()
 
     kind, own_keys = "open_clip", ("architecture", "quick_gelu", "dense")
@@ -109,30 +108,25 @@ class OpenClipViT(SingleViT):
         """They were read on the way by open_clip."""
 
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
-        """See `SingleViT.outputs`; differentiable. The attentions are there where the last block is a plain one."""
-        inputs = self.before_last(pixels, grid)
-        block = self.visual.transformer.resblocks[-1]
-        if not is_plain(block):
-            outputs = block(inputs)
-            return Dense(self.project(outputs[:, 1:]).unflatten(1, grid), self.pool(outputs), None)
-        last = LastBlock.of(block, inputs)
+        """See `SingleViT.outputs`; differentiable."""
+        last = self.last_block(pixels, grid)
         patches = last.outputs(slice(1, None), self.dense_mode)
-        tokens = self.project(patches).unflatten(1, grid)
-        whole = self.image_embedding(last)
+        tokens, whole = self.project(patches).unflatten(1, grid), self.image_embedding(last)
         parts = last.query[:, :, :1], last.key[:, :, 1:]
         maps, published = cls_attention(*parts), published_attention(*parts)
         return Dense(tokens, whole, maps.unflatten(2, grid), published.unflatten(1, grid))
 
-    def before_last(self, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What goes into the last block: (B, 1 + rows * columns, width), CLS first."""
+    def last_block(self, pixels: Tensor, grid: tuple[int, int]) -> LastBlock:
+        """The last block, and what goes into it: (B, 1 + rows * columns, width), CLS first."""
         visual = self.visual
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
         whole = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         positions = self.positions(grid)
         tokens: Tensor = visual.ln_pre(torch.cat([whole, patches], 1) + positions.to(patches.dtype))
-        for block in visual.transformer.resblocks[:-1]:
+        *blocks, last = visual.transformer.resblocks
+        for block in blocks:
             tokens = block(tokens)
-        return tokens
+        return LastBlock.of(last, tokens)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """Position embeddings of CLS and patches for a grid: (1 + rows * columns, width)."""
@@ -148,17 +142,8 @@ class OpenClipViT(SingleViT):
         return projected
 
     def image_embedding(self, last: LastBlock) -> Tensor:
-        """What open_clip's `encode_image` gives, (B, dim), from the last block; its patches only if CLIP needs them."""
-        return self.pool(last.outputs(slice(1 if self.visual.pool_type == "tok" else None)))
-
-    def pool(self, outputs: Tensor) -> Tensor:
-        """CLIP's own image embedding (B, dim) of the last block's outputs."""
-        if self.visual.pool_type == "tok":
-            return self.project(outputs[:, 0])
-        if self.visual.final_ln_after_pool:
-            return self.project(outputs[:, 1:].mean(dim=1))
-        pooled: Tensor = self.visual.ln_post(outputs[:, 1:]).mean(dim=1) @ self.visual.proj
-        return pooled
+        """What open_clip's `encode_image` gives, (B, dim): the CLS token."""
+        return self.project(last.outputs(slice(1))[:, 0])
 
 
 def clip_preprocessing(
@@ -174,8 +159,8 @@ def _visual(name: str, settings: Mapping[str, Any], pretrained: str | None) -> A
         reason = f"it is timm's {vision['timm_model_name']}: use that through timm"
     elif isinstance(vision.get("layers"), (list, tuple)):
         reason = "it is a ResNet"
-    elif vision.get("attentional_pool") or vision.get("pool_type", "tok") not in ("tok", "avg"):
-        reason = "its patches reach the text space through attention pooling only"
+    elif vision.get("attentional_pool") or vision.get("pool_type", "tok") != "tok":
+        reason = "its CLS token is not its image embedding"
     if reason:
         raise OptionError(f"{name!r} is no plain vision transformer of open_clip's ({reason})")
     if pretrained is not None:
@@ -205,7 +190,6 @@ def _try_tower() -> None:
             probe = OpenClipViT(_PROBE, clip_preprocessing(8, 4), architecture=architecture)
             found, expected = probe.outputs(pixels, (2, 2)), probe.visual(pixels)
             fits = found.cls is not None and torch.allclose(found.cls, expected, atol=1e-4)
-            fits = fits and found.attention is not None
         except (AttributeError, RuntimeError, TypeError):
             fits = False
     if not fits:
@@ -352,17 +336,15 @@ class ProxyClip(Backbone):
         shift, scale: beta and gamma of the paper, which reports 1.0..1.6 and 2..5 as good.
 
     Raises:
-        OptionError: the two fit photos in different ways, CLIP's last block is not a plain one, a factor is not
-            positive.
+        OptionError: the first is no CLIP, the two fit photos in different ways, a factor is not positive.
     """
 
     def __init__(
         self, clip: OpenClipViT, proxy: Backbone, *, shift: float = SHIFT, scale: float = SCALE
     ) -> None:
         super().__init__()
-        if not isinstance(clip, OpenClipViT) or not is_plain(clip.visual.transformer.resblocks[-1]):
-            called = getattr(clip, "name", type(clip).__name__)
-            raise OptionError(f"the last block of {called!r} is not plain: use 'ViT-B-16'")
+        if not isinstance(clip, OpenClipViT):
+            raise OptionError(f"a {type(clip).__name__} is no CLIP of open_clip: use 'ViT-B-16'")
         other = getattr(getattr(proxy, "preprocessing", None), "mode", None)
         if clip.preprocessing.mode != other:
             raise OptionError(
@@ -408,8 +390,7 @@ class ProxyClip(Backbone):
         seen = self.proxy.encode([image])[0]
         grid = seen.geometry.grid
         pixels, geometry = preprocess(image, self.clip.preprocessing)
-        inputs = self.clip.before_last(self.clip.as_input([pixels]), geometry.grid)
-        last = LastBlock.of(self.clip.visual.transformer.resblocks[-1], inputs)
+        last = self.clip.last_block(self.clip.as_input([pixels]), geometry.grid)
 
         def on_grid(cells: Tensor) -> Tensor:
             """(heads, patches of CLIP, width) -> (heads, patches of the proxy, width)."""

@@ -6,7 +6,6 @@ BERT: arXiv 1810.04805; mean-pooled sentence encoders: arXiv 1908.10084; Talk2DI
 from __future__ import annotations
 
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -34,7 +33,8 @@ from patchioner.checkpoints.stored import (
 TOKENIZER_FILE = "tokenizer.json"
 _ROWS_AT_ONCE = 8192
 # Talk2DINO's published names of the two layers; the last is that of older files.
-_FIRST, _SECOND = "linear_layer", ("hidden_layers.0", "linear_layer2")
+_PUBLISHED = {"linear_layer": "project_in"}
+_PUBLISHED |= {"hidden_layers.0": "project_out", "linear_layer2": "project_out"}
 logger = logging.getLogger(__name__)
 
 
@@ -265,25 +265,40 @@ class Talk2DinoTower(TextTower):
         inner = own.pop("tower", "tower")
         tower = make_part(TEXT_TOWERS, inner, folder, "the tower of a talk2dino")
         if source.file is not None:
-            return cls.from_weights(tower, load_talk2dino_weights(source.file))
+            return cls.from_file(tower, source.file)
         dim = int(own.get("dim", 768))
         width = own.get("width", dim)
         made = cls(tower, dim, width=None if width is None else int(width))
         return made.restore(source.folder)
 
     @classmethod
-    def from_weights(cls, tower: TextTower, weights: Mapping[str, Tensor]) -> Self:
-        """Join a tower and what `load_talk2dino_weights` read; CheckpointError where their widths differ."""
-        width, taken = weights["project_in.weight"].shape
+    def from_file(cls, tower: TextTower, path: Path) -> Self:
+        """Join a tower and a published projection; nothing in the file is executed.
+
+        The file, a ``.pth`` or safetensors, holds ``linear_layer.*`` and, unless the projection is linear,
+        ``hidden_layers.0.*`` (older: ``linear_layer2.*``); CheckpointError where it holds something else, or shapes
+        that do not fit one another or the tower (named).
+        """
+        state, source = dict[str, Tensor](), f"{path} is no Talk2DINO projection"
+        for name, tensor in read_tensors(path).items():
+            layer, _, kind = name.rpartition(".")
+            ours = f"{_PUBLISHED.get(layer, layer)}.{kind}"
+            state[name if ours in state else ours] = tensor
+        first = state.get("project_in.weight")
+        if first is None or first.dim() != 2:
+            shapes = ", ".join(f"{name} is {tuple(tensor.shape)}" for name, tensor in state.items())
+            raise CheckpointError(f"{source}: {shapes}")
+        width, taken = first.shape
         if taken != tower.dim:
             raise CheckpointError(
                 f"this Talk2DINO projection takes text features {taken} wide, the text tower gives {tower.dim}: "
                 "use the tower it was trained with (CLIP ViT-B/16, 512 wide, for the published ones)"
             )
-        two = "project_out.weight" in weights
-        dim = len(weights["project_out.weight"]) if two else width
-        joined = cls(tower, dim, width=width if two else None)
-        fit_weights(joined.stored(), weights, source="Talk2DINO")
+        two = any(name.startswith("project_out.") for name in state)
+        joined = cls(
+            tower, len(state.get("project_out.weight", first)), width=width if two else None
+        )
+        fit_weights(joined.stored(), state, source=source)
         return joined
 
     @property
@@ -304,33 +319,3 @@ class Talk2DinoTower(TextTower):
                 projected = self.project_out(torch.tanh(projected))
             result[rows] = projected.to("cpu", torch.float32)
         return result
-
-
-def load_talk2dino_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read a published Talk2DINO projection as float32 tensors by our names; nothing in the file is executed.
-
-    The file, a ``.pth`` or safetensors, holds ``linear_layer.*`` and, unless the projection is linear,
-    ``hidden_layers.0.*`` (older: ``linear_layer2.*``): "project_in.*" and "project_out.*" here.
-
-    Raises:
-        CheckpointError: the file holds something else than these, or shapes that do not fit one another (named).
-    """
-    given = read_tensors(Path(path))
-    first = given.get(f"{_FIRST}.weight")
-    if first is None or first.dim() != 2 or not all(t.is_floating_point() for t in given.values()):
-        shapes = ", ".join(f"{name} is {tuple(t.shape)} {t.dtype}" for name, t in given.items())
-        raise CheckpointError(f"{path} is no Talk2DINO projection, of floats: {shapes}")
-    second = next((name for name in _SECOND if f"{name}.weight" in given), _SECOND[0])
-    layers: dict[str, nn.Module] = {_FIRST: nn.Linear(first.shape[1], len(first))}
-    names = {_FIRST: "project_in"}
-    if any(name.startswith(_SECOND) for name in given):
-        names[second] = "project_out"
-        last = nn.Linear(len(first), len(given.get(f"{second}.weight", first)))
-        module, _, inside = second.partition(".")
-        layers[module] = nn.ModuleDict({inside: last}) if inside else last
-    fit_weights(nn.ModuleDict(layers), given, source=f"{path} is no Talk2DINO projection")
-    return {
-        f"{ours}.{kind}": given[f"{published}.{kind}"]
-        for published, ours in names.items()
-        for kind in ("weight", "bias")
-    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,7 +13,6 @@ from typing import Any, Literal, Self, get_args
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from decoders.tokenizers import read_tokenizer
 from patchioner.backbones.clip import build_model, fetch_model, model_config, pretrained_of
@@ -46,7 +44,6 @@ _TEXT_PARTS = ("positional_embedding", "token_embedding.", "transformer.", "ln_f
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _SIGLIP_PREFIXES = ("text.", "text_model.", "")
 _SIGLIP_FILE = "open_clip_model.safetensors"
-_log = logging.getLogger(__name__)
 
 
 class OpenClipText(TextTower):
@@ -58,7 +55,7 @@ class OpenClipText(TextTower):
 
     A text longer than the tower's context (77 tokens for CLIP) is cut and keeps its end token, with one warning.
 
-    OptionError where the model's texts are read by another library's network or tokenizer.
+    OptionError where the model's texts are read otherwise than CLIP's, or by another library's network or tokenizer.
     """
 
     def __init__(
@@ -80,10 +77,11 @@ class OpenClipText(TextTower):
         projected = self.text.text_projection is not None
         self.dim = int(self.text.output_dim if projected else self.text.width)
         self.tokenizer = _tokenizer(name, settings["text_cfg"], self.text)
+        if not _is_causal(self.text):
+            raise OptionError(f"{name!r} does not read texts up to their end token: use 'ViT-B-16'")
+        _try_tower()
         if whole is not None:
             fit_weights(self.text, _text_state(whole), source=f"{name} {pretrained}")
-        # What follows the end token reaches nothing before it, so padding need not be computed.
-        self._causal = _is_causal(self.text) and _can_cut_padding()
         self.eval()
 
     @classmethod
@@ -105,27 +103,25 @@ class OpenClipText(TextTower):
         }
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """See `clip_ids`; padded with 0 to the full context where the tower is not causal."""
-        length = int(self.text.context_length)
-        found = clip_ids(self.tokenizer, texts, length)
-        return found if self._causal else [ids + [0] * (length - len(ids)) for ids in found]
+        """See `clip_ids`."""
+        return clip_ids(self.tokenizer, texts, int(self.text.context_length))
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Token ids -> embeddings (B, dim), not normalised.
+        """Token ids (B, T) int64 that end in the end token -> embeddings (B, dim), not normalised."""
+        return read_causally(self.text, ids)
 
-        (B, T) int64 that end in the end token (a causal tower), or are padded with 0 to the full context.
-        """
-        text, length = self.text, ids.shape[1]
-        if not self._causal:
-            return text(ids)  # type: ignore[no-any-return]
-        x = text.token_embedding(ids) + text.positional_embedding[:length]
-        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
-        # The end token has the highest id of all; open_clip reads the first, where a text spells it out.
-        rows = torch.arange(len(ids), device=ids.device)
-        pooled: Tensor = text.ln_final(x[rows, ids.argmax(dim=1)])
-        if (projection := text.text_projection) is None:
-            return pooled
-        return projection(pooled) if callable(projection) else pooled @ projection  # type: ignore[no-any-return]
+
+def read_causally(text: Any, ids: Tensor) -> Tensor:
+    """(B, dim) of a causal text tower of open_clip's, of token ids (B, T): padding would reach no end token."""
+    length = ids.shape[1]
+    x = text.token_embedding(ids) + text.positional_embedding[:length]
+    x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+    # The end token has the highest id of all; open_clip reads the first, where a text spells it out.
+    rows = torch.arange(len(ids), device=ids.device)
+    pooled: Tensor = text.ln_final(x[rows, ids.argmax(dim=1)])
+    if (projection := text.text_projection) is None:
+        return pooled
+    return projection(pooled) if callable(projection) else pooled @ projection  # type: ignore[no-any-return]
 
 
 def clip_ids(tokenizer: Any, texts: Sequence[str], longest: int) -> list[list[int]]:
@@ -147,25 +143,21 @@ def _is_causal(text: Any) -> bool:
 
 
 @cache
-def _can_cut_padding() -> bool:
-    """Self-test on a tiny tower: `OpenClipText` gives without padding what open_clip gives with it."""
+def _try_tower() -> None:
+    """Self-test on a tiny tower: without padding we get what open_clip gets with it."""
     text_cfg = {"context_length": 6, "vocab_size": 9, "width": 16, "heads": 2, "layers": 2}
     ids = torch.tensor([[7, 3, 8, 0, 0, 0]])
     config = {"embed_dim": 8, "text_cfg": text_cfg, "quick_gelu": False}
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
-        probe = OpenClipText.__new__(OpenClipText)
-        nn.Module.__init__(probe)
         try:
-            probe.text = _text("self-test", config)
-            probe.eval()
-            expected = probe.text(ids)
-            probe._causal = True
-            fits = _is_causal(probe.text) and torch.allclose(probe(ids[:, :3]), expected, atol=1e-4)
+            probe = _text("self-test", config).eval()
+            fits = torch.allclose(read_causally(probe, ids[:, :3]), probe(ids), atol=1e-4)
         except (AttributeError, RuntimeError, TypeError):
             fits = False
     if not fits:
-        _log.warning("open_clip's text tower is not as this release knows it: texts are padded")
-    return fits
+        raise OptionError(
+            f"open_clip {require('open_clip', 'clip').__version__} is unknown: see constraints.txt"
+        )
 
 
 def _text(name: str, settings: Mapping[str, Any]) -> Any:
@@ -241,7 +233,9 @@ class SiglipText(ShapedTower):
                 f"the tokenizer has {pieces} pieces, the tower only {settings.vocabulary}: take the weights' own"
             )
         self.tokenizer = plain_tokenizer(tokenizer)
-        self.network: Any = _network(settings)
+        kind = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
+        gelu = partial(nn.GELU, approximate="tanh")
+        self.network: Any = _network(settings, settings.dim, 1e-6, act_layer=gelu, **kind)
         self.eval()
 
     @classmethod
@@ -300,15 +294,13 @@ def canonical(text: str) -> str:
     return " ".join(bare.split())
 
 
-def _network(settings: SiglipTextSettings) -> nn.Module:
+def _network(settings: Any, dim: int, eps: float, **kind: Any) -> nn.Module:
     transformer = require("open_clip.transformer", "clip")
     shape = {name: getattr(settings, name) for name in ("width", "heads", "layers")}
     shape |= {"context_length": settings.max_tokens, "vocab_size": settings.vocabulary}
-    kind = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
-    norm, gelu = partial(transformer.LayerNorm, eps=1e-6), partial(nn.GELU, approximate="tanh")
-    layers = {"norm_layer": norm, "act_layer": gelu}
+    norm = partial(transformer.LayerNorm, eps=eps)
     network: nn.Module = transformer.TextTransformer(
-        output_dim=settings.dim, **shape, **kind, **layers
+        output_dim=dim, norm_layer=norm, **shape, **kind
     )
     return network
 
@@ -334,7 +326,6 @@ class DinoTxtTextSettings:
     layers: int = 24
     heads: int = 20
     max_tokens: int = 77
-    qkv_bias: bool = False
 
     def __post_init__(self) -> None:
         check(get_args(Half), space=self.space)
@@ -348,46 +339,12 @@ class DinoTxtTextSettings:
         return self.columns // (2 if self.space == "patch" else 1)
 
 
-class _Layer(nn.Module):
-    """Pre-norm layer with causal attention and the exact GELU; names as in the published weights."""
-
-    def __init__(self, settings: DinoTxtTextSettings) -> None:
-        super().__init__()
-        width, self.heads = settings.width, settings.heads
-        self.attention_norm, self.ffn_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        qkv = nn.Linear(width, 3 * width, bias=settings.qkv_bias)
-        self.attention = nn.ModuleDict({"qkv": qkv, "proj": nn.Linear(width, width)})
-        inner = {"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)}
-        self.feed_forward = nn.ModuleDict(inner)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
-        parts = self.attention["qkv"](self.attention_norm(x)).unflatten(2, (3, self.heads, -1))
-        query, key, value = parts.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        x = x + self.attention["proj"](mixed.transpose(1, 2).flatten(2))
-        inner = F.gelu(self.feed_forward["fc1"](self.ffn_norm(x)))
-        return x + self.feed_forward["fc2"](inner)  # type: ignore[no-any-return]
-
-
-class _Transformer(nn.Module):
-    """Tokens and positions in, normalised states out; names as in the published weights."""
-
-    def __init__(self, settings: DinoTxtTextSettings) -> None:
-        super().__init__()
-        self.token_embedding = nn.Embedding(settings.vocabulary, settings.width)
-        self.positional_embedding = nn.Parameter(torch.empty(settings.max_tokens, settings.width))
-        nn.init.normal_(self.token_embedding.weight, std=0.02)
-        nn.init.normal_(self.positional_embedding, std=0.01)
-        self.blocks = nn.ModuleList(_Layer(settings) for _ in range(settings.layers))
-        self.ln_final = nn.LayerNorm(settings.width)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """(B, T) -> (B, T, width)."""
-        x = self.token_embedding(ids) + self.positional_embedding[: ids.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        return self.ln_final(x)  # type: ignore[no-any-return]
+# Published names -> those of open_clip's network, which computes the same.
+_DINOTXT_NAMES = {
+    "backbone.": "", ".attention_norm.": ".ln_1.", ".ffn_norm.": ".ln_2.", ".attention.qkv.": ".attn.in_proj_",
+    ".attention.proj.": ".attn.out_proj.", ".feed_forward.fc1.": ".mlp.c_fc.", ".feed_forward.fc2.": ".mlp.c_proj.",
+    "blocks.": "transformer.resblocks.", "head.linear_projection.weight": "text_projection",
+}  # fmt: skip
 
 
 class DinoTxtText(ShapedTower):
@@ -402,9 +359,10 @@ class DinoTxtText(ShapedTower):
     def __init__(self, settings: DinoTxtTextSettings) -> None:
         super().__init__(settings)
         self.tokenizer = require("open_clip.tokenizer", "clip").SimpleTokenizer()
-        self.backbone = _Transformer(settings)
-        projection = nn.Linear(settings.width, settings.columns, bias=False)
-        self.head = nn.ModuleDict({"linear_projection": projection})
+        self.network: Any = _network(settings, settings.columns, 1e-5, pool_type="argmax")
+        for block in self.network.transformer.resblocks:
+            nn.init.zeros_(block.attn.in_proj_bias)
+        _try_tower()
         self.eval()
 
     @classmethod
@@ -424,11 +382,15 @@ class DinoTxtText(ShapedTower):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Token ids (B, T) that end in the end token -> embeddings (B, dim), not normalised."""
-        vectors: Tensor = self.head["linear_projection"](self.backbone(ids)[:, -1])
-        return vectors[:, -self.dim :]
+        return read_causally(self.network, ids)[:, -self.dim :]
 
     def read_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
         """Load DINOv2's file of the text encoder, or DINOv3's of head and text tower, in place and strictly."""
         own = part_of(state, ("text_model.", ""))
         own.pop("logit_scale", None)  # of the contrastive loss
-        fit_weights(self, own, source=source)
+        named = {n: t for n, t in self.network.state_dict().items() if n.endswith("in_proj_bias")}
+        for name, tensor in own.items():
+            for theirs, ours in _DINOTXT_NAMES.items():
+                name = name.replace(theirs, ours)
+            named[name] = tensor.T if name == "text_projection" else tensor
+        fit_weights(self.network, named, source=source)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchioner.base.errors import CheckpointError, TextError
-from patchioner.text import BertTower, Talk2DinoTower, load_talk2dino_weights, load_tower
+from patchioner.text import BertTower, Talk2DinoTower, load_tower
 from tests.support import attend
 from tests.support.published import talk2dino_state
 from tests.support.tiny import TEXTS, tiny_tokenizer, tiny_tower
@@ -77,8 +77,8 @@ def written(folder: Path, state: dict[str, Tensor], name: str = "vitb_mlp_infonc
 @pytest.mark.parametrize("linear", [False, True])
 def test_the_tower_is_the_formula_written_out_and_comes_back(tmp_path: Path, linear: bool) -> None:
     state, inner = LINEAR if linear else STATE, tiny_tower(dim=TEXT_DIM)
-    weights = load_talk2dino_weights(written(tmp_path, state))
-    tower = Talk2DinoTower.from_weights(inner, weights)
+    path = written(tmp_path, state)
+    tower = Talk2DinoTower.from_file(inner, path)
     expected = inner.encode(TEXTS) @ state["linear_layer.weight"].T + state["linear_layer.bias"]
     if not linear:
         expected = expected.tanh() @ state["hidden_layers.0.weight"].T
@@ -97,11 +97,14 @@ def test_the_tower_is_the_formula_written_out_and_comes_back(tmp_path: Path, lin
     assert (loaded.config, loaded.training) == (tower.config, False)
     assert torch.equal(loaded.encode(TEXTS), exact)
     with pytest.raises(CheckpointError, match=r"10 wide, the text tower gives 8"):
-        Talk2DinoTower.from_weights(tiny_tower(dim=8), weights)
+        Talk2DinoTower.from_file(tiny_tower(dim=8), path)
 
 
 def test_both_styles_of_names_and_safetensors_and_halves_are_read(tmp_path: Path) -> None:
-    new = load_talk2dino_weights(written(tmp_path, STATE))
+    def read(path: Path) -> dict[str, Tensor]:
+        return dict(Talk2DinoTower.from_file(tiny_tower(dim=TEXT_DIM), path).state_dict())
+
+    new = read(written(tmp_path, STATE))
     save_file(STATE, tmp_path / "safe.safetensors")
     halves = {name: tensor.half() for name, tensor in STATE.items()}
     for path, error in (
@@ -109,22 +112,22 @@ def test_both_styles_of_names_and_safetensors_and_halves_are_read(tmp_path: Path
         (tmp_path / "safe.safetensors", 0),
         (written(tmp_path, halves, "half.pth"), 1e-2),
     ):
-        torch.testing.assert_close(load_talk2dino_weights(path), new, rtol=error, atol=error)
+        torch.testing.assert_close(read(path), new, rtol=error, atol=error)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"linear_layer.bias": None}, r"missing linear_layer\.bias"),
-        ({"hidden_layers.0.weight": None}, r"missing hidden_layers\.0\.weight"),
+        ({"linear_layer.bias": None}, r"missing project_in\.bias"),
+        ({"hidden_layers.0.weight": None}, r"missing project_out\.weight"),
         ({"hidden_layers.1.weight": torch.ones(2, 2)}, r"unexpected hidden_layers\.1"),
         (OLD, r"unexpected linear_layer2\.bias, linear_layer2"),
-        ({"hidden_layers.0.weight": torch.ones(DIM, 5)}, r"0\.weight is \(12, 5\).*\(12, 14\)"),
-        ({"linear_layer.weight": torch.ones(4)}, r"linear_layer\.weight is \(4,\)"),
-        ({"linear_layer.bias": torch.ones(WIDTH).long()}, r"bias is \(14,\) torch\.int64"),
+        ({"hidden_layers.0.weight": torch.ones(DIM, 5)}, r"out\.weight is \(12, 5\).*\(12, 14\)"),
+        ({"linear_layer.weight": torch.ones(4)}, r"project_in\.weight is \(4,\)"),
+        ({"linear_layer.bias": torch.ones(WIDTH).long()}, r"in\.bias holds torch\.int64"),
     ],
 )
 def test_what_is_no_projection(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     state = {name: t for name, t in {**STATE, **changes}.items() if t is not None}
     with pytest.raises(CheckpointError, match=message):
-        load_talk2dino_weights(written(tmp_path, state))
+        Talk2DinoTower.from_file(tiny_tower(dim=TEXT_DIM), written(tmp_path, state))
