@@ -240,15 +240,12 @@ def export(options: argparse.Namespace) -> int:
 
 
 def _summary(options: argparse.Namespace, report: ExportReport, *, given: bool) -> str:
-    found = report.difference
     kind = "photos" if given else "made-up pictures (give --photos for real ones)"
-    parts = [("tokens", found.tokens), ("CLS", found.cls), ("attention", found.attention)]
-    largest = ", ".join(f"{name} {value:.2g}" for name, value in parts if value == value)
     return (
         f"{report.folder}: {options.format} {options.precision}, {report.megabytes:.1f} MiB\n"
         f"  tried on {report.pictures} {kind}\n"
-        f"  largest difference from torch in float32: {largest}\n"
-        f"  cosine of tokens: mean {found.mean_cosine:.6f}, least {found.least_cosine:.6f}"
+        f"  tokens are off from torch's in float32 by at most {report.difference:.2g} of the largest, "
+        f"their mean cosine is {report.cosine:.6f}"
     )
 
 

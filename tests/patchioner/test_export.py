@@ -73,12 +73,12 @@ def test_an_export_says_the_same(
     loaded = Patchioner.from_pretrained(folders[kind], device="cpu")
     backbone: Any = loaded.parts.backbone
     strip = noise_photo(320, 10, seed=3)  # a grid of one row
-    found = export.compare_backbones(model.parts.backbone, backbone, [*PHOTOS, strip])
-    assert all(gap < 1e-4 for gap in (found.tokens, found.cls, found.attention))
+    assert export.compare_backbones(model.parts.backbone, backbone, [*PHOTOS, strip])[0] < 1e-4
     assert export.count_changed_captions(model, loaded, PHOTOS) == (0, 18)
     mine, theirs = (one.encode(PHOTOS[0]) for one in (model, loaded))
     assert mine.geometry == theirs.geometry
-    torch.testing.assert_close(theirs.reference_attention, mine.reference_attention)
+    for name in ("reference_attention", "attention", "cls"):
+        torch.testing.assert_close(getattr(theirs, name), getattr(mine, name))
     for _ in range(2):  # the second time over one of the same kind
         loaded.save_pretrained(tmp_path / "copy", storage="int8")
         again = Patchioner.from_pretrained(tmp_path / "copy", device="cpu")
@@ -135,10 +135,10 @@ def test_lower_precisions_stay_close(precision: Any, tmp_path: Path) -> None:
     settings: Any = {"format": "openvino", "precision": precision, "fit": "stretch"}
     backbone = tiny.tiny_backbone(overrides={"depth": 1})
     exported, source = export.export_backbone(backbone, tmp_path, **settings)
-    found = export.compare_backbones(source, exported, export.trial_pictures())
-    assert 0.995 < found.mean_cosine <= 1.0  # processors without bfloat16 compute in float32
+    off, cosine = export.compare_backbones(source, exported, export.trial_pictures())
+    assert 0.995 < cosine <= 1.0 + 1e-6  # processors without bfloat16 compute in float32
     if precision == "int8":
-        assert found.tokens > 1e-4, "weights are not quantised at all"
+        assert off > 1e-4, "weights are not quantised at all"
 
 
 def test_what_cannot_be_done(model: Patchioner, folders: dict[str, Path], tmp_path: Path) -> None:
