@@ -22,6 +22,7 @@ from patchioner.base.weights import AllocationLimit, Storage, inference_copy
 if TYPE_CHECKING:
     from decoders.guidance import Guide
     from decoders.head import OutputHead
+    from decoders.tokenizers import Vocabulary
 
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
 
@@ -123,24 +124,6 @@ class StepNetwork(Protocol):
 
     def step(self, tokens: Tensor, cache: Any) -> Tensor:
         """Read (n,) tokens; the states (n, width) before the next token of each row."""
-
-
-class Vocabulary(Protocol):
-    """What the loop needs of a tokenizer."""
-
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end a caption."""
-
-    @property
-    def unwritable_ids(self) -> Sequence[int]:
-        """Tokens that must never be generated."""
-
-    def token_texts(self) -> list[str]:
-        """What each token writes, by id; "" for special tokens. A network may have more, which write nothing."""
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of token ids."""
 
 
 class TextMemory(Protocol):

@@ -21,8 +21,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from decoders.base import StepNetwork, Vocabulary
+from decoders.base import StepNetwork
 from decoders.head import GivenLogits
+from decoders.tokenizers import Vocabulary
 
 PLAUSIBLE = 0.1
 """Share of the likeliest token's probability, given the region, below which a token is not written."""

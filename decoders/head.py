@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from decoders.base import DecodeOptions, Vocabulary
+from decoders.base import DecodeOptions
+from decoders.tokenizers import Vocabulary
 from patchioner.base.weights import PackedTable
 
 PIECE = 2048  # tokens: with a hundred rows 0.8 MB of float32 logits

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoders.base import Decoded, DecodeOptions, StepNetwork, Vocabulary
+from decoders.base import Decoded, DecodeOptions, StepNetwork
 from decoders.guidance import Guide, GuidedNetwork
 from decoders.head import Constraints, StepBans, best_tokens, log_total, top_tokens
+from decoders.tokenizers import Vocabulary
 from patchioner.base.errors import DecoderError
 
 # (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from tokenizers import Regex, Tokenizer
 from tokenizers import decoders as text_decoders
@@ -89,7 +89,7 @@ class TextTokenizer:
         return str(self._tokenizer.decode(words, skip_special_tokens=False)).strip()
 
     def token_texts(self) -> list[str]:
-        """What each token writes, by id, its blank included; "" for special tokens."""
+        """What each token writes, by id, its blank included; "" for special tokens. A network may have more tokens."""
         ids = range(self.vocab_size)
         texts = self._tokenizer.decode_batch([[i] for i in ids], skip_special_tokens=False)
         special = set(self.special_ids)
@@ -297,3 +297,6 @@ class LanguageTokenizer:
         if not (known := [token for token in found if token is not None]):
             raise CheckpointError("the tokenizer has no end of text token; name one in end_ids")
         return (int(known[0]),)
+
+
+Vocabulary: TypeAlias = TextTokenizer | LanguageTokenizer

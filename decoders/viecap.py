@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
 import torch
 import torch.nn.functional as functional
@@ -25,14 +25,10 @@ from patchioner.base.errors import CheckpointError, DecoderError, TextError
 from patchioner.base.files import atomic_path, check
 from patchioner.base.weights import load_weights, save_weights
 
+if TYPE_CHECKING:
+    from decoders.retrieval import ConceptPrompter
+
 Prompts = Literal["soft_hard", "hard_soft", "soft", "hard"]
-
-
-class HardPrompter(Protocol):
-    """Puts each of (n, dim) unit embeddings into words; a row's prompt does not depend on the others."""
-
-    def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
-        """The prompts."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +244,7 @@ class ViecapDecoder(LanguageDecoder):
     Published training: `TrainOptions(epochs=15, batch=80, learning_rate=2e-5, warmup_steps=5000, decay="linear",
     noise_sigma=0.126, label_smoothing=0.0)`, all weights of both networks.
 
-    `prompter` puts unit embeddings into words; it may be set later.
+    `prompter` puts unit embeddings into words, a row's not depending on the others; it may be set later.
     """
 
     TYPE, MODEL, MAPPER = "viecap", "gpt", "mapping_network"
@@ -259,7 +255,7 @@ class ViecapDecoder(LanguageDecoder):
         model: nn.Module,
         tokenizer: LanguageTokenizer,
         config: ViecapConfig,
-        prompter: HardPrompter | None = None,
+        prompter: EntityPrompter | ConceptPrompter | None = None,
         **more: Any,
     ) -> None:
         self.prompter = prompter
