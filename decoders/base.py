@@ -21,7 +21,6 @@ from patchioner.base.weights import AllocationLimit, Storage, inference_copy
 
 if TYPE_CHECKING:
     from decoders.guidance import Guide
-    from decoders.head import OutputHead
     from decoders.tokenizers import Vocabulary
 
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
@@ -110,8 +109,15 @@ class StepNetwork(Protocol):
         """Most tokens that a sequence can hold."""
 
     @property
-    def head(self) -> OutputHead:
-        """Makes logits of states."""
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+
+    @property
+    def gives_scores(self) -> bool:
+        """Whether its logits are scores of no softmax."""
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Float32 logits (n, vocab_size) of (n, width) states; the caller may change them."""
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory that one row needs while `max_tokens` tokens are decoded."""

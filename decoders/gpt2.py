@@ -25,7 +25,6 @@ from decoders.base import (
     reading,
     token_loss,
 )
-from decoders.head import PIECE, LinearHead, OutputHead
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
 from patchioner.base.errors import CheckpointError, OptionError, check_texts
 from patchioner.base.files import check, write_json
@@ -227,6 +226,7 @@ class GPT2(nn.Module):
         config: the values of `transformers`' configuration ("n_layer", "n_embd" ...), kept for `config.json`.
     """
 
+    gives_scores = False
     _SHAPE = {"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
     _OTHER = {"resid_pdrop": 0.1, "embd_pdrop": 0.1, "attn_pdrop": 0.1, "layer_norm_epsilon": 1e-5}
     # What this network does; a model that is told otherwise is left to `transformers`.
@@ -264,9 +264,9 @@ class GPT2(nn.Module):
         self._initialise(seed)
 
     @property
-    def head(self) -> OutputHead:
-        """Makes logits of states, any stretch of the vocabulary at a time."""
-        return LinearHead(self.transformer.wte.weight, self._table)
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self.transformer.wte.num_embeddings
 
     @property
     def max_places(self) -> int:
@@ -278,8 +278,10 @@ class GPT2(nn.Module):
         return self.transformer.wte
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., width) hidden states to (..., vocab_size) logits, with the tied matrix."""
-        return functional.linear(hidden, self.transformer.wte.weight)
+        """(..., width) hidden states to (..., vocab_size) float32 logits, with the tied matrix."""
+        if self._table is not None and not torch.is_grad_enabled():
+            return self._table.product(hidden)
+        return functional.linear(hidden, self.transformer.wte.weight).float()
 
     def row_bytes(self, places: int) -> int:
         """Memory that one row of a batch needs while decoding, of so many places in all."""
@@ -318,7 +320,7 @@ class GPT2(nn.Module):
     def pack(self) -> None:
         """Of an inference copy on a CPU: keep the output matrix in oneDNN's order as well, where that gains."""
         if can_pack(self.transformer.wte.weight):
-            self._table = PackedTable(self.transformer.wte.weight, PIECE)
+            self._table = PackedTable(self.transformer.wte.weight)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._table = None  # of weights that are moved or converted
@@ -361,7 +363,7 @@ class PrefixGPT2(GPT2):
         return self.max_places
 
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, KeyValueCache]:
-        """Read (n, embedding_dim) prefixes; the states (n, width) that `head` makes logits of."""
+        """Read (n, embedding_dim) prefixes; the states (n, width) before the first token."""
         return self.read(self._prefix(embeddings), None, max_tokens)
 
     def forward(self, embeddings: Tensor, tokens: Tensor) -> Tensor:

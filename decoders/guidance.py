@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from decoders.base import StepNetwork
-from decoders.head import GivenLogits
 from decoders.tokenizers import Vocabulary
 
 PLAUSIBLE = 0.1
 """Share of the likeliest token's probability, given the region, below which a token is not written."""
 REPEATED = -4.0
 """In place of the evidence of a word that the caption has already."""
+_ROWS = 16  # a multiple of it is read of rows that are alike
 _NEVER = 1e4  # taken off what is not plausible: its order stays, for where all else is banned
 NEUTRAL = {
     "person": "man guy gentleman woman lady", "people": "men guys women ladies", "child": "boy girl",
@@ -118,12 +118,13 @@ class Guide:
 class GuidedNetwork:
     """A network of the same interface whose states are the scores above, of rows [region, around, evidence]."""
 
+    gives_scores = True
+
     def __init__(self, network: StepNetwork, vocabulary: Vocabulary, guide: Guide) -> None:
         self._network, self._contrast = network, guide.contrast
         self._width = guide.evidence.shape[1]
-        self.max_tokens = network.max_tokens
-        self.head = GivenLogits(network.head.vocab_size, scores=True)
-        self._word_of = torch.full((self.head.vocab_size,), -1, dtype=torch.int64)
+        self.max_tokens, self.vocab_size = network.max_tokens, network.vocab_size
+        self._word_of = torch.full((self.vocab_size,), -1, dtype=torch.int64)
         tokens, words = guide.words.tokens(vocabulary)
         self._word_of[tokens] = words
         places = guide.words.whole(vocabulary)
@@ -137,7 +138,7 @@ class GuidedNetwork:
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory of one row: twice the network's, and scores."""
-        return 2 * self._network.row_bytes(max_tokens) + 24 * self.head.vocab_size + 4 * self._width
+        return 2 * self._network.row_bytes(max_tokens) + 24 * self.vocab_size + 4 * self._width
 
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, _Cache]:
         """Read rows [region, around, evidence]; see `StepNetwork`."""
@@ -154,9 +155,13 @@ class GuidedNetwork:
         cache.evidence[rows, word[rows]] = REPEATED
         return self._scores(self._network.step(tokens.repeat(2), cache.both), cache)
 
+    def logits(self, states: Tensor) -> Tensor:
+        """The scores."""
+        return states
+
     def _scores(self, states: Tensor, cache: _Cache) -> Tensor:
         """(2n, width) states of regions and of what is around them -> (n, vocab) scores."""
-        logits = self._network.head.logits(states, 0, self.head.vocab_size)
+        logits = self._network.logits(states)
         self._hide_sex(logits)
         logits[:, self._several] -= self._less
         (near, far), totals = logits.chunk(2), logits.logsumexp(dim=1, keepdim=True).chunk(2)
@@ -187,3 +192,67 @@ class _Cache:
     def select(self, rows: Tensor) -> None:
         self.both.select(torch.cat([rows, rows + len(self.evidence)]))
         self.evidence = self.evidence[rows]
+
+
+def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:
+    """Each different row once, in order of appearance, and for each row which of them it is."""
+    keys = [row.tobytes() for row in embeddings.cpu().numpy()]
+    firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
+    order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    return embeddings[[firsts[key] for key in order]], [order[key] for key in keys]
+
+
+class SharedRows:
+    """A network of the same interface that reads rows once that are alike: equal embeddings, then equal tokens.
+
+    Of guided captions a third are: many regions of a photo have the same surroundings, and captions begin alike.
+    """
+
+    gives_scores = False
+
+    def __init__(self, network: StepNetwork) -> None:
+        self._network = network
+        self.max_tokens, self.vocab_size = network.max_tokens, network.vocab_size
+        self.row_bytes, self.logits = network.row_bytes, network.logits
+
+    def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, _SharedCache]:
+        """Read (n, dim) embeddings; see `StepNetwork`."""
+        distinct, places = distinct_rows(embeddings)
+        states, cache = self._network.start(distinct, max_tokens)
+        rows = torch.tensor(places, device=embeddings.device)
+        return states[rows], _SharedCache(cache, rows)
+
+    def step(self, tokens: Tensor, cache: _SharedCache) -> Tensor:
+        """Read (n,) tokens; see `StepNetwork`."""
+        alike = torch.stack([cache.rows, tokens], dim=1)
+        distinct, places = alike.unique(dim=0, return_inverse=True)
+        order = _kept_in_place(distinct[:, 0])
+        cache.rows = order.argsort()[places]
+        # To one of few numbers of rows: for each, oneDNN prepares and keeps its kernels.
+        more = order[:1].expand(-len(order) % _ROWS)
+        sources, words = distinct[torch.cat([order, more])].unbind(1)
+        cache.read.select(sources)
+        return self._network.step(words, cache.read)[cache.rows]
+
+
+@dataclass
+class _SharedCache:
+    """What was read of distinct rows, and which of them each row is, (n,) int64."""
+
+    read: Any
+    rows: Tensor
+
+    def select(self, rows: Tensor) -> None:
+        self.rows = self.rows[rows]
+
+
+def _kept_in_place(sources: Tensor) -> Tensor:
+    """An order of rows of sorted sources (m,) in which the first of each source is at its place, where there is one."""
+    count = len(sources)
+    stays = (sources < count) & (sources != sources.roll(1))
+    stays[:1] = sources[:1] < count
+    order, free = torch.empty_like(sources), torch.ones_like(stays)
+    order[sources[stays]] = stays.nonzero().squeeze(1)
+    free[sources[stays]] = False
+    order[free] = (~stays).nonzero().squeeze(1)
+    return order

@@ -26,7 +26,6 @@ from decoders.base import (
     reading,
     token_loss,
 )
-from decoders.head import OutputHead
 from decoders.language_model import GPT2, TransformersModel
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, OptionError
@@ -42,6 +41,8 @@ Prefixes: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
 class PromptedModel:
     """A `StepNetwork`: a language model, evaluated, behind the vectors (at most `prefix_tokens`) of `prefixes`."""
 
+    gives_scores: ClassVar[bool] = False
+
     model: GPT2 | TransformersModel
     prefixes: Prefixes
     prefix_tokens: int
@@ -52,9 +53,13 @@ class PromptedModel:
         return self.model.max_places - self.prefix_tokens + 1
 
     @property
-    def head(self) -> OutputHead:
-        """Makes logits of states."""
-        return self.model.head
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return self.model.vocab_size
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Of states; see `StepNetwork`."""
+        return self.model.logits(states)
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory that one row of a batch needs while decoding `max_tokens` tokens."""

@@ -16,7 +16,6 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from decoders.gpt2 import GPT2
-from decoders.head import GivenLogits
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, OptionError, first_line
 from patchioner.base.optional import read_pretrained, require
@@ -191,9 +190,13 @@ class TransformersModel:
             )
 
     @property
-    def head(self) -> GivenLogits:
-        """The last layer may be more than a product, so it stays inside the model."""
-        return GivenLogits(table_shape(self.model)[0])
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+        return table_shape(self.model)[0]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The states: the last layer may be more than a product, so it stays inside the model."""
+        return states
 
     @property
     def max_places(self) -> int:

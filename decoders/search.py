@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from decoders.base import Decoded, DecodeOptions, StepNetwork
-from decoders.guidance import Guide, GuidedNetwork
-from decoders.head import Constraints, StepBans, best_tokens, log_total, top_tokens
+from decoders.guidance import Guide, GuidedNetwork, SharedRows, distinct_rows
 from decoders.tokenizers import Vocabulary
 from patchioner.base.errors import DecoderError
 
-# (states (m, width), bans, which rows they are (m,), step) -> chosen tokens and log-probabilities (m,)
-Choose: TypeAlias = Callable[[Tensor, StepBans, Tensor, int], tuple[Tensor, Tensor]]
+# (logits (m, vocab), banned ones at minus infinity, which rows they are (m,), step) -> chosen tokens (m,)
+Choose: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 
-Search: TypeAlias = Callable[[StepNetwork, Tensor, Constraints], list["Hypothesis"]]
+Hypothesis: TypeAlias = tuple[tuple[int, ...], tuple[float, ...]]
+"""Generated tokens, the end token included, and the log-probability of each."""
+
+Search: TypeAlias = Callable[[StepNetwork, Tensor, "Constraints"], list[Hypothesis]]
 
 _BEAM_COPIES = 3  # scores, log-probabilities and the cache while beams are reordered
 _TOP = 64  # tokens that nearly always hold the draw
 _LARGE = 512  # tokens from which finding those beats sorting all
-_ROWS = 16  # a multiple of it is read
-
-
-class Hypothesis(NamedTuple):
-    """Generated tokens, the end token included, and the log-probability of each."""
-
-    token_ids: tuple[int, ...]
-    log_probs: tuple[float, ...]
 
 
 @torch.inference_mode()
@@ -78,68 +71,6 @@ def generate(
     return [one for place in places for one in captions[place * draws : (place + 1) * draws]]
 
 
-def distinct_rows(embeddings: Tensor) -> tuple[Tensor, list[int]]:
-    """Each different row once, in order of appearance, and for each row which of them it is."""
-    keys = [row.tobytes() for row in embeddings.cpu().numpy()]
-    firsts = {key: index for index, key in reversed(list(enumerate(keys)))}
-    order = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    return embeddings[[firsts[key] for key in order]], [order[key] for key in keys]
-
-
-class SharedRows:
-    """A network of the same interface that reads rows once that are alike: equal embeddings, then equal tokens.
-
-    Of guided captions a third are: many regions of a photo have the same surroundings, and captions begin alike.
-    """
-
-    def __init__(self, network: StepNetwork) -> None:
-        self._network = network
-        self.max_tokens, self.head = network.max_tokens, network.head
-        self.row_bytes = network.row_bytes
-
-    def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, _SharedCache]:
-        """Read (n, dim) embeddings; see `StepNetwork`."""
-        distinct, places = distinct_rows(embeddings)
-        states, cache = self._network.start(distinct, max_tokens)
-        rows = torch.tensor(places, device=embeddings.device)
-        return states[rows], _SharedCache(cache, rows)
-
-    def step(self, tokens: Tensor, cache: _SharedCache) -> Tensor:
-        """Read (n,) tokens; see `StepNetwork`."""
-        alike = torch.stack([cache.rows, tokens], dim=1)
-        distinct, places = alike.unique(dim=0, return_inverse=True)
-        order = _kept_in_place(distinct[:, 0])
-        cache.rows = order.argsort()[places]
-        # To one of few numbers of rows: for each, oneDNN prepares and keeps its kernels.
-        more = order[:1].expand(-len(order) % _ROWS)
-        sources, words = distinct[torch.cat([order, more])].unbind(1)
-        cache.read.select(sources)
-        return self._network.step(words, cache.read)[cache.rows]
-
-
-@dataclass
-class _SharedCache:
-    """What was read of distinct rows, and which of them each row is, (n,) int64."""
-
-    read: Any
-    rows: Tensor
-
-    def select(self, rows: Tensor) -> None:
-        self.rows = self.rows[rows]
-
-
-def _kept_in_place(sources: Tensor) -> Tensor:
-    """An order of rows of sorted sources (m,) in which the first of each source is at its place, where there is one."""
-    count = len(sources)
-    stays = (sources < count) & (sources != sources.roll(1))
-    stays[:1] = sources[:1] < count
-    order, free = torch.empty_like(sources), torch.ones_like(stays)
-    order[sources[stays]] = stays.nonzero().squeeze(1)
-    free[sources[stays]] = False
-    order[free] = (~stays).nonzero().squeeze(1)
-    return order
-
-
 def rows_per_batch(network: StepNetwork, options: DecodeOptions) -> int:
     """Rows that fit the memory budget, at least one."""
     copies = _BEAM_COPIES * options.beam_width if options.strategy == "beam" else 1
@@ -150,13 +81,8 @@ def rows_per_batch(network: StepNetwork, options: DecodeOptions) -> int:
 def greedy_search(
     network: StepNetwork, embeddings: Tensor, constraints: Constraints
 ) -> list[Hypothesis]:
-    """The likeliest token at every step, for each row of (n, dim) embeddings."""
-    head = network.head
-
-    def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        return best_tokens(head, states, bans)
-
-    return _search(network, embeddings, constraints, choose)
+    """The likeliest token at every step, of equals the first, for each row of (n, dim) embeddings."""
+    return _search(network, embeddings, constraints, lambda logits, *_: logits.argmax(dim=1))
 
 
 def sample_search(
@@ -172,14 +98,9 @@ def sample_search(
         for place in range(draws)
     ]
     uniforms = torch.from_numpy(np.stack(each, axis=1)).flatten(0, 1).to(embeddings.device)
-    head = network.head
 
-    def choose(states: Tensor, bans: StepBans, rows: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        logits = head.logits(states, 0, head.vocab_size)
-        total = log_total(head, logits)  # before the bans: scores are the network's own
-        bans.apply(logits)
-        chosen = draw(logits / options.temperature, uniforms[rows, step], options.top_p)
-        return chosen, logits.gather(1, chosen[:, None]).squeeze(1) - total
+    def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        return draw(logits / options.temperature, uniforms[rows, step], options.top_p)
 
     return _search(network, embeddings, constraints, choose)
 
@@ -236,6 +157,19 @@ def row_uniforms(
     return uniforms
 
 
+def _scored(network: StepNetwork, states: Tensor, bans: StepBans) -> tuple[Tensor, Tensor]:
+    """Logits (n, vocab) of (n, width) states, banned tokens at minus infinity.
+
+    And what makes log-probabilities of them, (n, 1), from before the bans: the network's own. Nothing (0) off scores.
+    """
+    logits = network.logits(states)
+    total = logits.logsumexp(dim=1, keepdim=True)
+    if network.gives_scores:
+        total.zero_()
+    bans.apply(logits)
+    return logits, total
+
+
 def _search(
     network: StepNetwork, embeddings: Tensor, constraints: Constraints, choose: Choose
 ) -> list[Hypothesis]:
@@ -247,9 +181,10 @@ def _search(
     ends = constraints.ends
     states, cache = network.start(embeddings, options.max_tokens)
     for step in range(options.max_tokens):
-        bans = constraints.at(tokens[active, :step])
-        chosen, values = choose(states, bans, active, step)
-        tokens[active, step], log_probs[active, step] = chosen, values
+        logits, total = _scored(network, states, constraints.at(tokens[active, :step]))
+        chosen = choose(logits, active, step)
+        tokens[active, step] = chosen
+        log_probs[active, step] = (logits.gather(1, chosen[:, None]) - total).squeeze(1)
         kept = close_ranks(torch.isin(chosen, ends, invert=True))
         if step + 1 == options.max_tokens or not len(kept):
             break
@@ -276,11 +211,23 @@ def hypotheses(
     tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]
 ) -> list[Hypothesis]:
     """Rows of tokens, padded with -1, and of log-probabilities, without the padding."""
-    found = []
+    found = list[Hypothesis]()
     for ids, values in zip(tokens, log_probs, strict=True):
         length = sum(token >= 0 for token in ids)
-        found.append(Hypothesis(tuple(ids[:length]), tuple(values[:length])))
+        found.append((tuple(ids[:length]), tuple(values[:length])))
     return found
+
+
+def top_tokens(
+    network: StepNetwork, states: Tensor, bans: StepBans, count: int
+) -> tuple[Tensor, Tensor]:
+    """The `count` likeliest tokens of each row, best first: log-probabilities and tokens, each (n, count).
+
+    The log-probabilities are the network's own, with banned tokens at minus infinity.
+    """
+    logits, total = _scored(network, states, bans)
+    values, tokens = logits.topk(min(count, logits.shape[1]), dim=1)
+    return values - total, tokens
 
 
 def beam_search(
@@ -292,11 +239,11 @@ def beam_search(
     `max_tokens` gives its best living one, cut. Width 1 equals greedy.
     """
     beams, options = _Beams(embeddings, constraints), constraints.options
-    head, width = network.head, options.beam_width
+    width = options.beam_width
     # Each hypothesis can end in `len(ends)` ways: with one more than that of each, enough remain to go on.
     most = (1 + len(constraints.ends)) * width
     states, cache = network.start(embeddings, options.max_tokens)
-    log_probs, tokens = top_tokens(head, states, constraints.at(beams.written(0)[::width]), most)
+    log_probs, tokens = top_tokens(network, states, constraints.at(beams.written(0)[::width]), most)
     # All hypotheses start alike: one is read, and its continuations shown to each.
     first = torch.arange(len(embeddings), device=embeddings.device).repeat_interleave(width)
     cache.select(first)
@@ -308,7 +255,7 @@ def beam_search(
         cache.select(source)
         states = network.step(beams.written(step + 1)[:, -1], cache)
         bans = constraints.at(beams.written(step + 1))
-        log_probs, tokens = top_tokens(head, states, bans, most)
+        log_probs, tokens = top_tokens(network, states, bans, most)
     return beams.best()
 
 
@@ -393,3 +340,113 @@ class _Beams:
 
     def _length(self, tokens: int) -> float:
         return float(tokens**self.options.length_penalty)
+
+
+class StepBans:
+    """What may not come next at one step.
+
+    Args:
+        never: token ids that no row may write.
+        repeats: tokens (n, k) that rows have written, and whether (n, k) each would repeat an n-gram; or None.
+        words: (row, token) pairs of banned words.
+    """
+
+    def __init__(
+        self,
+        never: Tensor,
+        repeats: tuple[Tensor, Tensor] | None = None,
+        words: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        self._never, self._repeats, self._words = never, repeats, words
+
+    def apply(self, logits: Tensor) -> None:
+        """Set banned tokens of (n, vocab) logits to minus infinity, in place."""
+        logits.index_fill_(1, self._never, -torch.inf)
+        if self._repeats is not None:
+            tokens, banned = self._repeats
+            ceilings = torch.full_like(tokens, torch.inf, dtype=logits.dtype)
+            ceilings.masked_fill_(banned, -torch.inf)
+            logits.scatter_reduce_(1, tokens, ceilings, "amin")
+        if self._words:
+            rows, tokens = map(list, zip(*self._words, strict=True))
+            logits[rows, tokens] = -torch.inf
+
+
+class Constraints:
+    """The options and bans of one call of the loop, and the tokens that end a caption, where the logits are."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, options: DecodeOptions, device: torch.device
+    ) -> None:
+        self.options = options
+        self.ends = torch.tensor(vocabulary.end_ids, device=device)
+        unwritable = set(vocabulary.unwritable_ids)
+        never = sorted(unwritable), sorted(unwritable | set(vocabulary.end_ids))
+        self._never, self._never_or_end = (
+            torch.tensor(ids, dtype=torch.int64, device=device) for ids in never
+        )
+        self._texts = (
+            [text.lower() for text in vocabulary.token_texts()] if options.banned_words else []
+        )
+        words = sorted({" ".join(word.lower().split()) for word in options.banned_words})
+        self._banned = [_BannedWord(word, self._texts) for word in words]
+
+    def at(self, written: Tensor) -> StepBans:
+        """The bans of one step, after the tokens `written` (n, t) int64."""
+        early = written.shape[1] < self.options.min_tokens
+        size = self.options.no_repeat_ngram
+        repeats = _repeats(written, size) if 0 < size <= written.shape[1] else None
+        return StepBans(self._never_or_end if early else self._never, repeats, self._words(written))
+
+    def _words(self, written: Tensor) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        for row, tokens in enumerate(written.tolist() if self._banned else ()):
+            tail = "".join(self._texts[token] for token in tokens if token < len(self._texts))
+            ids = {i for word in self._banned for i in word.completed_by(tail)}
+            found += [(row, token) for token in sorted(ids)]
+        return found
+
+
+def _repeats(written: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """The last token of every n-gram written, and whether it would now write that n-gram again."""
+    ngrams = written.unfold(1, size, 1)
+    begun = written[:, None, written.shape[1] - size + 1 :]
+    return ngrams[:, :, -1], (ngrams[:, :, :-1] == begun).all(dim=2)
+
+
+class _BannedWord:
+    """Which tokens would complete one banned word or phrase, however it is cut into tokens."""
+
+    def __init__(self, word: str, texts: Sequence[str]) -> None:
+        self._word = word
+        # By number of characters already written: tokens that write the rest, which none is longer than.
+        first = max(0, len(word) - max(map(len, texts), default=0))
+        self._rest: dict[int, list[int]] = {
+            done: [i for i, text in enumerate(texts) if _begins(text, word[done:])]
+            for done in range(first, len(word))
+        }
+        self._whole = [i for i, text in enumerate(texts) if _contains(text, word)]
+
+    def completed_by(self, tail: str) -> list[int]:
+        forbidden = list(self._whole)
+        for done, tokens in self._rest.items():
+            if tokens and _ends(tail, self._word[:done]):
+                forbidden += tokens
+        return forbidden
+
+
+def _begins(text: str, rest: str) -> bool:
+    """Whether `text` opens with `rest`, and the word ends there."""
+    return text.startswith(rest) and not text[len(rest) : len(rest) + 1].isalnum()
+
+
+def _ends(tail: str, beginning: str) -> bool:
+    """Whether `tail` closes with `beginning`, and the word starts there."""
+    start = len(tail) - len(beginning)
+    return tail.endswith(beginning) and (start == 0 or not tail[start - 1].isalnum())
+
+
+def _contains(text: str, word: str) -> bool:
+    """Whether `text` holds the word after a character that cannot belong to it."""
+    places = range(1, len(text) - len(word) + 1)
+    return any(not text[i - 1].isalnum() and _begins(text[i:], word) for i in places)

@@ -32,7 +32,6 @@ FaissIndex: TypeAlias = Any
 INDEX_HEADER, INDEX_FILE = "index.json", "index.faiss"
 _FORMAT, _VERSION = "patchioner-bank-index", 1
 _TYPES = {"flat": "IndexFlatIP", "ivf": "IndexIVFFlat", "ivfsq": "IndexIVFScalarQuantizer"}
-_RETIRED = {"links", "effort", "pieces"}  # settings of kinds that there are no longer
 _BLOCK = 16384
 _TRAINING_ROWS_A_LIST = 64
 _FEWEST_ROWS_A_LIST = 39  # below it FAISS finds clusters unreliable; many of one row are slow, too
@@ -167,9 +166,8 @@ def read_index(root: Path, bank: str, rows: int, dim: int) -> BankIndex:
         raise MemoryBankError(
             f"{path}: an index of another bank; build it again (`patchioner bank index`) or delete it"
         )
-    given = {name: value for name, value in header["options"].items() if name not in _RETIRED}
     try:
-        options = IndexOptions(**given)
+        options = IndexOptions(**header["options"])
     except (PatchionerError, TypeError) as error:
         raise MemoryBankError(
             f"{path}: {error}; build the index again (`patchioner bank index`) or delete it"

@@ -408,23 +408,17 @@ def _plain_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 
 
 class PackedTable:
-    """A matrix, (n, k), one that `can_pack`, in stretches of rows, for products with all of them or with some."""
+    """A matrix, (n, k), one that `can_pack`, for products with its rows."""
 
-    def __init__(self, matrix: Tensor, stretch: int) -> None:
-        self._stretch = stretch
-        starts = range(0, len(matrix), stretch)
-        with torch.no_grad():
-            self._parts = [_reordered(matrix[start : start + stretch]) for start in starts]
+    def __init__(self, matrix: Tensor) -> None:
+        self._packed = _reordered(matrix.detach())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # as `PackedLinear`: a copy of its owner has none
 
-    def product(self, inputs: Tensor, first: int, last: int) -> Tensor:
-        """(m, k) float32, no gradients, times rows `first`, which begins a stretch, to `last`: (m, last - first)."""
-        parts = self._parts[first // self._stretch : -(-last // self._stretch)]
-        found = [_onednn_linear(inputs, part, None) for part in parts]
-        whole = found[0] if len(found) == 1 else torch.cat(found, dim=-1)
-        return whole[..., : last - first]
+    def product(self, inputs: Tensor) -> Tensor:
+        """(..., k) float32, no gradients, to (..., n)."""
+        return _onednn_linear(inputs, self._packed, None)
 
 
 def can_pack(weight: Tensor) -> bool:

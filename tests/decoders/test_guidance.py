@@ -35,7 +35,7 @@ def log_probs(decoder: PrefixGPT2Decoder, embedding: Tensor, tokens: list[int]) 
     states, cache = network.start(embedding[None], 30)
     for token in tokens:
         states = network.step(torch.tensor([token]), cache)
-    return network.head.logits(states, 0, network.head.vocab_size)[0].log_softmax(dim=0)
+    return network.logits(states)[0].log_softmax(dim=0)
 
 
 @torch.inference_mode()
