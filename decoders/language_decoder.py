@@ -26,7 +26,8 @@ from decoders.base import (
     reading,
     token_loss,
 )
-from decoders.language_model import GPT2, TransformersModel
+from decoders.gpt2 import GPT2
+from decoders.language_model import TransformersModel
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import check, write_json

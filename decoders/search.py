@@ -368,8 +368,8 @@ class StepBans:
             ceilings.masked_fill_(banned, -torch.inf)
             logits.scatter_reduce_(1, tokens, ceilings, "amin")
         if self._words:
-            rows, tokens = map(list, zip(*self._words, strict=True))
-            logits[rows, tokens] = -torch.inf
+            rows, columns = map(list, zip(*self._words, strict=True))
+            logits[rows, columns] = -torch.inf
 
 
 class Constraints:

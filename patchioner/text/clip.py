@@ -360,8 +360,6 @@ class DinoTxtText(ShapedTower):
         super().__init__(settings)
         self.tokenizer = require("open_clip.tokenizer", "clip").SimpleTokenizer()
         self.network: Any = _network(settings, settings.columns, 1e-5, pool_type="argmax")
-        for block in self.network.transformer.resblocks:
-            nn.init.zeros_(block.attn.in_proj_bias)
         _try_tower()
         self.eval()
 
@@ -388,7 +386,8 @@ class DinoTxtText(ShapedTower):
         """Load DINOv2's file of the text encoder, or DINOv3's of head and text tower, in place and strictly."""
         own = part_of(state, ("text_model.", ""))
         own.pop("logit_scale", None)  # of the contrastive loss
-        named = {n: t for n, t in self.network.state_dict().items() if n.endswith("in_proj_bias")}
+        inner = self.network.state_dict().items()
+        named = {k: torch.zeros_like(t) for k, t in inner if k.endswith("in_proj_bias")}
         for name, tensor in own.items():
             for theirs, ours in _DINOTXT_NAMES.items():
                 name = name.replace(theirs, ours)

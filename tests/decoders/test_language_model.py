@@ -12,8 +12,9 @@ from torch import Tensor
 
 from decoders import DecodeOptions
 from decoders import language_model as language
+from decoders.gpt2 import GPT2
 from decoders.language_decoder import PromptedModel
-from decoders.language_model import GPT2, build_language_model, fetch_language_model, fit_stored
+from decoders.language_model import build_language_model, fetch_language_model, fit_stored
 from decoders.search import generate
 from patchioner.base import errors
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError

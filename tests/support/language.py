@@ -12,7 +12,7 @@ from tokenizers.trainers import BpeTrainer
 from torch import nn
 
 from decoders import language_model as language
-from decoders.language_model import GPT2
+from decoders.gpt2 import GPT2
 from decoders.tokenizers import LanguageTokenizer
 from tests.support import spread as spread
 

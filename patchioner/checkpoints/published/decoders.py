@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from decoders import DecodeOptions, PrefixGPT2Decoder
 from decoders.base import reading
-from decoders.gpt2 import PrefixGPT2, PrefixGPT2Config
-from decoders.language_model import GPT2, build_language_model, fit_stored
+from decoders.gpt2 import GPT2, PrefixGPT2, PrefixGPT2Config
+from decoders.language_model import build_language_model, fit_stored
 from decoders.retrieval import ConceptPrompter, MeacapDecoder
 from decoders.tokenizers import ClipTokenizer, LanguageTokenizer
 from decoders.viecap import COCO_ENTITIES, EntityPrompter, Prompts, ViecapDecoder, embed_entities
