@@ -69,7 +69,6 @@ _TOKEN = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*|[,.;:!?&+]")
 _SPACED = re.compile(
     r"\b(?:(close|t|v|polka|double|semi|multi) - (?=\w)|(close) (?=up )|(double) (?=decker))"
 )
-_STANDING_ALONE = word_set("one another other others both all some each")
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,8 @@ class _Context:
     def token(self, word: str) -> Token:
         """What `word`, which stands here, is."""
         closed = _closed_tag(word)
-        if word == "can" and self._before() in ("det", "noun") and self._closes():
+        closes = _closed_tag(self._after) not in (None, "adv")
+        if word == "can" and self._before() in ("det", "noun") and closes:
             closed = None  # a trash can
         if closed is not None:
             return Token(word, closed, word)
@@ -215,8 +215,6 @@ class _Context:
         form = None if word in WORDS["no singular"] else verb_form(word)
         if form is not None:
             return Token(word, *self._verb_like(word, *form))
-        if self._unlisted_verb(word):
-            return Token(word, "verb", word.removesuffix("s"))
         is_adverb = word.endswith("ly") and len(word) > 4 and word not in WORDS["ly nouns"]
         return Token(word, "adv" if is_adverb else "noun", word)
 
@@ -224,22 +222,8 @@ class _Context:
     def _after(self) -> str:
         return _at(self.words, self.place + 1)
 
-    def _closes(self) -> bool:
-        return _closed_tag(self._after) not in (None, "adv")
-
     def _before(self) -> Tag:
         return self.done[-1].tag if self.done else "stop"
-
-    def _unlisted_verb(self, word: str) -> bool:
-        """ "A man debones a fish", "people trudge up a hill": only a verb fits between the two."""
-        subject = self.done[-1].text if self.done else ""
-        follows, alive = _closed_tag(self._after), subject and is_animate(subject)
-        if self._before() == "prep" and subject == "to":
-            return follows in ("det", "pron")
-        if self._before() != "noun" or not (alive or self._subject_waits(one=True)):
-            return False
-        several = subject == "people" or singular(subject) != subject
-        return follows == "det" if word.endswith("s") else several and follows in ("det", "prep")
 
     def _adjective(self, word: str) -> Tag:
         if _name_goes_on(self.words, self.place + 1):
@@ -270,12 +254,6 @@ class _Context:
             return "verb", lemma
         return ("verb", lemma) if self._acts(after, form) else ("noun", word)
 
-    def _subject_waits(self, *, one: bool) -> bool:
-        """ "A man in a red shirt jumps over": a living subject, one or several."""
-        subject = next((token.text for token in self.done if token.tag == "noun"), "")
-        alone = singular(subject) == subject != "people"
-        return alone == one and is_animate(subject)
-
     def _worn_colour(self) -> bool:
         """ "a player in white tries": the colour has no noun of its own to describe."""
         *_, one, other = (None, None, *self.done)
@@ -285,9 +263,9 @@ class _Context:
         before = self._before()
         goes_on = _name_goes_on(self.words, self.place + 1)
         if before in ("det", "adj", "num", "own"):
-            alone = self._worn_colour() or before == "num" or self.done[-1].text in _STANDING_ALONE
+            alone = self._worn_colour() or before == "num"
             if form == "ing" and alone and lemma not in WORDS["describing verbs"]:
-                return "verb", lemma  # "a man in black wearing glasses", "one wearing glasses"
+                return "verb", lemma  # "a man in black wearing glasses"
             if goes_on or form == "ed":
                 return "adj", word
             return ("noun", word) if before in ("det", "own", "adj") else ("verb", lemma)
@@ -304,8 +282,6 @@ class _Context:
         if is_animate(subject):
             plural = singular(subject) != subject or subject == "people"
             return form == "s" or plural or _closed_tag(after) in ("det", "prep", "pron", "adv")
-        if self._subject_waits(one=form == "s") and _closed_tag(after) in ("det", "prep", "pron"):
-            return True
         if _closed_tag(after) not in ("det", "pron"):
             return False
         return form == "s" or singular(subject) != subject
