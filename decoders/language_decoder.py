@@ -324,8 +324,6 @@ class PromptMLP(nn.Module):
         self, embedding_dim: int, width: int, *, prompt_tokens: int = 10, seed: int = 0
     ) -> None:
         super().__init__()
-        sizes = {"embedding_dim": embedding_dim, "width": width, "prompt_tokens": prompt_tokens}
-        check("int [1, inf)", **sizes)
         self.prompt_tokens = prompt_tokens
         inner = max(1, prompt_tokens * width // 2)
         with torch.random.fork_rng(devices=[]):

@@ -39,6 +39,7 @@ PUBLISHED = "lizhuang144/flan-t5-base-VG-factual-sg"
 _PROMPT = "Generate Scene Graph: "
 _TRIPLE = re.compile(r"\(([^()]*)\)")
 _ATTRIBUTE_WORDS = ("is", "are", "has attribute")
+_CANDIDATES, _TEMPERATURE = 32, 0.01
 _WIDEN = 8  # how many times more sentences are looked at when none of the nearest will do
 _SYNONYMS = {name: group for group, names in enumerate(entries("synonyms")) for name in names}
 _MOST_GRAPHS = 100_000  # remembered, of about 1 kB each
@@ -49,8 +50,8 @@ _ALIKE, _COUNT, _ATTRIBUTE, _MOST = 0.55, 3, 3, 4
 class RetrievalDecoder(Decoder):
     """Captions are sentences of the memory, word for word.
 
-    Greedy and beam give the nearest sentence by cosine. Sampling draws among the `candidates` nearest by
-    softmax(cosine / temperature), sharpened by the options' own temperature and `top_p`. The limits of `DecodeOptions`
+    Greedy and beam give the nearest sentence by cosine. Sampling draws among the 32 nearest by softmax(cosine / 0.01),
+    sharpened by the options' own temperature and `top_p`. The limits of `DecodeOptions`
     pass over whole sentences, counted in words. A `Decoded` holds one "token": the row of the memory, and the logarithm
     of its softmax probability among the nearest that were looked at.
 
@@ -66,12 +67,8 @@ class RetrievalDecoder(Decoder):
     USUAL_TOKENS = max_tokens = 10_000  # whole sentences, however long
     network = nn.Module()  # there are no weights
 
-    def __init__(
-        self, embedding_dim: int, *, candidates: int = 32, temperature: float = 0.01
-    ) -> None:
-        check("int [1, inf)", embedding_dim=embedding_dim, candidates=candidates)
-        check("(0, inf)", temperature=temperature)
-        self.candidates, self.temperature = candidates, float(temperature)
+    def __init__(self, embedding_dim: int) -> None:
+        check("int [1, inf)", embedding_dim=embedding_dim)
         self.embedding_dim = embedding_dim
 
     def _generate(
@@ -84,7 +81,7 @@ class RetrievalDecoder(Decoder):
         """A sentence of the memory for each row; DecoderError where none meets the options."""
         assert memory is not None  # `generate` has seen to it
         captions: dict[int, Decoded] = {}
-        waiting, wide = list(range(len(embeddings))), self.candidates
+        waiting, wide = list(range(len(embeddings))), _CANDIDATES
         allowed = _allowed(options)
         while waiting:
             wide = min(wide, len(memory))
@@ -103,8 +100,7 @@ class RetrievalDecoder(Decoder):
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json; there are no weights, and the memory is kept by whoever gave it."""
-        names = ("embedding_dim", "candidates", "temperature")
-        config = {"type": "retrieval"} | {name: getattr(self, name) for name in names}
+        config = {"type": "retrieval", "embedding_dim": self.embedding_dim}
         write_json(Path(folder) / CONFIG_FILE, config)
 
     @classmethod
@@ -126,7 +122,7 @@ class RetrievalDecoder(Decoder):
         assert texts is not None
         uniforms = row_uniforms(rows, 1, seed=options.seed)[:, 0]
         for near, uniform in zip(nearest_rows(memory, rows, wide), uniforms, strict=True):
-            logits = torch.tensor([cosine for _, cosine in near]).double() / self.temperature
+            logits = torch.tensor([cosine for _, cosine in near]).double() / _TEMPERATURE
             fit = [place for place, (row, _) in enumerate(near) if allowed(texts[row])]
             if not fit:
                 yield None

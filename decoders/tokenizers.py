@@ -140,9 +140,13 @@ class ClipTokenizer(TextTokenizer):
     kind, _SPECIAL = "clip", (CLIP_START, CLIP_END)
 
     @classmethod
-    def from_merges(cls, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]]) -> Self:
-        """Make a tokenizer of a vocabulary (token -> id, both special tokens included) and its merges, in order."""
-        parts: dict[str, Any] = {"vocab": vocabulary, "merges": list(merges)}
+    def from_open_clip(cls) -> Self:
+        """Read the vocabulary that the open_clip package carries (MissingExtraError without it)."""
+        source: Any = require("open_clip", "clip").tokenizer.SimpleTokenizer()
+        names = {source.sot_token_id: CLIP_START, source.eot_token_id: CLIP_END}
+        vocabulary = {names.get(index, token): index for index, token in source.encoder.items()}
+        merges = sorted(source.bpe_ranks, key=source.bpe_ranks.__getitem__)
+        parts: dict[str, Any] = {"vocab": vocabulary, "merges": merges}
         marks = {"continuing_subword_prefix": "", "end_of_word_suffix": WORD_END}
         tokenizer = Tokenizer(BPE(**parts, **marks, fuse_unk=False, unk_token=CLIP_END))
         tokenizer.normalizer = NormalizerSequence([NFC(), Lowercase()])
@@ -151,15 +155,6 @@ class ClipTokenizer(TextTokenizer):
         tokenizer.pre_tokenizer = PreTokenizerSequence([words, pieces])
         tokenizer.decoder = text_decoders.ByteLevel()
         return cls(tokenizer)
-
-    @classmethod
-    def from_open_clip(cls) -> Self:
-        """Read the vocabulary that the open_clip package carries (MissingExtraError without it)."""
-        source: Any = require("open_clip", "clip").tokenizer.SimpleTokenizer()
-        names = {source.sot_token_id: CLIP_START, source.eot_token_id: CLIP_END}
-        vocabulary = {names.get(index, token): index for token, index in source.encoder.items()}
-        merges = sorted(source.bpe_ranks, key=source.bpe_ranks.__getitem__)
-        return cls.from_merges(vocabulary, merges)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids up to the first end token, stripped of outer blanks and full stops, as published."""

@@ -208,8 +208,6 @@ class _Run:
         self.decoder, self.texts = corpus.decoder, corpus.texts
         self.device = next(self.decoder.module.parameters()).device
         self.training, self.validation = _split(held_out, len(self.texts), options)
-        # Only where asked for, so that runs without it keep the identity they have always had.
-        self.chosen = {} if held_out is None else {"held_out": self.validation.tolist()}
         self.per_epoch = -(-len(self.training) // options.batch)
         self.total = options.total_steps(self.per_epoch)
         self.optimizer = _optimizer(self.decoder.module, options)
@@ -220,7 +218,7 @@ class _Run:
     ) -> list[TrainReport]:
         settings = {k: v for k, v in asdict(self.options).items() if k not in _HARMLESS}
         corpus = hashlib.sha256("".join(f"{text}\n" for text in self.texts).encode()).hexdigest()
-        identity = {**settings, "corpus": corpus, **self.chosen}
+        identity = {**settings, "corpus": corpus, "held_out": self.validation.tolist()}
         module, optimizer, first = self.decoder.module, self.optimizer, 0
         if folder is not None and resume:
             first = load_training(folder, module=module, optimizer=optimizer, run=identity)

@@ -315,7 +315,7 @@ def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
         ) from error
 
 
-SHIFT, SCALE = 1.2, 3.0
+SHIFT, SCALE = 1.2, 3.0  # beta and gamma of the paper, which reports 1.0..1.6 and 2..5 as good
 _PROXY_PARTS = ("clip", "proxy")
 
 
@@ -333,15 +333,12 @@ class ProxyClip(Backbone):
     Args:
         clip: gives values, CLS token and the space of the tokens; its `dense` mode plays no part.
         proxy: gives affinities and the grid, e.g. a `TimmViT` of DINO without a head; fits photos in the same way.
-        shift, scale: beta and gamma of the paper, which reports 1.0..1.6 and 2..5 as good.
 
     Raises:
-        OptionError: the first is no CLIP, the two fit photos in different ways, a factor is not positive.
+        OptionError: the first is no CLIP, or the two fit photos in different ways.
     """
 
-    def __init__(
-        self, clip: OpenClipViT, proxy: Backbone, *, shift: float = SHIFT, scale: float = SCALE
-    ) -> None:
+    def __init__(self, clip: OpenClipViT, proxy: Backbone) -> None:
         super().__init__()
         if not isinstance(clip, OpenClipViT):
             raise OptionError(f"a {type(clip).__name__} is no CLIP of open_clip: use 'ViT-B-16'")
@@ -350,25 +347,23 @@ class ProxyClip(Backbone):
             raise OptionError(
                 f"CLIP fits by {clip.preprocessing.mode!r}, the proxy by {other!r}: give one mode"
             )
-        check("(0, inf)", shift=shift, scale=scale)
         self.clip, self.proxy, self.dim = clip, proxy, clip.dim
-        self.shift, self.scale = float(shift), float(scale)
         self.eval()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """See `StoredModule.from_config`; "clip" and "proxy" are configs or folders, else those that `save` wrote."""
-        own = settings_of(config, (*_PROXY_PARTS, "shift", "scale"))
+        own = settings_of(config, _PROXY_PARTS)
         parts = {
             name: make_part(BACKBONES, own.pop(name, name), folder, f"{name} of a proxy_clip")
             for name in _PROXY_PARTS
         }
-        return cls(**parts, **own)  # type: ignore[arg-type]  # another kind than CLIP is refused
+        return cls(**parts)  # type: ignore[arg-type]  # another kind than CLIP is refused
 
     @property
     def config(self) -> dict[str, Any]:
-        """Type and factors; the two backbones have folders, and configs, of their own."""
-        return {"type": "proxy_clip", "shift": self.shift, "scale": self.scale}
+        """The type; the two backbones have folders, and configs, of their own."""
+        return {"type": "proxy_clip"}
 
     def geometry(self, image_size: tuple[int, int]) -> ImageGeometry:
         """The pixel-to-patch map for a photo of (width, height): the proxy's."""
@@ -397,7 +392,7 @@ class ProxyClip(Backbone):
             return resample(cells.unflatten(1, geometry.grid), grid).flatten(1, 2)
 
         values = on_grid(last.value[0, :, 1:])
-        along = proxy_attention(seen.tokens.flatten(0, 1), shift=self.shift, scale=self.scale)
+        along = proxy_attention(seen.tokens.flatten(0, 1))
         mixed = (along.to(values) @ values)[None]
         # With the skip connection left out, the block's inputs are not looked at.
         tokens = self.clip.project(last.finish(mixed, mixed, False)).unflatten(1, grid)
@@ -411,14 +406,14 @@ class ProxyClip(Backbone):
         )
 
 
-def proxy_attention(tokens: Tensor, *, shift: float = SHIFT, scale: float = SCALE) -> Tensor:
+def proxy_attention(tokens: Tensor) -> Tensor:
     """Attention along the affinities of patch tokens (see `ProxyClip`): (patches, width) -> (patches, patches) float32.
 
     Each row sums to 1. A patch always attends to itself: of tokens all alike, the formula would give no number at all.
     """
     unit = F.normalize(tokens.float(), dim=-1)
     cosines = unit @ unit.T
-    affinity = scale * (cosines - shift * cosines.mean())
+    affinity = SCALE * (cosines - SHIFT * cosines.mean())
     kept = affinity >= 0
     kept.fill_diagonal_(True)
     return affinity.masked_fill(~kept, -math.inf).softmax(dim=-1)

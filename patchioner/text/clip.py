@@ -196,7 +196,6 @@ class SiglipTextSettings:
         width, layers, heads: of the transformer; its MLPs are four times as wide.
         max_tokens: length that every text is padded or cut to.
         pad_id: the token to pad with (Gemma: 0; SigLIP 1 pads with 1).
-        clean: whether texts lose their punctuation and case (SigLIP 2 and 1 alike).
     """
 
     vocabulary: int = 256000
@@ -206,7 +205,6 @@ class SiglipTextSettings:
     heads: int = 12
     max_tokens: int = 64
     pad_id: int = 0
-    clean: bool = True
 
     def __post_init__(self) -> None:
         check_shape(self, "the SigLIP text tower")
@@ -266,7 +264,7 @@ class SiglipText(ShapedTower):
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """`max_tokens` for each; longer texts are cut, with a warning. TextError where a text is but punctuation."""
-        cleaned = [canonical(text) if self.settings.clean else text for text in texts]
+        cleaned = [canonical(text) for text in texts]
         for index, text in enumerate(cleaned):
             if not text:
                 raise TextError(f"text {index} is {texts[index]!r}: nothing but punctuation")

@@ -41,7 +41,6 @@ def entities(**settings: Any) -> EntityPrompter:
 
 
 GPT2, LM, VIECAP = (partial(make, kind) for kind in ("prefix_gpt2", "prefix_lm", "viecap"))
-RETRIEVAL = partial(RetrievalDecoder, 4)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ RETRIEVAL = partial(RetrievalDecoder, 4)
         (TrainOptions, "steps", [0, 2.5]), (TrainOptions, "decay", ["none"]),
         (TrainOptions, "epochs", [True]), (TrainOptions, "autocast", ["no"]),
         (entities, "temperature", [0.0]), (entities, "top_k", [0]), (entities, "threshold", [1.5]),
-        (RETRIEVAL, "candidates", [0]), (RETRIEVAL, "temperature", [0.0, math.nan]),
+        (RetrievalDecoder, "embedding_dim", [0]),
         (GPT2, "heads", [5]), (GPT2, "layers", [0]), (GPT2, "dropout", [1.0]), (GPT2, "width", [2.5]),
         (LM, "tune", ["some"]), (LM, "prompt_tokens", [0]),
         (VIECAP, "mapping_heads", [5]), (VIECAP, "mapping_layers", [0]),
