@@ -22,7 +22,7 @@ from decoders.language_decoder import LanguageDecoder, MappingNetwork
 from decoders.scene_graph import entries, singular
 from decoders.tokenizers import LanguageTokenizer
 from patchioner.base.errors import CheckpointError, DecoderError, TextError
-from patchioner.base.files import atomic_path, check
+from patchioner.base.files import check
 from patchioner.base.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class ViecapConfig:
 
 NOTHING = "something"
 _MOST_ENTITIES = 10  # named in a prompt of training, as published
-NAMES_FILE, EMBEDDINGS_FILE = "entities.txt", "entities.safetensors"
+EMBEDDINGS_FILE = "entities.safetensors"
 # The sentences that a name is embedded in; their mean stands for the name.
 TEMPLATES = (
     "a photo of a {}", "a {} in a scene", "there is a {} in the picture", "a small {}", "a large {}",
@@ -128,7 +128,7 @@ class EntityPrompter:
 
     @property
     def settings(self) -> dict[str, float | int]:
-        """What a configuration keeps beside the two files: temperature, top_k, threshold."""
+        """Temperature, top_k, threshold."""
         return {"temperature": self.temperature, "top_k": self.top_k, "threshold": self.threshold}
 
     def entities(self, embeddings: Tensor) -> list[list[str]]:
@@ -153,29 +153,20 @@ class EntityPrompter:
         """The prompt of each of (n, dim) embeddings; a row's does not depend on the others, nor on any memory."""
         return [entity_prompt(names) for names in self.entities(embeddings)]
 
-    def save(self, folder: str | Path) -> None:
-        """Write entities.txt (UTF-8, one name a line) and entities.safetensors (always float32: names hang on it)."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / NAMES_FILE) as temporary:
-            temporary.write_text("".join(f"{name}\n" for name in self.names), encoding="utf-8")
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write entities.safetensors (always float32: names hang on it); what config.json keeps beside it."""
         save_weights({"embeddings": self.embeddings}, folder / EMBEDDINGS_FILE, storage="fp32")
+        return {"names": list(self.names), **self.settings}
 
     @classmethod
-    def load(cls, folder: str | Path, **settings: Any) -> Self:
-        """Read what `save` wrote; `settings` are the constructor's."""
-        path = Path(folder) / NAMES_FILE
+    def load(cls, folder: Path, settings: dict[str, Any]) -> Self:
+        """Read what `save` wrote and gave; CheckpointError where they do not fit."""
+        path = folder / EMBEDDINGS_FILE
+        given = dict(settings)
         try:
-            names = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        state = load_weights(path.with_name(EMBEDDINGS_FILE))
-        try:
-            return cls(names, state["embeddings"], **settings)
+            return cls(given.pop("names"), load_weights(path)["embeddings"], **given)
         except (KeyError, TextError, DecoderError) as error:
-            raise CheckpointError(
-                f"{path.parent}: {NAMES_FILE} and {EMBEDDINGS_FILE} do not fit: {error}"
-            ) from error
+            raise CheckpointError(f"{path} does not fit the names of entities: {error}") from error
 
 
 def embed_entities(names: Sequence[str], embed: Callable[[list[str]], Tensor]) -> Tensor:
@@ -290,8 +281,7 @@ class ViecapDecoder(LanguageDecoder):
 
     def _save_more(self, folder: Path) -> dict[str, Any]:
         if isinstance(self.prompter, EntityPrompter):
-            self.prompter.save(folder)
-            return {"entities": self.prompter.settings}
+            return {"entities": self.prompter.save(folder)}
         if self.prompter is not None:
             raise CheckpointError(
                 f"a {type(self.prompter).__name__} cannot be saved with a viecap decoder; use an EntityPrompter"
@@ -301,7 +291,7 @@ class ViecapDecoder(LanguageDecoder):
     @classmethod
     def _load_more(cls, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         entities = settings.pop("entities", None)
-        return {"prompter": None if entities is None else EntityPrompter.load(folder, **entities)}
+        return {"prompter": None if entities is None else EntityPrompter.load(folder, entities)}
 
     def _join(self, embeddings: Tensor, texts: Sequence[str] | None) -> list[Tensor]:
         order = self.config.prompts.split("_")

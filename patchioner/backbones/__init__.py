@@ -27,7 +27,6 @@ from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part,
 from patchioner.geometry import ImageGeometry, Preprocessing, resized_size
 from patchioner.images import Photo, ReducedPhoto
 
-_TENSORS = ("tokens", "cls", "attention", "reference_attention", "registers", "reference_heads")
 # A GPU wants many patches a pass: 24 photos of 518 pixels and patches of 14.
 PATCHES_PER_PASS_GPU = 32_768
 
@@ -66,7 +65,7 @@ class PatchFeatures:
 
     def save(self, path: str | Path) -> None:
         """Write them to a ``.safetensors`` file, whole or not at all, for `load`; a photo that they hold goes along."""
-        held = {name: getattr(self, name) for name in _TENSORS}
+        held = {name: getattr(self, name) for name in Dense._fields}
         tensors = {k: t.detach().cpu().contiguous() for k, t in held.items() if t is not None}
         if self.image is not None:
             tensors["image"] = torch.from_numpy(np.array(self.image))
@@ -96,17 +95,14 @@ class PatchFeatures:
 
 
 class Dense(NamedTuple):
-    """What a network gives for B images of one size: the tensors of `PatchFeatures`, each with B in front.
-
-    `published` becomes `reference_attention`, `heads` `reference_heads`; None where a network has no such thing.
-    """
+    """What a network gives for B images of one size: the tensors of `PatchFeatures`, each with B in front."""
 
     tokens: Tensor
     cls: Tensor | None
     attention: Tensor | None
-    published: Tensor | None = None
+    reference_attention: Tensor | None = None
     registers: Tensor | None = None
-    heads: Tensor | None = None
+    reference_heads: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,13 +274,11 @@ def split_features(found: Dense, geometries: Sequence[ImageGeometry]) -> list[Pa
     """
     shared, features = len(geometries) > 1, []
     for index, geometry in enumerate(geometries):
-        tokens, cls, attention, published, registers, heads = (
-            None if part is None else part[index].to(torch.float32, copy=shared) for part in found
-        )
-        assert tokens is not None, "every network gives tokens"
-        features.append(
-            PatchFeatures(tokens, cls, attention, geometry, published, None, registers, heads)
-        )
+        own: dict[str, Any] = {
+            name: None if part is None else part[index].to(torch.float32, copy=shared)
+            for name, part in found._asdict().items()
+        }
+        features.append(PatchFeatures(geometry=geometry, **own))
     return features
 
 

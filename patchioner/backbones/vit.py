@@ -168,7 +168,7 @@ class TimmViT(TimmNetwork):
             None if one is None else one.unflatten(-1, grid)
             for one in (cls_attention(*parts), published_attention(*parts), published_heads(*parts))
         )
-        return found._replace(attention=maps, published=published, heads=heads)
+        return found._replace(attention=maps, reference_attention=published, reference_heads=heads)
 
 
 class SiglipViT(TimmNetwork):

@@ -13,7 +13,7 @@ from decoders import DecodeOptions, PrefixGPT2Decoder, TrainOptions, load_decode
 from decoders.retrieval import RetrievalDecoder
 from decoders.viecap import EntityPrompter
 from patchioner.base.errors import DecoderError, OptionError, PatchionerError
-from tests.decoders.conftest import ROWS, make_decoder, on_language_model
+from tests.decoders.conftest import ROWS, THINGS, make_decoder, on_language_model
 from tests.support.tiny import change_config
 
 
@@ -89,7 +89,8 @@ def concepts(**values: Any) -> dict[str, Any]:
         ("prefix_gpt2", {}, "different decoders"), ("prefix_lm", {"prompt_tokens": 5}, "mapper.output"),
         ("prefix_lm", {"tune": "lora"}, "tune"), ("viecap", {"colour": 1}, "colour"),
         ("viecap", {"prompts": "loud"}, "prompts"), ("viecap", {"mapping_layers": 2}, "transformer.layers.1"),
-        ("viecap", {"end_ids": [9999]}, "end_ids"), ("viecap", {"entities": {"warmth": 1}}, "warmth"),
+        ("viecap", {"end_ids": [9999]}, "end_ids"), ("viecap", {"entities": {"names": THINGS, "warmth": 1}}, "warmth"),
+        ("viecap", {"entities": {"names": THINGS[1:]}}, "entities.safetensors.*names"),
         ("viecap", {"language_model": {"model_type": "gtp2"}}, "gtp2"),
         ("viecap", {"end_ids": None, "language_model": None}, "language"),
         ("meacap", concepts(captions=1.5), "captions"), ("meacap", concepts(extra=1), "extra"),

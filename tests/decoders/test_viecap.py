@@ -46,7 +46,7 @@ def test_prompts_are_joined_in_their_order() -> None:
 
 def test_a_decoder_without_hard_prompt_needs_no_prompter(tmp_path: Path) -> None:
     make(prompts="soft", prompter=None).save(tmp_path)
-    assert not (tmp_path / "entities.txt").exists()
+    assert not (tmp_path / "entities.safetensors").exists()
     assert load_decoder(tmp_path).generate(ROWS[:1], SHORT)
     with pytest.raises(DecoderError, match="no hard prompter"):
         make(prompter=None).generate(ROWS, SHORT)
@@ -61,8 +61,7 @@ def test_names_are_the_published_ones_and_a_caption_ends_at_its_full_stop(tmp_pa
     assert decoder.tokenizer.decode(cut) == "1"
     assert own.tokenizer.decode(own.sequences(["1.5 cats."])[0]) == "1.5 cats."
     own.save(tmp_path, storage="fp32")
-    files = ["config.json", "entities.safetensors", "entities.txt"]
-    files += ["tokenizer.json", "weights.safetensors"]
+    files = ["config.json", "entities.safetensors", "tokenizer.json", "weights.safetensors"]
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     names = set(load_file(tmp_path / "weights.safetensors"))
     assert "mapping_network.transformer.layers.0.attn.to_keys_values.weight" in names
