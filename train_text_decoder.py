@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchioner.base.errors import OptionError, TextError
-from patchioner.base.files import check
 from patchioner.base.progress import guarded, log_to_terminal, quiet_interrupts
 
 if TYPE_CHECKING:
@@ -53,10 +52,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--validation", default="0.05", metavar="FILE|SHARE", help=held_out)
     add("--bank-rows", type=int, metavar="N", help="compress the bank to N rows")
-    add("--autocast", action="store_true", help="forward pass in bfloat16")
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    add("--threads", type=int, metavar="N", help="CPU threads")
     add("--storage", choices=["fp32", "fp16", "int8"], default="fp16")
     add = result.add_argument_group("shape of a new decoder").add_argument
     scratch = "do not go on from the checkpoint's decoder"
@@ -88,9 +85,7 @@ def options_from(arguments: argparse.Namespace, share: float | None) -> dict[str
     """The options of `adapt`; OptionError where they make no sense."""
     from patchioner.adaptation import usual_training
 
-    if arguments.threads is not None:
-        check("int [1, inf)", threads=arguments.threads)
-    fresh, names = _fresh(arguments), ("epochs", "batch", "learning_rate", "autocast", "seed")
+    fresh, names = _fresh(arguments), ("epochs", "batch", "learning_rate", "seed")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.noise is not None:
         if arguments.noise <= 0:
@@ -134,14 +129,10 @@ def validation_from(text: str) -> tuple[float | None, str | None]:
 
 def run(arguments: argparse.Namespace, options: dict[str, Any], validation: str | None) -> Path:
     """Load, adapt, save."""
-    import torch
-
     from memory_bank import read_captions
     from patchioner import Patchioner
     from patchioner.adaptation import adapt
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     column = arguments.column
     texts = read_captions(arguments.corpus, column)
     held_out = None if validation is None else read_captions(validation, column)

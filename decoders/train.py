@@ -74,7 +74,6 @@ class TrainOptions:
         validate_every: updates between two reports.
         checkpoint_every: updates between two checkpoints.
         samples: held-out texts whose captions are shown with each report.
-        autocast: forward pass in bfloat16; weights, optimiser and loss stay in float32.
         seed: of the held-out texts, the order, the noise and the dropout.
 
     Raises:
@@ -97,7 +96,6 @@ class TrainOptions:
     validate_every: int = 500
     checkpoint_every: int = 500
     samples: int = 4
-    autocast: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -109,7 +107,6 @@ class TrainOptions:
         check("(0, inf)", self, "learning_rate gradient_clip epochs")
         check("[0, 1)", self, "label_smoothing validation_share")
         check(("cosine", "linear"), decay=self.decay)
-        check((True, False), autocast=self.autocast)
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Number of updates of the whole run."""
@@ -265,9 +262,8 @@ class _Run:
         return loss.detach()
 
     def loss(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, smoothing: float) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.autocast):
-            moved = (tensor.to(self.device) for tensor in (embeddings, tokens, lengths))
-            return self.decoder.loss(*moved, label_smoothing=smoothing)
+        moved = (tensor.to(self.device) for tensor in (embeddings, tokens, lengths))
+        return self.decoder.loss(*moved, label_smoothing=smoothing)
 
     @torch.no_grad()
     def report(self, step: int, losses: list[Tensor], seconds: float) -> TrainReport:

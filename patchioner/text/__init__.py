@@ -31,7 +31,6 @@ from patchioner.checkpoints.stored import (
 )
 
 TOKENIZER_FILE = "tokenizer.json"
-_ROWS_AT_ONCE = 8192
 # Talk2DINO's published names of the two layers; the last is that of older files.
 _PUBLISHED = {"linear_layer": "project_in"}
 _PUBLISHED |= {"hidden_layers.0": "project_out", "linear_layer2": "project_out"}
@@ -311,11 +310,7 @@ class Talk2DinoTower(TextTower):
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
         """Embed texts into the space of the patch tokens; see `TextTower.encode`."""
         features = self.tower.encode(texts, batch=batch)
-        result = torch.empty(len(features), self.dim, dtype=torch.float32)
-        for start in range(0, len(features), _ROWS_AT_ONCE):
-            rows = slice(start, start + _ROWS_AT_ONCE)
-            projected = self.project_in(features[rows].to(self.project_in.weight))
-            if self.project_out is not None:
-                projected = self.project_out(torch.tanh(projected))
-            result[rows] = projected.to("cpu", torch.float32)
-        return result
+        rows: Tensor = self.project_in(features.to(self.project_in.weight))
+        if self.project_out is not None:
+            rows = self.project_out(torch.tanh(rows))
+        return rows.to("cpu", torch.float32)
