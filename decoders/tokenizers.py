@@ -144,7 +144,7 @@ class ClipTokenizer(TextTokenizer):
         """Read the vocabulary that the open_clip package carries (MissingExtraError without it)."""
         source: Any = require("open_clip", "clip").tokenizer.SimpleTokenizer()
         names = {source.sot_token_id: CLIP_START, source.eot_token_id: CLIP_END}
-        vocabulary = {names.get(index, token): index for index, token in source.encoder.items()}
+        vocabulary = {names.get(index, token): index for token, index in source.encoder.items()}
         merges = sorted(source.bpe_ranks, key=source.bpe_ranks.__getitem__)
         parts: dict[str, Any] = {"vocab": vocabulary, "merges": merges}
         marks = {"continuing_subword_prefix": "", "end_of_word_suffix": WORD_END}

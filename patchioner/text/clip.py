@@ -146,9 +146,9 @@ def _is_causal(text: Any) -> bool:
 def _try_tower() -> None:
     """Self-test on a tiny tower: without padding we get what open_clip gets with it."""
     text_cfg = {"context_length": 6, "vocab_size": 9, "width": 16, "heads": 2, "layers": 2}
-    ids = torch.tensor([[7, 3, 8, 0, 0, 0]])
     config = {"embed_dim": 8, "text_cfg": text_cfg, "quick_gelu": False}
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+        ids = torch.tensor([[7, 3, 8, 0, 0, 0]])
         try:
             probe = _text("self-test", config).eval()
             fits = torch.allclose(read_causally(probe, ids[:, :3]), probe(ids), atol=1e-4)

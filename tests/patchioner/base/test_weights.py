@@ -256,12 +256,9 @@ def test_products_keep_gradients_and_types() -> None:
 
 
 @needs_onednn
-@pytest.mark.parametrize("stretch", [64, 100, 1000])
-def test_a_table_multiplies_any_of_its_stretches(stretch: int) -> None:
+def test_a_table_multiplies_and_is_not_copied() -> None:
     matrix, inputs = randn(515, 128), randn(40, 128, seed=1)
-    table, expected = weights.PackedTable(matrix, stretch), inputs @ matrix.T
-    for first in range(0, 515, stretch):
-        for last in {min(first + stretch, 515), 515}:
-            for one in (inputs, inputs[:1]):
-                found = table.product(one, first, last)
-                close(found, expected[: len(one), first:last], rtol=1e-5, atol=1e-4)
+    table = weights.PackedTable(matrix)
+    for one in (inputs, inputs[:1]):
+        close(table.product(one), one @ matrix.T, rtol=1e-5, atol=1e-4)
+    assert copy.deepcopy(table) is None

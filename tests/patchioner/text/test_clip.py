@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchioner.base.errors import CheckpointError, OptionError, TextError
+from patchioner.base.errors import CheckpointError, TextError
 from patchioner.text import clip, load_tower
 from tests.support import Log, randn
 from tests.support.tiny import shaken, tiny_tokenizer
@@ -32,13 +32,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "linear_bias": {"proj_bias": True},
     "no_projection": {"proj_type": "none"},
 }
-OTHERS = ({"no_causal_mask": True}, {"pool_type": "last"}, {"embed_cls": True})
 close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
 
 
-def tiny(kind: str = "clip", **more: Any) -> clip.OpenClipText:
+def tiny(kind: str = "clip") -> clip.OpenClipText:
     torch.manual_seed(0)
-    halves = {"vision_cfg": dict(VISION), "text_cfg": {**TEXT, **more, **KINDS[kind]}}
+    halves = {"vision_cfg": dict(VISION), "text_cfg": {**TEXT, **KINDS[kind]}}
     config = {"embed_dim": 12, **halves, "quick_gelu": kind == "quick"}
     return shaken(clip.OpenClipText(f"tiny {kind}", architecture=config))
 
@@ -57,12 +56,6 @@ def test_vectors_are_open_clips_own_and_do_not_depend_on_the_others(kind: str) -
     close(encoded, oracle.encode_text(open_clip.tokenize(TEXTS, context_length=20)))
     close(tower.encode(TEXTS[::-1], batch=3), encoded.flip(0))
     close(torch.cat([tower.encode([text]) for text in TEXTS]), encoded)
-
-
-@pytest.mark.parametrize("other", OTHERS)
-def test_towers_that_read_otherwise_are_refused(other: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match="tiny clip"):
-        tiny(**other)
 
 
 def test_ids_are_open_clips_own_and_long_texts_are_cut_with_one_warning(caplog: Log) -> None:
