@@ -63,19 +63,14 @@ def generate(
     searches: dict[str, Search] = {"greedy": greedy_search, "beam": beam_search, "sample": sampling}
     search = searches[options.strategy]
     found: list[Hypothesis] = []
-    size = max(1, rows_per_batch(network, options) // draws)
+    copies = _BEAM_COPIES * options.beam_width if options.strategy == "beam" else 1
+    row = network.row_bytes(options.max_tokens) * copies
+    size = max(1, int(options.batch_memory_mb * 2**20 / row) // draws)
     for first in range(0, len(distinct), size):
         part = distinct[first : first + size].repeat_interleave(draws, dim=0)
         found += search(network, part, constraints)
     captions = [Decoded(vocabulary.decode(ids), ids, log_probs) for ids, log_probs in found]
     return [one for place in places for one in captions[place * draws : (place + 1) * draws]]
-
-
-def rows_per_batch(network: StepNetwork, options: DecodeOptions) -> int:
-    """Rows that fit the memory budget, at least one."""
-    copies = _BEAM_COPIES * options.beam_width if options.strategy == "beam" else 1
-    row = network.row_bytes(options.max_tokens) * copies
-    return max(1, int(options.batch_memory_mb * 2**20 / row))
 
 
 def greedy_search(
