@@ -27,6 +27,7 @@ TABLES = (".parquet", ".arrow")
 TEXT_TABLES = (".csv", ".tsv")
 _END = 4096  # bytes
 _LISTS = (".txt", ".lst", ".list")
+_NO_REGIONS = RegionFile("", ())
 Sizes: TypeAlias = "Mapping[str, int | None]"
 
 
@@ -215,11 +216,28 @@ class Photos(Source):
         """Whether Pillow reads it."""
         return is_picture(name)
 
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        if lacking := sum(map(self._lacks, self.sizes)):
+            self.left_out["photos without a file of regions"] = lacking
+            if self.regions and lacking == len(self.sizes):
+                where, like = self.regions.path, repr(next(iter(self.sizes)))
+                wrong = f"{where} has no file that is called like {like}, nor like another photo"
+                raise RegionFileError(f"{wrong}: check --regions")
+
+    def _lacks(self, name: str) -> bool:
+        """Whether it has no file of regions where photos may have one each; that is no error."""
+        of_each = self.regions if self.regions and self.regions.has_own_files else None
+        return of_each is not None and of_each.own_path(name) is None
+
     def stamps(self) -> dict[str, str]:
         """Of files of regions that are about one each; what was said of a photo stays, and a retry reads it anew."""
-        own = {name: self.regions.own_path(name) for name in self.sizes if self.regions}
-        here = Store("/")
-        return {name: here.stamp(str(path.absolute())) for name, path in own.items() if path}
+        if not (self.regions and self.regions.has_own_files):
+            return {}
+        here, own = Store("/"), {name: self.regions.own_path(name) for name in self.sizes}
+        return {
+            name: here.stamp(str(path.absolute())) if path else "" for name, path in own.items()
+        }
 
     def together(self, keys: Sequence[str]) -> list[list[str]]:
         """Files here that may be copies, of one size and end, which is read of those of one size."""
@@ -256,7 +274,7 @@ class Photos(Source):
             try:
                 if name in self._ambiguous:
                     raise self._ambiguous[name]
-                file = self.regions and self.regions.of(name)
+                file = _NO_REGIONS if self._lacks(name) else self.regions and self.regions.of(name)
                 yield Sample(photo, image, self.sizes.get(name), file, called)
             except PatchionerError as error:
                 yield Sample(photo, error=error)

@@ -90,12 +90,14 @@ def test_regions_may_lie_in_a_file_for_each_photo(photos: Path, tmp_path: Path) 
     for name in ("a", "sub/a"):
         entry = {"box": [1, 2, 30, 40 + len(name)], "id": name}
         (tmp_path / "regions" / f"{name}.json").write_text(json.dumps({"regions": [entry]}))
-    found = samples(open_source(photos, Reading(str(tmp_path / "regions"))))
-    assert [one.photo for one in found if one.error is None] == ["a.png", "sub/a.png"]
-    assert boxes(found[4]) == [Box(1, 2, 30, 45)]
+    found = samples(source := open_source(photos, how := Reading(str(tmp_path / "regions"))))
+    assert [one.photo for one in found if boxes(one)] == ["a.png", "sub/a.png"]
+    assert boxes(found[4]) == [Box(1, 2, 30, 45)] and 4 in source.left_out.values()
+    shutil.copy(tmp_path / "regions" / "a.json", tmp_path / "regions" / "e.json")  # drawn later
+    assert open_source(photos, how).stamps()["e.png"] != source.stamps()["e.png"]
     (tmp_path / "regions" / "sub" / "a.json").unlink()  # then a.json is like both photos
-    both = samples(open_source(photos, Reading(str(tmp_path / "regions"))))
-    assert all(one.error for one in both)
+    both = samples(open_source(photos, how))
+    assert [one.photo for one in both if one.error] == ["a.png", "sub/a.png"]
 
 
 @pytest.mark.parametrize("name", ["narratives.jsonl", "lvis.json", "tasks.json"])
@@ -205,15 +207,13 @@ def test_a_broken_tar_is_an_error_beside_what_it_has(tmp_path: Path) -> None:
 def test_tables_have_pictures_and_regions(kind: str, tmp_path: Path) -> None:
     """Of `datasets`, numbers of classes are their names."""
     datasets: Any = pytest.importorskip("datasets")
-    kinds = {"bbox": [[datasets.Value("float32")]], "id": [datasets.Value("int32")]}
-    kinds["category"] = [datasets.ClassLabel(names=["dog", "cat"])]
-    given = [
-        {"bbox": [[1, 2, 30, 40]] * n, "id": [*range(n)], "category": [1] * n} for n in range(3)
-    ]
+    box, name = [datasets.Value("float32")], datasets.ClassLabel(names=["dog", "cat"])
+    given = [{"bbox": [[1, 2, 30, 40]] * n, "category": [1] * n} for n in range(3)]
     pictures = [{"bytes": PNGS[n], "path": f"{n}.png"} for n in range(3)]
     columns: Any = {"image": pictures, "objects": given, "mood": ["calm"] * 3}
-    features = {"image": datasets.Image(), "objects": kinds, "mood": datasets.Value("string")}
-    dataset = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    kinds: Any = {"image": datasets.Image(), "objects": {"bbox": [box], "category": [name]}}
+    features = datasets.Features(kinds | {"mood": datasets.Value("string")})
+    dataset = datasets.Dataset.from_dict(columns, features=features)
     if kind == "parquet":
         dataset.to_parquet(tmp_path / "t.parquet")
     elif kind == "arrow":
@@ -225,7 +225,7 @@ def test_tables_have_pictures_and_regions(kind: str, tmp_path: Path) -> None:
     assert [one.photo for one in found] == ["0.png", "1.png", "2.png"]
     assert [boxes(one) for one in found] == [[Box(1, 2, 31, 42)] * n for n in range(3)]
     assert found[2].source == {"mood": "calm"} and found[2].regions is not None
-    assert [(item.label, item.id) for item in found[2].regions.items()] == [("cat", 0), ("cat", 1)]
+    assert [item.label for item in found[2].regions.items()] == ["cat", "cat"]
 
 
 def test_a_table_of_paths_and_boxes_asks_what_the_numbers_mean(photos: Path) -> None:
@@ -284,6 +284,7 @@ TARS = {"0.tar": tar(), "1.tar": tar()[:-512] + b"x" * 512}
     ({"empty.txt": b"\n"}, "empty.txt", "no photo"), ({"e/x": b""}, "e", "no pictures"), ({}, "none", "nothing at"),
     ({}, "photos none", "at 'none'"), (CUT, "cut.json", "cut.json"), (CUT, "photos --regions cut.json", "cut.json"),
     ({}, "photos --regions x", "such"),
+    ({"no/b.txt": b""}, "photos/a.png --regions no", "no file that"),
     (TARS, "*.tar", "short: 1.tar:"), ({"0.tar": b""}, "0.tar", "0.tar"), ({"0.tar": b"no" * 999}, "0.tar", "0.tar"),
     ({"0.tgz": b"no gzip"}, "0.tgz", "0.tgz"), ({"t.tar.zst": b""}, "t.tar.zst", "t.tar.zst"),
     ({"t.parquet": b"PAR1"}, "t.parquet", "can be read"), ({"t.arrow": b"ARROW1"}, "t.arrow", "can be read"),

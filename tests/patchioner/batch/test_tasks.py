@@ -1,21 +1,12 @@
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from patchioner import Box, Patchioner
 from patchioner.base.errors import OptionError
-from patchioner.batch import Captioner, Task
+from patchioner.batch import Captioner
 from tests.patchioner.batch.conftest import BOX
-
-
-def test_tasks_that_make_no_sense_are_refused() -> None:
-    unsure = {"min_confidence": 0.5}
-    wrong: tuple[Any, ...] = (("captoin",), ("label",), ("alt", ("a cat",)), ("embed", (), unsure))
-    for given in wrong:
-        with pytest.raises(OptionError, match=given[0]):
-            Task(*given)
 
 
 def test_columns_are_added_to_a_batch(photos: Path, model: Patchioner) -> None:

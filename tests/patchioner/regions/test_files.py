@@ -85,8 +85,7 @@ PATCH[10:60, 20:120] = True
 
 @pytest.mark.parametrize("example", TOOLS, ids=lambda path: path.name)
 def test_a_tool_s_file_gives_its_region_and_label(example: Path, tmp_path: Path) -> None:
-    (tmp_path / "labels").mkdir()
-    path = tmp_path / "labels" / f"a{example.suffix}"
+    (path := tmp_path / "labels" / f"a{example.suffix}").parent.mkdir()
     text, is_yolo = example.read_text("utf-8"), example.suffix == ".txt"
     for name, names in (("data.yaml", "names: {0: cup}"), ("labels/classes.txt", "cup\ndog\n")):
         written(tmp_path, names, name)
