@@ -213,6 +213,9 @@ def _of_group(
         yield replace(rest, claim=one, regions=tuple(dict.fromkeys([one.region_id, *regions])))
 
 
+_KINDS = ("global", "semantic", "user", "spatial", "grid")  # as a paragraph speaks of them
+
+
 @dataclass(frozen=True)
 class FuseSettings(values.Checked):
     """How sentences become a paragraph; chosen on the 114 development photos, `benchmarks.detail` "objects".
@@ -237,7 +240,8 @@ class GreedyFuser:
 
     def fuse(self, photo: Photo, regions: values.Regions, kept: Sequence[Verdict]) -> values.Fused:
         """The sentences in order, and verdicts on kept claims that bring nothing new ("duplicate") or do not fit."""
-        settings, texts = self._settings, [finished(verdict.claim.text) for verdict in kept]
+        settings, kept = self._settings, ordered(regions, kept)
+        texts = [finished(verdict.claim.text) for verdict in kept]
         alike, left, named = prose.similarity_matrix(texts), settings.max_words, set[str]()
         taken: dict[int, list[Verdict]] = {}  # place of a sentence -> of whom it speaks
         left_out: list[Verdict] = []
@@ -260,6 +264,12 @@ class GreedyFuser:
                 named |= own
                 left -= words
         return [_sentence(texts[place], taken[place]) for place in sorted(taken)], left_out
+
+
+def ordered(regions: values.Regions, kept: Sequence[Verdict]) -> list[Verdict]:
+    """Kept claims by kind of region: the whole, things, places."""
+    ranks = {one.id: _KINDS.index(one.kind) for one in regions}
+    return sorted(kept, key=lambda verdict: ranks[verdict.claim.region_id])
 
 
 def _by_coverage(
@@ -345,7 +355,7 @@ class LanguageFuser:
 
     def fuse(self, photo: Photo, regions: values.Regions, kept: Sequence[Verdict]) -> values.Fused:
         """As `GreedyFuser.fuse`; "no source": told in no sentence, or only in such as say what no statement says."""
-        sentences = list[FusedSentence]()
+        kept, sentences = ordered(regions, kept), list[FusedSentence]()
         if 2 <= len(kept) <= _MOST:
             asked = _numbered(kept, {region.id: region for region in regions})
             sentences = self._checked(self._written(asked, len(kept)), kept)

@@ -150,8 +150,8 @@ def test_which_sentences_are_taken_and_in_which_order() -> None:
     assert fused(*kept, max_words=7)[0] == ["A dog."]
     assert fused(*kept, max_words=7, coverage=True)[0] == ["Red kites over a wide green hill."]
     texts = ("a kite", "a boat", "a dog", "a crowd")
-    kept = [verdict(n, text, agreement=n) for n, text in enumerate(texts)]
-    assert fused(*kept)[0] == ["A kite.", "A boat.", "A dog.", "A crowd."]  # as they were said
+    kept = [verdict(n, text, REGIONS[n].id, n) for n, text in enumerate(texts)]
+    assert fused(*kept)[0] == ["A crowd.", "A dog.", "A kite.", "A boat."]  # whole, things, places
     # What most agree on speaks for the same.
     kept = [verdict(1, "a black dog on a couch"), verdict(2, "a dog on a couch", agreement=4)]
     (one,), left_out = fuse.GreedyFuser().fuse(PHOTO, REGIONS, kept)
