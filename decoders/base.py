@@ -367,8 +367,8 @@ DECODERS: Registry[type[Decoder]] = Registry(
 )
 
 
-def load_decoder(folder: str | Path) -> Decoder:
-    """Load the decoder that `Decoder.save` wrote, onto the CPU.
+def load_decoder(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
+    """Load the decoder that `Decoder.save` wrote; elsewhere than on the CPU, a copy for inference.
 
     Raises:
         CheckpointError: for a missing, damaged, foreign or unfitting file.
@@ -378,4 +378,5 @@ def load_decoder(folder: str | Path) -> Decoder:
     decoder_class = DECODERS.of_config(config, str(path))
     settings = {key: value for key, value in config.items() if key != "type"}
     with AllocationLimit.beside(Path(folder) / WEIGHTS_FILE, str(path)):
-        return decoder_class.from_config(settings, Path(folder))
+        decoder = decoder_class.from_config(settings, Path(folder))
+    return decoder if torch.device(device).type == "cpu" else decoder.to(device)

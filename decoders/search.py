@@ -26,6 +26,7 @@ Search: TypeAlias = Callable[[StepNetwork, Tensor, "Constraints"], list[Hypothes
 
 _BEAM_COPIES = 3  # scores, log-probabilities and the cache while beams are reordered
 _TOP = 64  # tokens that nearly always hold the draw
+_IN_CACHE = 2**18  # logits, which the sum of their exponentials reads several times
 _LARGE = 512  # tokens from which finding those beats sorting all
 
 
@@ -158,7 +159,8 @@ def _scored(network: StepNetwork, states: Tensor, bans: StepBans) -> tuple[Tenso
     And what makes log-probabilities of them, (n, 1), from before the bans: the network's own. Nothing (0) off scores.
     """
     logits = network.logits(states)
-    total = logits.logsumexp(dim=1, keepdim=True)
+    few = max(1, _IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    total = torch.cat([part.logsumexp(dim=1, keepdim=True) for part in logits.split(few)])
     if network.gives_scores:
         total.zero_()
     bans.apply(logits)
