@@ -117,6 +117,7 @@ class MemoryBank:
         cls,
         folder: str | os.PathLike[str],
         memory_map: bool = True,
+        device: torch.device | str = "cpu",
     ) -> MemoryBank:
         """Read a bank that `save` wrote, with its index if it has one (which is opened at its first use).
 
@@ -124,6 +125,7 @@ class MemoryBank:
             folder: where it is, or a checkpoint that has one.
             memory_map: open at once and read rows from the file as they are needed; shapes, norms and counts are
                 checked, and that the files are of one bank. False: read everything and check its sha256.
+            device: where searches run; other than "cpu", all rows are copied there.
 
         Raises:
             MemoryBankError: the folder is missing, or a file of it is corrupt or does not fit.
@@ -132,7 +134,7 @@ class MemoryBank:
         arrays, texts, identity = storage.read_bank(root, memory_map=memory_map)
         indexed = (root / INDEX_HEADER).exists()
         index = read_index(root, identity, *arrays["keys"].shape) if indexed else None
-        return cls._of(arrays, texts, index)
+        return cls._of(arrays, texts, index).to(device)
 
     def save(self, folder: str | os.PathLike[str], dtype: Precision = "float16") -> None:
         """Write the bank into a folder, in place of an older one: `FILES`, with its texts and index if it has any.
