@@ -37,9 +37,11 @@ NEUTRAL = {
 """Words for people, each with those that it stands in for: what these are worth together, it is worth."""
 SEVERAL = (
     *("people", "men", "women", "children", "boys", "girls", "kids", "players"),
-    *("group", "couple", "crowd", "bunch", "two", "three", "several"),
+    *("group", "couple", "crowd", "bunch", "two", "several"),
 )
 """Words for more than one: captions of photos, from which decoders learn, have them oftener than regions show them."""
+UNCOUNTED = ("three", "four", "five", "six", "seven", "eight", "nine", "ten")
+"""Numbers that are guessed; never written where words for several count less."""
 
 
 class Words:
@@ -104,7 +106,7 @@ class Guide:
             elsewhere.
         contrast: 0 or more.
         neutral: whether people are called persons and children, not by their sex (`NEUTRAL`).
-        several: taken off the log-probability of each of `SEVERAL`.
+        several: taken off the log-probability of each of `SEVERAL`; more than 0 leaves out `UNCOUNTED`.
     """
 
     around: Tensor
@@ -135,6 +137,7 @@ class GuidedNetwork:
         ]
         self._several = [places[word] for word in SEVERAL if word in places]
         self._less = guide.several
+        self._never = [places[word] for word in UNCOUNTED if guide.several and word in places]
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory of one row: twice the network's, and scores."""
@@ -164,6 +167,7 @@ class GuidedNetwork:
         logits = self._network.logits(states)
         self._hide_sex(logits)
         logits[:, self._several] -= self._less
+        logits[:, self._never] -= _NEVER
         (near, far), totals = logits.chunk(2), logits.logsumexp(dim=1, keepdim=True).chunk(2)
         least = near.amax(dim=1, keepdim=True) + math.log(PLAUSIBLE)
         most = int((near >= least).sum(dim=1).max())

@@ -27,7 +27,7 @@ from decoders.guidance import Guide
 from patchioner.base.errors import CheckpointError, OptionError, TextError
 from patchioner.checkpoints.folder import Candidates, Guidance, KindSettings, ModelSettings, Style
 from patchioner.embedding import project
-from patchioner.images import ImageSource
+from patchioner.images import Doubt, ImageSource
 from patchioner.nouns import COLOURS, cut_to_shown, keep_shown_colours
 from patchioner.regions import WholeImage
 from patchioner.results import Caption
@@ -268,18 +268,20 @@ def captions(
         sure = calibrated(features(asked, [one.text for one in found], parts.nouns)).tolist()
     answers = iter(zip(found, sure, strict=True))
     return [
-        [_answer(*next(answers), region, one.blank, least) for region in one.regions]
+        [_answer(*next(answers), region, one.doubt, least) for region in one.regions]
         for one in batch
     ]
 
 
 def _answer(
-    one: Decoded, sure: float | None, region: Region, blank: str | None, least: float
+    one: Decoded, sure: float | None, region: Region, doubt: Doubt | None, least: float
 ) -> Caption:
     if sure is None:
         return Caption(one.text, one.score, region)
-    if blank is not None:
-        return Caption(None, one.score, region, 0.0, blank)
+    if doubt is not None:  # of a drawing people may want a caption all the same
+        silent = doubt.blank or least > 0
+        text, reason = (None, doubt.reason) if silent else (one.text, None)
+        return Caption(text, one.score, region, 0.0, reason)
     low = f"confidence {sure:.2f} is below {least:g}" if sure < least else None
     return Caption(None if low else one.text, one.score, region, sure, low)
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -351,6 +351,14 @@ def data_url(image: Image.Image, form: str = "JPEG", **options: int) -> str:
 
 # Of 3,371 photos of COCO the flattest has 49 levels, and the noisiest 21 times the spread of noise (noise itself: 1).
 _BLOCK, _FEWEST_BLOCKS, _MOST_ROWS, _LEVELS, _TIMES = 8, 16, 64, 8, 6.0
+_FLAT, _GRADUAL, _STEPS, _FEWEST_GRADUAL, _BITS = 3, 24, 0.5, 0.6, 5.5
+
+
+class Doubt(NamedTuple):
+    """Why captions of a picture would be invented, in words, and whether it shows nothing at all."""
+
+    reason: str
+    blank: bool
 
 
 def why_blank(image: Image.Image) -> str | None:
@@ -365,17 +373,53 @@ def why_blank(image: Image.Image) -> str | None:
     levels = int(np.ptp(np.asarray(image.reduce(block)), axis=(0, 1)).max())
     if levels <= _LEVELS:
         return f"the photo is of one colour: its parts differ by {levels} of 255 levels"
-    columns, rows = image.width // _BLOCK, image.height // _BLOCK
-    if rows * columns < _FEWEST_BLOCKS:
+    strips = _strips(image.convert("L")).astype(np.float32)
+    if not strips.size:
         return None
-    tops = np.linspace(0, rows - 1, min(rows, _MOST_ROWS)).astype(int) * _BLOCK
-    strips = [image.crop((0, top, columns * _BLOCK, top + _BLOCK)) for top in tops.tolist()]
-    grey = np.stack([np.asarray(strip.convert("L"), dtype=np.float32) for strip in strips])
-    means = grey.reshape(len(strips), _BLOCK, columns, _BLOCK).mean((1, 3))
-    times = float(means.var()) * _BLOCK**2 / max(float(grey.var()), 1e-9)
-    if times > _TIMES or not grey.var():
+    means = strips.reshape(len(strips), _BLOCK, -1, _BLOCK).mean((1, 3))
+    times = float(means.var()) * _BLOCK**2 / max(float(strips.var()), 1e-9)
+    if times > _TIMES or not strips.var():
         return None
     return (
         "the photo is noise: its pixels have nothing to do with their neighbours "
         f"(structure {times:.1f}; noise has 1, photos have 20 and more)"
+    )
+
+
+def why_doubted(image: Image.Image) -> Doubt | None:
+    """Why captions of an RGB picture would be invented: `why_blank`, or it is a page of text, a screenshot, a drawing.
+
+    **No photo**: at most half of neighbouring pixels differ by more than 3 of 255 levels, of those that do less than
+    0.6 by 24 or less, and the colours (32 levels a channel) have an entropy of less than 5.5 bits; of at most 64 rows
+    of blocks. Of 3,296 photos this holds for none, of 1,099 made grey for none; of pages of text in JPEG for most, of
+    coloured drawings in JPEG for few.
+    """
+    if blank := why_blank(image):
+        return Doubt(blank, blank=True)
+    strips = _strips(image)
+    if not strips.size:
+        return None
+    numbers = strips.astype(np.int16)
+    changes = [np.abs(np.diff(numbers, axis=axis)).max(axis=3).ravel() for axis in (1, 2)]
+    steps = np.concatenate(changes)
+    steps, share = steps[steps > _FLAT], float((steps > _FLAT).mean())
+    gradual = float((steps <= _GRADUAL).mean()) if steps.size else 0.0
+    counts = (
+        np.bincount(((strips >> 3).astype(np.int64) @ [1024, 32, 1]).ravel()) / strips[..., 0].size
+    )
+    bits = -float((counts * np.log2(np.maximum(counts, 1e-12))).sum())
+    if share > _STEPS or gradual >= _FEWEST_GRADUAL or bits >= _BITS:
+        return None
+    kind = "the picture seems to be a page of text, a screenshot or a drawing, no photo"
+    return Doubt(f"{kind} (gradual steps {gradual:.2f}, {bits:.1f} bits of colour)", blank=False)
+
+
+def _strips(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """(n, 8, width[, 3]) at most 64 rows of blocks; none of pictures of a few blocks."""
+    columns, rows = image.width // _BLOCK, image.height // _BLOCK
+    if rows * columns < _FEWEST_BLOCKS:
+        return np.empty(0, dtype=np.uint8)
+    tops = np.linspace(0, rows - 1, min(rows, _MOST_ROWS)).astype(int) * _BLOCK
+    return np.stack(
+        [np.asarray(image.crop((0, y, columns * _BLOCK, y + _BLOCK))) for y in tops.tolist()]
     )

@@ -44,7 +44,7 @@ from patchioner.checkpoints.hub import upload
 from patchioner.embedding import embed_crops, embed_pooled, shares
 from patchioner.geometry import ImageGeometry
 from patchioner.guidance import KEY, captions, check_least
-from patchioner.images import ImageSource, load_image, load_reduced, why_blank
+from patchioner.images import Doubt, ImageSource, load_image, load_reduced, why_doubted
 from patchioner.pipeline import Answers, Batching, Embedded, OnError, Steps
 from patchioner.regions import Region, Weighting, WholeImage, feature_weights
 from patchioner.regions.base import listed
@@ -57,10 +57,10 @@ Item: TypeAlias = "tuple[ImageSource | PatchFeatures, Regions]"
 
 
 class _Read(NamedTuple):
-    """A photo as a backbone takes it, and why it shows nothing."""
+    """A photo as a backbone takes it, and why captions of it are in doubt."""
 
     seen: Encodable
-    blank: str | None
+    doubt: Doubt | None
 
 
 class Patchioner:
@@ -289,7 +289,8 @@ class Patchioner:
             style: "phrase" names what a region shows ("a cup of coffee"), a "sentence" tells of it; "auto" is the
                 checkpoint's, by the kind of region.
             min_confidence: captions below this `confidence` have no text but a reason; None lets all pass but those of
-                photos that show nothing. It needs a calibrated checkpoint (`patchioner calibrate`).
+                photos that show nothing (drawings, screenshots and pages of text have a confidence of 0). It needs a
+                calibrated checkpoint (`patchioner calibrate`).
             batching: how the work is cut up; None is what suits the device. Captions do not depend on it.
 
         Example:
@@ -469,7 +470,7 @@ class Patchioner:
                 return rows
             photo = self.embed_regions(seen[0], [WholeImage()], weighting, crop=False)[0]
             taken = shares(rows.regions, seen[0].geometry)
-            return replace(rows, shares=taken, whole=photo, blank=seen[0].blank)
+            return replace(rows, shares=taken, whole=photo, doubt=seen[0].doubt)
 
         steps = Steps(read, encode, embed, answer)
         outcomes = pipeline.run(items, steps, batching or Batching.on(self.device.type, items))
@@ -481,8 +482,8 @@ class Patchioner:
         reduce = self._reduce_jpegs and not keep_image
         photo = load_reduced(source, backbone.needed_size) if reduce else load_image(source)
         shown = photo if isinstance(photo, Image.Image) else photo.image
-        blank = why_blank(shown) if KEY in self.settings.calibration else None
-        return _Read(photo if keep_image else backbone.prepare(photo), blank)
+        doubt = why_doubted(shown) if KEY in self.settings.calibration else None
+        return _Read(photo if keep_image else backbone.prepare(photo), doubt)
 
     def _encode(self, photos: Sequence[_Read], keep_image: bool) -> list[PatchFeatures]:
         found = self._placed.backbone.encode([photo.seen for photo in photos])
@@ -490,7 +491,7 @@ class Patchioner:
             replace(
                 one,
                 image=photo.seen if keep_image and isinstance(photo.seen, Image.Image) else None,
-                blank=photo.blank,
+                doubt=photo.doubt,
             )
             for one, photo in zip(found, photos, strict=True)
         ]

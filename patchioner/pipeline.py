@@ -22,6 +22,7 @@ from torch import Tensor
 
 from patchioner.base.errors import OutOfMemoryError, PatchionerError, out_of_memory
 from patchioner.base.files import check
+from patchioner.images import Doubt
 from patchioner.regions import Region
 
 Item = TypeVar("Item")
@@ -100,7 +101,7 @@ class Embedded:
         errors: of the others, by their place among all.
         shares: (n,) float32, how much of the photo the bounds of each take, where captions have a confidence.
         whole: (dim,) the whole photo's embedding, where captions are kept to their regions, or have a confidence.
-        blank: why the photo shows nothing, where that is so.
+        doubt: why captions of the photo would be invented, where that is so.
     """
 
     regions: Sequence[Region]
@@ -108,7 +109,7 @@ class Embedded:
     errors: Mapping[int, PatchionerError]
     shares: Tensor | None = None
     whole: Tensor | None = None
-    blank: str | None = None
+    doubt: Doubt | None = None
 
 
 @dataclass(frozen=True)

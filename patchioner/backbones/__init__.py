@@ -25,7 +25,7 @@ from patchioner.base.optional import Registry
 from patchioner.base.weights import write_tensors
 from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, settings_of
 from patchioner.geometry import ImageGeometry, Preprocessing, resized_size
-from patchioner.images import Photo, ReducedPhoto
+from patchioner.images import Doubt, Photo, ReducedPhoto
 
 # A GPU wants many patches a pass: 24 photos of 518 pixels and patches of 14.
 PATCHES_PER_PASS_GPU = 32_768
@@ -45,7 +45,7 @@ class PatchFeatures:
         image: the photo itself, upright RGB, kept only for models that cut regions out of it; or None.
         registers: (count, dim) float32 register tokens; or None.
         reference_heads: (slices, rows, columns) float32, `vit.published_heads`; or None.
-        blank: why the photo shows nothing, in words, where that was looked at (it is not saved); or None.
+        doubt: why captions of it would be invented, where that was looked at (it is not saved); or None.
     """
 
     tokens: Tensor
@@ -56,7 +56,7 @@ class PatchFeatures:
     image: Image.Image | None = None
     registers: Tensor | None = None
     reference_heads: Tensor | None = None
-    blank: str | None = None
+    doubt: Doubt | None = None
 
     @property
     def dim(self) -> int:

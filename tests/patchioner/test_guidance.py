@@ -180,6 +180,14 @@ def test_photos_that_show_nothing_get_no_caption(model: Patchioner, photo: str, 
     assert photo in (found.reason or "")
 
 
+def test_drawings_are_captioned_where_nobody_asks_for_confidence(model: Patchioner) -> None:
+    picture = Image.new("RGB", (96, 96), "white")
+    picture.paste("red", (30, 30, 60, 70))
+    (said,), (silent,) = (model.caption(picture, min_confidence=least) for least in (None, 0.01))
+    assert said.text and silent.text is None and silent.reason
+    assert said.confidence == silent.confidence == 0.0
+
+
 @pytest.mark.parametrize(
     ("make", "change"),
     [

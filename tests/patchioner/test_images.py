@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from patchioner.backbones import preprocess
 from patchioner.base.errors import ImageError
@@ -22,6 +22,7 @@ from patchioner.images import (
     load_reduced,
     to_upright,
     why_blank,
+    why_doubted,
 )
 from tests.support import MonkeyPatch
 from tests.support.tiny import noise_photo, oriented
@@ -256,3 +257,33 @@ def test_photos_that_show_nothing() -> None:
     bird.paste((0, 0, 0), (100, 100, 108, 108))
     for photo in (bird, noise_photo(), noise_photo(3, 3)):
         assert why_blank(photo) is None
+    assert (why_doubted(static()) or bird) == (why_blank(static()), True)
+
+
+def drawn(kind: str) -> Image.Image:
+    """A page of text, a screenshot, a drawing."""
+    picture = Image.new("RGB", (640, 480), (240, 240, 243) if kind == "screen" else "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(15)
+    for row in range(12):
+        if kind == "drawing":
+            pen.ellipse((40 * row, 30 * row, 40 * row + 150, 30 * row + 90), "red", "black", 3)
+            continue
+        if kind == "screen":
+            pen.rounded_rectangle((180, 40 * row, 600, 40 * row + 34), 8, "white", (200, 200, 210))
+        pen.text((200, 40 * row + 8), "the quick brown fox jumps over a lazy dog", "black", font)
+    return picture
+
+
+@pytest.mark.parametrize("kind", ["page", "screen", "drawing"])
+def test_what_is_no_photo_is_told(kind: str) -> None:
+    picture, written = drawn(kind), io.BytesIO()
+    assert why_blank(picture) is None
+    for seen in (picture, picture.resize((320, 240))):
+        found = why_doubted(seen)
+        assert found is not None and not found.blank and "no photo" in found.reason
+    if kind == "page":
+        picture.save(written, "JPEG", quality=90)
+        assert why_doubted(Image.open(written).convert("RGB"))
+    photos = pytest.importorskip("skimage.data")
+    for name in ("coffee", "chelsea", "astronaut", "rocket"):
+        assert why_doubted(Image.fromarray(getattr(photos, name)())) is None
