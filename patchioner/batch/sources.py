@@ -6,6 +6,7 @@ import codecs
 import hashlib
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 TABLES = (".parquet", ".arrow")
 TEXT_TABLES = (".csv", ".tsv")
 _END = 4096  # bytes
+_MOST_NUMBERED, _RANGE = 10**6, re.compile(r"\{(\d+)\.\.(\d+)\}")
 _LISTS = (".txt", ".lst", ".list")
 _NO_REGIONS = RegionFile("", ())
 Sizes: TypeAlias = "Mapping[str, int | None]"
@@ -122,6 +124,11 @@ class Store:
         found = fs.info(path)
         tags = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
         return f"{found.get('size')} {next((found[tag] for tag in tags if tag in found), None)}"
+
+    def exists(self, name: str) -> bool:
+        """Whether something is there."""
+        fs, path = self._at(name)
+        return bool(fs.exists(path))
 
     def size(self, name: str) -> int | None:
         """Of a file here; None of others, which would have to be asked for it."""
@@ -328,8 +335,8 @@ def _paired(key: str, image: Any, regions: Any) -> Sample:
 def open_source(place: Any, reading: Reading | None = None) -> Source:
     """Find out what a source is, by its name and what lies there.
 
-    A folder (with those below it), a glob, a list of photos (.txt, one a line, from the list's folder), a file of
-    regions with the photos beside it, WebDataset tars, tables (Parquet, Arrow, CSV, TSV), a folder of
+    A folder (with those below it), a glob, files that are numbered ("{000..099}.tar"), a list of photos (.txt, one a
+    line, from the list's folder), a file of regions with the photos beside it, WebDataset tars, tables (Parquet, Arrow, CSV, TSV), a folder of
     `datasets.save_to_disk`; the same behind a URL of fsspec (s3://, gs://, memory://); paths of files and folders here,
     as a shell's glob gives them; or pairs: see `Pairs`.
     PatchionerError: nothing is there, or nothing that is known or can be read.
@@ -345,6 +352,8 @@ def open_source(place: Any, reading: Reading | None = None) -> Source:
     if whole.fs.isdir(whole.root):
         return _of_files(whole, whole.below(), how, identity)
     if not whole.fs.exists(whole.root):
+        if span := _RANGE.search(name):
+            return _of_range(name, span, how, identity)
         head = name.partition("*")[0].partition("?")[0].partition("[")[0]
         store = Store(head.rpartition("/")[0] or ("/" if head.startswith("/") else "."))
         found = store.matching(whole.root) if head != name else {}
@@ -360,6 +369,20 @@ def open_source(place: Any, reading: Reading | None = None) -> Source:
     if how.regions is not None:
         raise OptionError(f"{name!r} is no folder or list of photos, beside --regions: give one")
     return _of_annotations(store, tail, name, identity, how)
+
+
+def _of_range(name: str, span: re.Match[str], how: Reading, identity: str) -> Source:
+    """Files that are numbered: "train-{000..099}.tar"."""
+    first, last = span.groups()
+    if not 0 <= int(last) - int(first) < _MOST_NUMBERED:
+        raise OptionError(f"{span.group()} in {name!r}: give numbers that rise, at most a million")
+    folder = name[: span.start()].rpartition("/")[0]
+    store, tail = Store(folder or ("/" if name.startswith("/") else ".")), name[len(folder) :]
+    numbers = (f"{one:0{len(first)}}" for one in range(int(first), int(last) + 1))
+    names = [tail.lstrip("/").replace(span.group(), one) for one in numbers]
+    if missing := [one for one in names if not store.exists(one)]:
+        raise ImageError(f"nothing at {missing[0]!r}, of {name!r}: check the numbers")
+    return _of_files(store, {one: store.size(one) for one in names}, how, identity)
 
 
 def _of_paths(paths: Sequence[str | os.PathLike[str]], how: Reading) -> Source:

@@ -139,6 +139,8 @@ def test_a_url_is_a_source(photos: Path) -> None:
         assert [one.photo for one in found] == ["0/0.png", "1/1.png"]
         assert fetched(found[1]) == PNGS[1]
     assert fetched(samples(open_source("memory://store/x.tar"))[0]) == PNGS[1]
+    numbered = samples(open_source("memory://store/{0..1}/{0..1}.png"))
+    assert [one.photo for one in numbered] == ["0/0.png", "1/1.png"]
     with pytest.raises(OptionError, match="nosuch"):
         open_source("nosuch://bucket")
     with pytest.raises(ImageError, match="photo"):
@@ -285,7 +287,8 @@ TARS = {"0.tar": tar(), "1.tar": tar()[:-512] + b"x" * 512}
     ({}, "photos none", "at 'none'"), (CUT, "cut.json", "cut.json"), (CUT, "photos --regions cut.json", "cut.json"),
     ({}, "photos --regions x", "such"),
     ({"no/b.txt": b""}, "photos/a.png --regions no", "no file that"),
-    (TARS, "*.tar", "short: 1.tar:"), ({"0.tar": b""}, "0.tar", "0.tar"), ({"0.tar": b"no" * 999}, "0.tar", "0.tar"),
+    (TARS, "*.tar", "short: 1.tar:"), (TARS, "{00..2}.tar", "00.tar"), (TARS, "{2..0}.tar", "rise"),
+    ({"0.tar": b""}, "0.tar", "0.tar"), ({"0.tar": b"no" * 999}, "0.tar", "0.tar"),
     ({"0.tgz": b"no gzip"}, "0.tgz", "0.tgz"), ({"t.tar.zst": b""}, "t.tar.zst", "t.tar.zst"),
     ({"t.parquet": b"PAR1"}, "t.parquet", "can be read"), ({"t.arrow": b"ARROW1"}, "t.arrow", "can be read"),
     ({"t.csv": b"a,b\n1,2\n"}, "t.csv", "image-column"), (TABLE, "t.parquet --image-column x", "no column 'x'"),
