@@ -336,9 +336,9 @@ def open_source(place: Any, reading: Reading | None = None) -> Source:
     """Find out what a source is, by its name and what lies there.
 
     A folder (with those below it), a glob, files that are numbered ("{000..099}.tar"), a list of photos (.txt, one a
-    line, from the list's folder), a file of regions with the photos beside it, WebDataset tars, tables (Parquet, Arrow, CSV, TSV), a folder of
-    `datasets.save_to_disk`; the same behind a URL of fsspec (s3://, gs://, memory://); paths of files and folders here,
-    as a shell's glob gives them; or pairs: see `Pairs`.
+    line, from the list's folder), a file of regions with the photos beside it, WebDataset tars, tables (Parquet,
+    Arrow, CSV, TSV), a folder of `datasets.save_to_disk`; the same behind a URL of fsspec (s3://, gs://, memory://);
+    paths of files and folders here, as a shell's glob gives them; or pairs: see `Pairs`.
     PatchionerError: nothing is there, or nothing that is known or can be read.
     """
     how = reading or Reading()
