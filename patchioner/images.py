@@ -352,6 +352,7 @@ def data_url(image: Image.Image, form: str = "JPEG", **options: int) -> str:
 # Of 3,371 photos of COCO the flattest has 49 levels, and the noisiest 21 times the spread of noise (noise itself: 1).
 _BLOCK, _FEWEST_BLOCKS, _MOST_ROWS, _LEVELS, _TIMES = 8, 16, 64, 8, 6.0
 _FLAT, _GRADUAL, _STEPS, _FEWEST_GRADUAL, _BITS = 3, 24, 0.5, 0.6, 5.5
+_MOST_LOOKED_AT = 2**18  # values
 
 
 class Doubt(NamedTuple):
@@ -391,22 +392,22 @@ def why_doubted(image: Image.Image) -> Doubt | None:
 
     **No photo**: at most half of neighbouring pixels differ by more than 3 of 255 levels, of those that do less than
     0.6 by 24 or less, and the colours (32 levels a channel) have an entropy of less than 5.5 bits; of at most 64 rows
-    of blocks. Of 3,296 photos this holds for none, of 1,099 made grey for none; of pages of text in JPEG for most, of
-    coloured drawings in JPEG for few.
+    of blocks. Of 3,296 photos this holds for none, of 1,099 made grey for one; of 18 drawn pages, screenshots and
+    drawings for all, made half as large for 15, as JPEGs of quality 90 for 6.
     """
     if blank := why_blank(image):
         return Doubt(blank, blank=True)
     strips = _strips(image)
     if not strips.size:
         return None
+    strips = strips[:: -(-strips.size // _MOST_LOOKED_AT)]
     numbers = strips.astype(np.int16)
     changes = [np.abs(np.diff(numbers, axis=axis)).max(axis=3).ravel() for axis in (1, 2)]
     steps = np.concatenate(changes)
     steps, share = steps[steps > _FLAT], float((steps > _FLAT).mean())
     gradual = float((steps <= _GRADUAL).mean()) if steps.size else 0.0
-    counts = (
-        np.bincount(((strips >> 3).astype(np.int64) @ [1024, 32, 1]).ravel()) / strips[..., 0].size
-    )
+    red, green, blue = np.moveaxis(numbers >> 3, 3, 0)
+    counts = np.bincount((red * 1024 + green * 32 + blue).ravel()) / red.size
     bits = -float((counts * np.log2(np.maximum(counts, 1e-12))).sum())
     if share > _STEPS or gradual >= _FEWEST_GRADUAL or bits >= _BITS:
         return None
