@@ -159,10 +159,11 @@ def _scored(network: StepNetwork, states: Tensor, bans: StepBans) -> tuple[Tenso
     And what makes log-probabilities of them, (n, 1), from before the bans: the network's own. Nothing (0) off scores.
     """
     logits = network.logits(states)
-    few = max(1, _IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
-    total = torch.cat([part.logsumexp(dim=1, keepdim=True) for part in logits.split(few)])
     if network.gives_scores:
-        total.zero_()
+        total = logits.new_zeros(len(logits), 1)
+    else:
+        few = max(1, _IN_CACHE // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+        total = torch.cat([part.logsumexp(dim=1, keepdim=True) for part in logits.split(few)])
     bans.apply(logits)
     return logits, total
 
