@@ -374,7 +374,7 @@ def why_blank(image: Image.Image) -> str | None:
     levels = int(np.ptp(np.asarray(image.reduce(block)), axis=(0, 1)).max())
     if levels <= _LEVELS:
         return f"the photo is of one colour: its parts differ by {levels} of 255 levels"
-    strips = _strips(image.convert("L")).astype(np.float32)
+    strips = _strips(image, "L").astype(np.float32)
     if not strips.size:
         return None
     means = strips.reshape(len(strips), _BLOCK, -1, _BLOCK).mean((1, 3))
@@ -397,7 +397,7 @@ def why_doubted(image: Image.Image) -> Doubt | None:
     """
     if blank := why_blank(image):
         return Doubt(blank, blank=True)
-    strips = _strips(image)
+    strips = _strips(image, "RGB")
     if not strips.size:
         return None
     strips = strips[:: -(-strips.size // _MOST_LOOKED_AT)]
@@ -415,12 +415,11 @@ def why_doubted(image: Image.Image) -> Doubt | None:
     return Doubt(f"{kind} (gradual steps {gradual:.2f}, {bits:.1f} bits of colour)", blank=False)
 
 
-def _strips(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _strips(image: Image.Image, mode: str) -> npt.NDArray[np.uint8]:
     """(n, 8, width[, 3]) at most 64 rows of blocks; none of pictures of a few blocks."""
     columns, rows = image.width // _BLOCK, image.height // _BLOCK
     if rows * columns < _FEWEST_BLOCKS:
         return np.empty(0, dtype=np.uint8)
     tops = np.linspace(0, rows - 1, min(rows, _MOST_ROWS)).astype(int) * _BLOCK
-    return np.stack(
-        [np.asarray(image.crop((0, y, columns * _BLOCK, y + _BLOCK))) for y in tops.tolist()]
-    )
+    strips = (image.crop((0, top, columns * _BLOCK, top + _BLOCK)) for top in tops.tolist())
+    return np.stack([np.asarray(strip.convert(mode)) for strip in strips])
