@@ -355,13 +355,12 @@ def open_source(place: Any, reading: Reading | None = None) -> Source:
         if span := _RANGE.search(name):
             return _of_range(name, span, how, identity)
         head = name.partition("*")[0].partition("?")[0].partition("[")[0]
-        store = Store(head.rpartition("/")[0] or ("/" if head.startswith("/") else "."))
+        store = _folder_of(head)
         found = store.matching(whole.root) if head != name else {}
         if not found:
             raise ImageError(f"nothing at {name!r}: check the path")
         return _of_files(store, found, how, identity)
-    folder, _, tail = name.rpartition("/")
-    store = Store(folder or ("/" if name.startswith("/") else "."))
+    store, tail = _folder_of(name), name.rpartition("/")[2]
     if is_picture(tail) or tail.lower().endswith(TARS + TABLES + TEXT_TABLES):
         return _of_files(store, {tail: store.size(tail)}, how, identity)
     if os.path.splitext(tail)[1].lower() in _LISTS:
@@ -371,15 +370,19 @@ def open_source(place: Any, reading: Reading | None = None) -> Source:
     return _of_annotations(store, tail, name, identity, how)
 
 
+def _folder_of(path: str) -> Store:
+    """What a path, or the beginning of one, is in."""
+    return Store(path.rpartition("/")[0] or ("/" if path.startswith("/") else "."))
+
+
 def _of_range(name: str, span: re.Match[str], how: Reading, identity: str) -> Source:
     """Files that are numbered: "train-{000..099}.tar"."""
     first, last = span.groups()
     if not 0 <= int(last) - int(first) < _MOST_NUMBERED:
         raise OptionError(f"{span.group()} in {name!r}: give numbers that rise, at most a million")
-    folder = name[: span.start()].rpartition("/")[0]
-    store, tail = Store(folder or ("/" if name.startswith("/") else ".")), name[len(folder) :]
+    store, tail = _folder_of(name[: span.start()]), name[name.rfind("/", 0, span.start()) + 1 :]
     numbers = (f"{one:0{len(first)}}" for one in range(int(first), int(last) + 1))
-    names = [tail.lstrip("/").replace(span.group(), one) for one in numbers]
+    names = [tail.replace(span.group(), one) for one in numbers]
     if missing := [one for one in names if not store.exists(one)]:
         raise ImageError(f"nothing at {missing[0]!r}, of {name!r}: check the numbers")
     return _of_files(store, {one: store.size(one) for one in names}, how, identity)
