@@ -47,9 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=64, help="default: %(default)s")
     rate = "default: 1e-3, or 1e-4 where a language model is trained"
     add("--learning-rate", type=float, metavar="RATE", help=rate)
-    held_out = (
-        "sentences to validate on, or the share of the corpus held out (default: %(default)s)"
-    )
+    held_out = "sentences to validate on, or the share of the corpus held out (default: %(default)s)"
     add("--validation", default="0.05", metavar="FILE|SHARE", help=held_out)
     add("--bank-rows", type=int, metavar="N", help="compress the bank to N rows")
     add("--seed", type=int, default=0, help="default: %(default)s")

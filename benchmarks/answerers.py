@@ -60,9 +60,7 @@ class Answerer:
     other: Patchioner | None = None
 
 
-def by_model(
-    model: Patchioner, settings: RunSettings, *, crop: bool = False, whole: bool = False
-) -> Answerer:
+def by_model(model: Patchioner, settings: RunSettings, *, crop: bool = False, whole: bool = False) -> Answerer:
     """The model captions each region, its crop, or the whole photo in its place."""
     weighting, options = weighting_of(model, settings), options_of(model, settings)
 

@@ -75,10 +75,7 @@ def split(record: Any) -> Iterator[Spoken | str]:
     try:
         image = text_of(str(record["image_id"]))
         words, traces = record["timed_caption"], record["traces"]
-        timed = [
-            (text_of(one["utterance"]).strip(), float(one["start_time"]), float(one["end_time"]))
-            for one in words
-        ]
+        timed = [(text_of(one["utterance"]).strip(), float(one["start_time"]), float(one["end_time"])) for one in words]
         strokes = [[(float(p["x"]), float(p["y"]), float(p["t"])) for p in one] for one in traces]
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise BenchmarkDataError(f"no record of Localized Narratives ({error!r})") from error
@@ -107,9 +104,7 @@ def _drawn(strokes: Strokes, begin: float, end: float) -> tuple[Points, int]:
     return points, sum(0 <= one["x"] <= 1 and 0 <= one["y"] <= 1 for one in points)
 
 
-def read_narratives(
-    path: Path, left_out: Counter[str], *, limit: int | None = None, seed: int = 0
-) -> Iterator[Spoken]:
+def read_narratives(path: Path, left_out: Counter[str], *, limit: int | None = None, seed: int = 0) -> Iterator[Spoken]:
     """The sentences of a file of records, of `limit` drawn at random; what is left out is counted by its reason."""
     lines = range(sum(1 for _ in _lines(path))) if limit is not None else range(0)
     chosen = set(random.Random(seed).sample(lines, min(limit or 0, len(lines))))
@@ -148,9 +143,7 @@ def read_reply(text: str) -> str | None:
     return None if wrong or re.match(r"\W*invalid\b", caption, re.IGNORECASE) else caption
 
 
-def rewrite(
-    spoken: Iterator[Spoken], model: AskedModel, left_out: Counter[str], *, seed: int = 0
-) -> Samples:
+def rewrite(spoken: Iterator[Spoken], model: AskedModel, left_out: Counter[str], *, seed: int = 0) -> Samples:
     """The samples whose words the rewriter takes for valid; PatchionerError: an answer could not be had."""
     found: Samples = {}
     bar = progress(spoken, description="rewriting", unit="sentence")

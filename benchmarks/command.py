@@ -47,9 +47,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
-def figure(
-    value: float, low: float | None, high: float | None, *, signed: bool = False, digits: int = 1
-) -> str:
+def figure(value: float, low: float | None, high: float | None, *, signed: bool = False, digits: int = 1) -> str:
     """A value, with its bounds if it has them; never -0.0; "-" where it is undefined."""
     if math.isnan(value):
         return "-"

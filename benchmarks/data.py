@@ -187,9 +187,7 @@ class Rows:
     that its task expects, with lists under the keys `lists`; BenchmarkDataError: the file is missing or another.
     """
 
-    def __init__(
-        self, path: Path, form: str, *lists: str, kind: type | tuple[type, ...] = dict
-    ) -> None:
+    def __init__(self, path: Path, form: str, *lists: str, kind: type | tuple[type, ...] = dict) -> None:
         self.source = path
         self.content, self._repeated = load_json(path)
         fits = isinstance(self.content, kind)

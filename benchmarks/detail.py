@@ -98,11 +98,7 @@ def texts_of(captions: Sequence[DetailedCaption], seed: int = 0) -> dict[str, li
         random.Random(f"{seed} {place}").shuffle(texts)
         words = len(one.text.split())
         chance.append(detail_texts.filled(texts, words) if words else "")
-    found = {
-        PARAGRAPH: own,
-        "caption of the whole photo": whole,
-        "random captions, as long": chance,
-    }
+    found = {PARAGRAPH: own, "caption of the whole photo": whole, "random captions, as long": chance}
     return found | {"another photo's paragraph": [*own[1:], *own[:1]]}
 
 

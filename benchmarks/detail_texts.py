@@ -101,9 +101,7 @@ class ObjectScores:
         return scoring.bootstrap_statistic(gain, range(len(self.named)), seed=seed)
 
 
-def object_scores(
-    texts: Sequence[str], present: Sequence[Collection[str]], *, people: bool = True
-) -> ObjectScores:
+def object_scores(texts: Sequence[str], present: Sequence[Collection[str]], *, people: bool = True) -> ObjectScores:
     """Count the objects that n texts name, each of a photo with those COCO classes; without `people`, but persons."""
     if len(texts) != len(present) or not texts:
         raise OptionError(f"{len(texts)} texts for {len(present)} photos: give one text per photo")

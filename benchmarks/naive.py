@@ -89,9 +89,7 @@ class Shapes:
 
 
 SHAPES = {
-    "published": Shapes(
-        591_753, 768, 4, 768, 4, 50257, "dinov2-vitb14-reg", (1, 10, 100, 1000), 100, (1, 100)
-    ),
+    "published": Shapes(591_753, 768, 4, 768, 4, 50257, "dinov2-vitb14-reg", (1, 10, 100, 1000), 100, (1, 100)),
     "tiny": Shapes(300, 64, 2, 32, 4, None, None, (1, 5, 9, 13), 9, (1, 9)),
 }
 """By the names of `--shapes`. "tiny" is for tests: its timings say nothing."""

@@ -14,10 +14,7 @@ from benchmarks.metrics.regions import SYNONYMS
 from benchmarks.run import run_task
 from patchioner.regions.items import BoxFormat, box_of
 
-FORM = (
-    '[{"file_name", "image_id", "boxes": [{"xyxy": [x1, y1, x2, y2], "name"}, ...]}, ...], '
-    "or COCO's instances"
-)
+FORM = '[{"file_name", "image_id", "boxes": [{"xyxy": [x1, y1, x2, y2], "name"}, ...]}, ...], or COCO\'s instances'
 MIN_AREA_SHARE = 0.02
 
 

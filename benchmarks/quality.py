@@ -81,9 +81,7 @@ class Measure:
         return [self.label, must, aim, value, f"{low} to {high}", verdict, counts]
 
 
-def measure(
-    answers: Mapping[str, list[Answer]], *, rounds: int = 2000, seed: int = 0
-) -> list[Measure]:
+def measure(answers: Mapping[str, list[Answer]], *, rounds: int = 2000, seed: int = 0) -> list[Measure]:
     """The rows of the quality table, of what `benchmarks.regional.ask` gives; a part without answers gives none."""
     rows: list[Measure] = []
 
@@ -143,9 +141,7 @@ def _work(arguments: argparse.Namespace) -> int:
     head = ["measure", "must", "aim", "measured", "95 % interval", "pass", "samples (photos)"]
     sys.stdout.write(f"{markdown_table(head, [row.cells() for row in rows])}\n{CIDER_WARNING}\n")
     if arguments.out is not None:
-        measures = [
-            asdict(row) | {"interval": finite(row.interval), "passed": row.passed} for row in rows
-        ]
+        measures = [asdict(row) | {"interval": finite(row.interval), "passed": row.passed} for row in rows]
         found = {
             "settings": command.as_json(arguments), "versions": versions(), "machine": machine(arguments.device),
             "data_sha256": hashes, "measures": measures, "predictions": answers, "seconds": seconds,

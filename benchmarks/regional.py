@@ -76,9 +76,7 @@ def samples(data: Path, part: str, limit: int | None = None) -> Iterator[tuple[P
 
 def _listed(data: Path) -> frozenset[str]:
     files = (data / name for name in _SEEN)
-    return frozenset(
-        row["file_name"] for one in files if one.is_file() for row in load_json(one)[0]
-    )
+    return frozenset(row["file_name"] for one in files if one.is_file() for row in load_json(one)[0])
 
 
 def ask(
@@ -133,9 +131,7 @@ def ask(
 def embed_names(model: Patchioner, prompts: Sequence[str]) -> Floats:
     """Unit embeddings (80, dim) of the class names, averaged over the prompt templates."""
     each = [model.embed_text([one.format(name=name) for name in SYNONYMS]) for one in prompts]
-    return unit_rows(
-        np.mean([unit_rows(rows, "class name") for rows in each], axis=0), "class name"
-    )
+    return unit_rows(np.mean([unit_rows(rows, "class name") for rows in each], axis=0), "class name")
 
 
 def _rank(model: Patchioner, answers: list[Answer], gallery: Floats) -> None:
@@ -177,9 +173,7 @@ def measure(answers: Mapping[str, list[Answer]]) -> list[Row]:
     rows: list[Row] = []
     for part, which in BOXES.items():
         if boxes := answers.get(part):
-            rows += [
-                replace(one, key=one.key + which, label=one.label + which) for one in _boxes(boxes)
-            ]
+            rows += [replace(one, key=one.key + which, label=one.label + which) for one in _boxes(boxes)]
     if dense := answers.get("dense"):
         rows.append(_cider("dense", "referring phrases, CIDEr", dense))
     sets = {"sets": "region sets", "sets_f30k": "region sets, Flickr30k", "traces": "traces"}

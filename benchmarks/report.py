@@ -36,8 +36,7 @@ MEANINGS = {
     "grounding_wins": "how often a caption fits its own region's references better than those of another region of the"
     f" photo; 50 {_OF_SAME}",
     "grounding_margin": f"CIDEr against the own references minus that against the other regions'; 0 {_OF_SAME}",
-    "object_wins": "share of the photo's other classes that the caption names less than the box's own; 50"
-    f" {_OF_SAME}",
+    "object_wins": f"share of the photo's other classes that the caption names less than the box's own; 50 {_OF_SAME}",
     "object_margin": "how often the own class is named, minus how often those of the photo's other boxes are",
 }
 """What the regional scores say, none of which a published table has."""

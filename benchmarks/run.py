@@ -264,9 +264,7 @@ class _Part:
     data: dict[str, Any]
 
 
-def _start(
-    run: Run, reading: Reading, model: Patchioner, own: dict[str, Any], load: Any, resume: bool
-) -> list[_Part]:
+def _start(run: Run, reading: Reading, model: Patchioner, own: dict[str, Any], load: Any, resume: bool) -> list[_Part]:
     """The jobs of a run, each with its log opened and its settings checked; `own` is the fingerprint of `model`."""
     settings = run.settings
     own_answers = answerers.by_model(model, settings, crop=settings.crop)

@@ -63,9 +63,7 @@ class Interval:
     level: float = LEVEL
 
 
-def bootstrap_mean(
-    values: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0
-) -> Interval:
+def bootstrap_mean(values: ArrayLike, photos: Photos, *, rounds: int = 2000, seed: int = 0) -> Interval:
     """Mean of n `values`; of the gains of two runs, their paired difference."""
     ones = np.ones(np.shape(values))
     return bootstrap_ratio(values, ones, photos, rounds=rounds, seed=seed)
@@ -343,9 +341,7 @@ def dense_matches(predictions: Said, measure: regions.Measure) -> tuple[list[str
     return list(groups), regions.match(found, measure)
 
 
-def image_text_scores(
-    said: Said, images: Path, space: ClipSpace, *, kind: str, source: str
-) -> dict[str, MetricResult]:
+def image_text_scores(said: Said, images: Path, space: ClipSpace, *, kind: str, source: str) -> dict[str, MetricResult]:
     """CLIP-S ("clip") or PAC-S ("pac") of captions and photos with their region in red: KIND_s, ref_KIND_s and
     KIND_text_cosine, which the published tables call "P" or RefPAC-S.
     """

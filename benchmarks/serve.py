@@ -191,9 +191,7 @@ def soak(photos: Sequence[bytes], arguments: argparse.Namespace) -> str:
     return f"{markdown_table(['outcome', 'requests'], rows)}\n\nmemory in thirds of the time: {told} MiB"
 
 
-def _one_request(
-    url: str, photos: Sequence[bytes], expected: dict[Any, Any], dice: random.Random
-) -> Iterator[str]:
+def _one_request(url: str, photos: Sequence[bytes], expected: dict[Any, Any], dice: random.Random) -> Iterator[str]:
     """Something that a client does, and what became of it."""
     client, (place, number) = Client(url, timeout=_PATIENCE), dice.choice(list(expected))
     kind = dice.choices(["ask", "wrong", "rubbish", "leave"], [10, 1, 1, 1])[0]

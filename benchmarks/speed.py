@@ -307,9 +307,7 @@ def memory_line(shapes: Shapes, work: Path, most_chunks: int) -> Line:
     return Line(label, f"{mine:,.0f}", f"{theirs:,.0f}", theirs / mine)
 
 
-def caption_alone(
-    side: str, shapes: Shapes, work: Path, most_chunks: int
-) -> tuple[list[Tokens], float | None]:
+def caption_alone(side: str, shapes: Shapes, work: Path, most_chunks: int) -> tuple[list[Tokens], float | None]:
     """Tokens of captions by one side, and its peak memory."""
     photo = load_image(make_photo(work / f"photo-{side}.jpg"))
     boxes = random_boxes(shapes.counts[-2], photo.size, seed=0)
@@ -349,9 +347,7 @@ def run_gpu_suite(arguments: argparse.Namespace) -> int:
     times = duration(backbone), duration(whole)
     line = Line("share of time in the backbone", *times, backbone / whole)
     text = f"{images / whole:,.1f} images/s and {captions / whole:,.0f} captions/s at {_GPU_REGIONS} regions an image"
-    text += (
-        f"; a decoding step of {captions:,} captions takes {duration(step / OPTIONS.max_tokens)}."
-    )
+    text += f"; a decoding step of {captions:,} captions takes {duration(step / OPTIONS.max_tokens)}."
     told = f"{line_table([line])}\n{text}\n{torch.cuda.get_device_name()}"
     return _finish(arguments, told, {"timings": {n: asdict(one) for n, one in found.items()}})
 

@@ -149,10 +149,7 @@ def nearest_rows(memory: TextMemory, queries: Tensor, k: int) -> list[list[tuple
     """The k nearest rows and their cosines; equal ones in the order of the memory, whatever order a search gives."""
     found = memory.nearest(queries, k)
     pairs = zip(found.indices.tolist(), found.similarities.tolist(), strict=True)
-    return [
-        sorted(zip(rows, cosines, strict=True), key=lambda one: (-one[1], one[0]))
-        for rows, cosines in pairs
-    ]
+    return [sorted(zip(rows, cosines, strict=True), key=lambda one: (-one[1], one[0])) for rows, cosines in pairs]
 
 
 class Decoder(ABC):
@@ -226,24 +223,14 @@ class Decoder(ABC):
 
     @abstractmethod
     def _generate(
-        self,
-        embeddings: Tensor,
-        options: DecodeOptions,
-        memory: TextMemory | None,
-        guide: Guide | None,
+        self, embeddings: Tensor, options: DecodeOptions, memory: TextMemory | None, guide: Guide | None
     ) -> list[Decoded]: ...
 
     @abstractmethod
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json, and weights.safetensors and tokenizer.json where there are any."""
 
-    def to(
-        self,
-        device: str | torch.device,
-        dtype: torch.dtype = torch.float32,
-        *,
-        optimize: bool = True,
-    ) -> Self:
+    def to(self, device: str | torch.device, dtype: torch.dtype = torch.float32, *, optimize: bool = True) -> Self:
         """A copy for inference there (`patchioner.base.weights.inference_copy`)."""
         made = copy.copy(self)
         made.network = inference_copy(self.network, device, dtype, optimize=optimize)
@@ -277,24 +264,14 @@ class TrainableDecoder(Decoder):
         return self.driven()[0].max_tokens
 
     def _generate(
-        self,
-        embeddings: Tensor,
-        options: DecodeOptions,
-        memory: TextMemory | None,
-        guide: Guide | None,
-        draws: int = 1,
+        self, embeddings: Tensor, options: DecodeOptions, memory: TextMemory | None, guide: Guide | None, draws: int = 1
     ) -> list[Decoded]:
         from decoders.search import generate  # which needs this module
 
         return generate(*self.driven(memory), embeddings, options, self.device, guide, draws=draws)
 
     def draw(
-        self,
-        embeddings: Tensor,
-        options: DecodeOptions,
-        memory: TextMemory | None,
-        guide: Guide | None,
-        count: int,
+        self, embeddings: Tensor, options: DecodeOptions, memory: TextMemory | None, guide: Guide | None, count: int
     ) -> list[list[Decoded]]:
         """`count` samples of each row, of seeds `options.seed` and those that follow; see `generate`."""
         drawing = replace(options, strategy="sample")
@@ -306,9 +283,7 @@ class TrainableDecoder(Decoder):
         """Token ids of each text as trained, the end token included."""
 
     @abstractmethod
-    def loss(
-        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
-    ) -> Tensor:
+    def loss(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """Mean cross-entropy of a batch: (n, dim) float embeddings, (n, t) int64 tokens padded at the end, lengths.
 
         `label_smoothing` is the mass spread over the whole vocabulary.
@@ -330,17 +305,14 @@ def check_embeddings(embeddings: Tensor, dim: int) -> None:
     if not isinstance(embeddings, Tensor):
         raise DecoderError(f"the embeddings are a {type(embeddings).__name__}; give a tensor")
     if embeddings.dim() != 2 or embeddings.shape[1] != dim:
-        raise DecoderError(
-            f"the embeddings have shape {tuple(embeddings.shape)}; this decoder takes (n, {dim})"
-        )
+        raise DecoderError(f"the embeddings have shape {tuple(embeddings.shape)}; this decoder takes (n, {dim})")
     if not embeddings.is_floating_point():
         raise DecoderError(f"the embeddings are {embeddings.dtype}; give a float tensor")
     bad = (~torch.isfinite(embeddings).all(dim=1)).nonzero().flatten().tolist()
     if bad:
         rows = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         raise DecoderError(
-            f"embeddings that are not finite in row {rows}; "
-            "check the regions and features that they come from"
+            f"embeddings that are not finite in row {rows}; check the regions and features that they come from"
         )
 
 

@@ -16,31 +16,13 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from decoders.base import (
-    CONFIG_FILE,
-    TOKENIZER_FILE,
-    WEIGHTS_FILE,
-    TextMemory,
-    TrainableDecoder,
-    reading,
-    token_loss,
-)
+from decoders.base import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, TextMemory, TrainableDecoder, reading, token_loss
 from decoders.tokenizers import CaptionTokenizer, ClipTokenizer, TextTokenizer
 from patchioner.base.errors import CheckpointError, OptionError, check_texts
 from patchioner.base.files import check, write_json
-from patchioner.base.weights import (
-    PackedTable,
-    Storage,
-    can_pack,
-    fit_weights,
-    load_weights,
-    save_weights,
-)
+from patchioner.base.weights import PackedTable, Storage, can_pack, fit_weights, load_weights, save_weights
 
-_TOKENIZERS: dict[str, Callable[[Path], TextTokenizer]] = {
-    "caption": CaptionTokenizer.load,
-    "clip": ClipTokenizer.load,
-}
+_TOKENIZERS: dict[str, Callable[[Path], TextTokenizer]] = {"caption": CaptionTokenizer.load, "clip": ClipTokenizer.load}
 
 
 @dataclass(frozen=True)
@@ -70,9 +52,7 @@ class PrefixGPT2Config:
         check("int [1, inf)", self, "embedding_dim vocab_size layers width heads positions")
         check("[0, 1)", dropout=self.dropout)
         if self.width % self.heads:
-            raise OptionError(
-                f"width {self.width} is not a multiple of heads {self.heads}; change one of them"
-            )
+            raise OptionError(f"width {self.width} is not a multiple of heads {self.heads}; change one of them")
 
 
 class KeyValueCache:
@@ -139,9 +119,7 @@ class _Attention(nn.Module):
         self.c_attn = nn.Linear(width, 3 * width)
         self.c_proj = nn.Linear(width, width)
 
-    def forward(
-        self, hidden: Tensor, cache: KeyValueCache | None, layer: int, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, cache: KeyValueCache | None, layer: int, mask: Tensor | None) -> Tensor:
         rows, positions, width = hidden.shape
         parts = self.c_attn(hidden).view(rows, positions, 3, self.heads, width // self.heads)
         query, keys, values = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (rows, heads, pos, dim)
@@ -171,9 +149,7 @@ class _Block(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(c_fc=inner, gelu=gelu, c_proj=outer))
         self.drop = nn.Dropout(dropout.branches)
 
-    def forward(
-        self, hidden: Tensor, cache: KeyValueCache | None, layer: int, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, hidden: Tensor, cache: KeyValueCache | None, layer: int, mask: Tensor | None) -> Tensor:
         hidden = hidden + self.drop(self.attn(self.ln_1(hidden), cache, layer, mask))
         out: Tensor = hidden + self.drop(self.mlp(self.ln_2(hidden)))
         return out
@@ -183,14 +159,7 @@ class Transformer(nn.Module):
     """Vectors in, final hidden states out; adds the positions itself."""
 
     def __init__(
-        self,
-        vocab_size: int,
-        positions: int,
-        width: int,
-        layers: int,
-        heads: int,
-        dropout: Dropout,
-        eps: float,
+        self, vocab_size: int, positions: int, width: int, layers: int, heads: int, dropout: Dropout, eps: float
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -202,9 +171,7 @@ class Transformer(nn.Module):
             self.h = nn.ModuleList(_Block(width, heads, eps, dropout) for _ in range(layers))
             self.ln_f = nn.LayerNorm(width, eps=eps)
 
-    def forward(
-        self, inputs: Tensor, cache: KeyValueCache | None = None, padding: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, inputs: Tensor, cache: KeyValueCache | None = None, padding: Tensor | None = None) -> Tensor:
         """(rows, places, width) after `cache`; `padding` as of `KeyValueCache`, where there is none."""
         count, first = inputs.shape[1], 0
         if cache is not None:
@@ -292,9 +259,7 @@ class GPT2(nn.Module):
         # Logits in the working type and in float32, with their sorted or masked copy.
         return cache + vocabulary * (size + 8) + 16 * width * size
 
-    def read(
-        self, inputs: Tensor, padding: Tensor | None, max_tokens: int
-    ) -> tuple[Tensor, KeyValueCache]:
+    def read(self, inputs: Tensor, padding: Tensor | None, max_tokens: int) -> tuple[Tensor, KeyValueCache]:
         """Read (n, p, width) vectors before `max_tokens` tokens; the states (n, width) before the first.
 
         `padding`: (n,) int64, places at the left of each row that are not its own; None where there are none.
@@ -403,13 +368,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
 
     @classmethod
     def create(
-        cls,
-        texts: Sequence[str],
-        *,
-        embedding_dim: int,
-        vocab_size: int = 8000,
-        seed: int = 0,
-        **shape: Any,
+        cls, texts: Sequence[str], *, embedding_dim: int, vocab_size: int = 8000, seed: int = 0, **shape: Any
     ) -> Self:
         """Train a tokenizer of at most `vocab_size` tokens on `texts`, and make an untrained network for it.
 
@@ -451,11 +410,7 @@ class PrefixGPT2Decoder(TrainableDecoder):
         opening = [] if start in self.tokenizer.unwritable_ids else [start]
         return [[*opening, *ids, self.tokenizer.end_id] for ids in self.tokenizer.encode(texts)]
 
-    def loss(
-        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
-    ) -> Tensor:
+    def loss(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """See `TrainableDecoder.loss`."""
         hidden = self.network(embeddings, tokens[:, :-1])
-        return token_loss(
-            lambda real: self.network.logits(hidden[real]), tokens, lengths, label_smoothing
-        )
+        return token_loss(lambda real: self.network.logits(hidden[real]), tokens, lengths, label_smoothing)

@@ -54,9 +54,7 @@ class Words:
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = tuple(words)
-        self._places = {
-            form: place for place, word in reversed(list(enumerate(words))) for form in _forms(word)
-        }
+        self._places = {form: place for place, word in reversed(list(enumerate(words))) for form in _forms(word)}
         self._known: WeakKeyDictionary[Any, tuple[Tensor, Tensor]] = WeakKeyDictionary()
         self._whole: WeakKeyDictionary[Any, dict[str, int]] = WeakKeyDictionary()
 

@@ -17,15 +17,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from decoders import language_model as language
-from decoders.base import (
-    CONFIG_FILE,
-    TOKENIZER_FILE,
-    WEIGHTS_FILE,
-    TextMemory,
-    TrainableDecoder,
-    reading,
-    token_loss,
-)
+from decoders.base import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, TextMemory, TrainableDecoder, reading, token_loss
 from decoders.gpt2 import GPT2
 from decoders.language_model import TransformersModel
 from decoders.tokenizers import LanguageTokenizer
@@ -74,9 +66,7 @@ class PromptedModel:
         """Read one more token (n,) of each row; the states before the next."""
         return self.model.step(tokens, cache)
 
-    def loss(
-        self, prefixes: Sequence[Tensor], tokens: Tensor, lengths: Tensor, label_smoothing: float
-    ) -> Tensor:
+    def loss(self, prefixes: Sequence[Tensor], tokens: Tensor, lengths: Tensor, label_smoothing: float) -> Tensor:
         """As `TrainableDecoder.loss`, behind n prefixes (p_i, width)."""
         inputs, padding = language.pad_left(prefixes)
         vectors = self.model.get_input_embeddings()(tokens[:, :-1]).to(inputs.dtype)
@@ -127,9 +117,7 @@ class LanguageDecoder(TrainableDecoder):
     CONFIG: ClassVar[type[Any]] = PrefixLMConfig
     USUAL_TOKENS = 64  # published ViECap: at most 64 steps
 
-    def __init__(
-        self, model: nn.Module, tokenizer: LanguageTokenizer, config: Any, *, seed: int = 0
-    ) -> None:
+    def __init__(self, model: nn.Module, tokenizer: LanguageTokenizer, config: Any, *, seed: int = 0) -> None:
         mapper = config.make_mapper(language.table_shape(model)[1], seed)
         self.network = nn.ModuleDict({self.MAPPER: mapper, self.MODEL: model}).eval()
         self.tokenizer, self.config = tokenizer, config
@@ -199,9 +187,7 @@ class LanguageDecoder(TrainableDecoder):
         """The vectors (p_i, width) before the caption of each of (n, dim) embeddings; no row minds the others."""
         return list(self.soft_prompts(embeddings))
 
-    def training_prefixes(
-        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor
-    ) -> Sequence[Tensor]:
+    def training_prefixes(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor) -> Sequence[Tensor]:
         """The same for training, where the caption is known; with gradients."""
         return self.prefixes(embeddings)
 
@@ -227,10 +213,7 @@ class LanguageDecoder(TrainableDecoder):
         with reading(folder / CONFIG_FILE):
             more = cls._load_more(folder, settings)
             model = language.build_language_model(settings.pop("language_model"))
-            ends = {
-                "end_ids": settings.pop("end_ids"),
-                "vocab_size": language.table_shape(model)[0],
-            }
+            ends = {"end_ids": settings.pop("end_ids"), "vocab_size": language.table_shape(model)[0]}
             tokenizer = LanguageTokenizer.load(folder / TOKENIZER_FILE, **ends)
             decoder = cls(model, tokenizer, cls.CONFIG(**settings), **more)
         decoder.fit(load_weights(weights), str(weights))
@@ -258,9 +241,7 @@ class LanguageDecoder(TrainableDecoder):
             found.append([*ids[:stop], self.tokenizer.end_id])
         return found
 
-    def loss(
-        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0
-    ) -> Tensor:
+    def loss(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """As `TrainableDecoder.loss`; the prefix does not count."""
         prefixes = self.training_prefixes(embeddings, tokens, lengths)
         return self.driven()[0].loss(prefixes, tokens, lengths, label_smoothing)
@@ -320,9 +301,7 @@ class MappingNetwork(nn.Module):
 class PromptMLP(nn.Module):
     """The simple mapper: Linear, tanh, Linear to `prompt_tokens` vectors (ClipCap's first variant)."""
 
-    def __init__(
-        self, embedding_dim: int, width: int, *, prompt_tokens: int = 10, seed: int = 0
-    ) -> None:
+    def __init__(self, embedding_dim: int, width: int, *, prompt_tokens: int = 10, seed: int = 0) -> None:
         super().__init__()
         self.prompt_tokens = prompt_tokens
         inner = max(1, prompt_tokens * width // 2)

@@ -78,9 +78,7 @@ def build_language_model(config: Mapping[str, Any], *, seed: int = 0) -> nn.Modu
 def describe_language_model(model: nn.Module) -> dict[str, Any]:
     """The JSON values that `build_language_model` makes the same architecture of."""
     config: Any = model.config
-    values = (
-        config if isinstance(model, GPT2) else json.loads(config.to_json_string(use_diff=False))
-    )
+    values = config if isinstance(model, GPT2) else json.loads(config.to_json_string(use_diff=False))
     return {key: value for key, value in values.items() if key not in _PRIVATE}
 
 
@@ -219,9 +217,7 @@ class TransformersModel:
         cache = 2 * 2 * int(config.num_hidden_layers) * keys * places * size
         return int(cache + table_shape(self.model)[0] * (size + 8))
 
-    def read(
-        self, inputs: Tensor, padding: Tensor | None, max_tokens: int
-    ) -> tuple[Tensor, _Cache]:
+    def read(self, inputs: Tensor, padding: Tensor | None, max_tokens: int) -> tuple[Tensor, _Cache]:
         """As `GPT2.read`: float32 logits (n, vocab) of the first token."""
         out = self._call(inputs.shape[1], 0, padding, keep=1, inputs_embeds=inputs, use_cache=True)
         caches = [name for name, value in out.items() if hasattr(value, "reorder_cache")]
@@ -250,9 +246,7 @@ class TransformersModel:
         logits: Tensor = out.logits[:, -count:][real]
         return logits
 
-    def _call(
-        self, count: int, first: int, padding: Tensor | None, *, keep: int, **inputs: Any
-    ) -> Any:
+    def _call(self, count: int, first: int, padding: Tensor | None, *, keep: int, **inputs: Any) -> Any:
         """The model's output for `count` places after the `first` that it has read."""
         rows = inputs["inputs_embeds" if "inputs_embeds" in inputs else "input_ids"]
         pad = torch.zeros(len(rows), device=rows.device).long() if padding is None else padding

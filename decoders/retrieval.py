@@ -17,15 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from decoders.base import (
-    CONFIG_FILE,
-    Decoded,
-    DecodeOptions,
-    Decoder,
-    TextMemory,
-    nearest_rows,
-    reading,
-)
+from decoders.base import CONFIG_FILE, Decoded, DecodeOptions, Decoder, TextMemory, nearest_rows, reading
 from decoders.guidance import Guide
 from decoders.scene_graph import WORDS, Entity, Graph, Parser, entries, parse_all, singular
 from decoders.search import draw, row_uniforms
@@ -72,11 +64,7 @@ class RetrievalDecoder(Decoder):
         self.embedding_dim = embedding_dim
 
     def _generate(
-        self,
-        embeddings: Tensor,
-        options: DecodeOptions,
-        memory: TextMemory | None,
-        guide: Guide | None,
+        self, embeddings: Tensor, options: DecodeOptions, memory: TextMemory | None, guide: Guide | None
     ) -> list[Decoded]:
         """A sentence of the memory for each row; DecoderError where none meets the options."""
         assert memory is not None  # `generate` has seen to it
@@ -110,12 +98,7 @@ class RetrievalDecoder(Decoder):
             return cls(**config)
 
     def _choose(
-        self,
-        memory: TextMemory,
-        rows: Tensor,
-        wide: int,
-        options: DecodeOptions,
-        allowed: Callable[[str], bool],
+        self, memory: TextMemory, rows: Tensor, wide: int, options: DecodeOptions, allowed: Callable[[str], bool]
     ) -> Iterator[Decoded | None]:
         """For each of (n, dim) rows an allowed sentence among its `wide` nearest; None without one."""
         texts = memory.texts
@@ -210,9 +193,7 @@ def find_concepts(texts: Sequence[str], graphs: Sequence[Graph]) -> list[str]:
 
 def _merged(graphs: Sequence[Graph]) -> dict[str, str]:
     """Name -> the name of its concept, the most frequent first; ties in order of first mention."""
-    mentions = Counter(
-        name for graph in graphs for name in dict.fromkeys(one.name for one in graph)
-    )
+    mentions = Counter(name for graph in graphs for name in dict.fromkeys(one.name for one in graph))
     concepts: dict[str, str] = {}
     for name, _ in mentions.most_common():
         alike = (one for one in concepts.values() if likeness(one, name) > _ALIKE)
@@ -253,10 +234,7 @@ class ConceptPrompter:
         rows = nearest_rows(memory, embeddings, min(self.captions, len(memory)))
         texts = [tuple(memory.texts[place] for place, _ in row) for row in rows]
         graphs = self._parsed(dict.fromkeys(text for row in texts for text in row))
-        found = {
-            row: entity_prompt(find_concepts(row, [graphs[text] for text in row]))
-            for row in dict.fromkeys(texts)
-        }
+        found = {row: entity_prompt(find_concepts(row, [graphs[text] for text in row])) for row in dict.fromkeys(texts)}
         return [found[row] for row in texts]
 
     def _parsed(self, texts: dict[str, None]) -> dict[str, Graph]:
@@ -287,9 +265,7 @@ class MeacapDecoder(ViecapDecoder):
     def _save_more(self, folder: Path) -> dict[str, Any]:
         parser = self.prompter.parser
         if parser is not parse_all and not isinstance(parser, T5Parser):
-            raise CheckpointError(
-                f"the parser {parser!r} cannot be saved with a decoder; use parse_all or T5Parser"
-            )
+            raise CheckpointError(f"the parser {parser!r} cannot be saved with a decoder; use parse_all or T5Parser")
         t5 = {"type": "t5", "model": parser.model} if isinstance(parser, T5Parser) else None
         told = {"captions": self.prompter.captions, "parser": t5 or {"type": "rules"}}
         return {"concepts": told}

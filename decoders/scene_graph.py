@@ -66,9 +66,7 @@ _TAGS = {word: kind for name, kind in reversed(_CLOSED) for word in WORDS[name]}
 _VERBS = WORDS["verbs only"] | WORDS["noun verbs"]
 _FORMS: tuple[VerbForm, ...] = ("ing", "ed", "s")
 _TOKEN = re.compile(r"[a-z0-9]+(?:[-'][a-z0-9]+)*|[,.;:!?&+]")
-_SPACED = re.compile(
-    r"\b(?:(close|t|v|polka|double|semi|multi) - (?=\w)|(close) (?=up )|(double) (?=decker))"
-)
+_SPACED = re.compile(r"\b(?:(close|t|v|polka|double|semi|multi) - (?=\w)|(close) (?=up )|(double) (?=decker))")
 
 
 @dataclass(frozen=True)
@@ -247,9 +245,7 @@ class _Context:
         acts = lemma in WORDS["verbs only"] and self._worn_colour()
         if before in ("det", "adj", "num", "own", "prep") and not acts:
             return "noun", word
-        only = lemma in WORDS["verbs only"] and not (
-            form == "base" and lemma in WORDS["noun verbs"]
-        )
+        only = lemma in WORDS["verbs only"] and not (form == "base" and lemma in WORDS["noun verbs"])
         if only and word not in _PLURALS:
             return "verb", lemma
         return ("verb", lemma) if self._acts(after, form) else ("noun", word)

@@ -74,9 +74,7 @@ def generate(
     return [one for place in places for one in captions[place * draws : (place + 1) * draws]]
 
 
-def greedy_search(
-    network: StepNetwork, embeddings: Tensor, constraints: Constraints
-) -> list[Hypothesis]:
+def greedy_search(network: StepNetwork, embeddings: Tensor, constraints: Constraints) -> list[Hypothesis]:
     """The likeliest token at every step, of equals the first, for each row of (n, dim) embeddings."""
     return _search(network, embeddings, constraints, lambda logits, *_: logits.argmax(dim=1))
 
@@ -89,10 +87,7 @@ def sample_search(
     Of `draws` equal rows, which follow one another, each has the next seed.
     """
     options = constraints.options
-    each = [
-        row_uniforms(embeddings[::draws], options.max_tokens, seed=options.seed + place)
-        for place in range(draws)
-    ]
+    each = [row_uniforms(embeddings[::draws], options.max_tokens, seed=options.seed + place) for place in range(draws)]
     uniforms = torch.from_numpy(np.stack(each, axis=1)).flatten(0, 1).to(embeddings.device)
 
     def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
@@ -116,9 +111,7 @@ def draw(logits: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
     return chosen
 
 
-def _draw_among(
-    logits: Tensor, uniforms: Tensor, top_p: float, count: int
-) -> tuple[Tensor, Tensor]:
+def _draw_among(logits: Tensor, uniforms: Tensor, top_p: float, count: int) -> tuple[Tensor, Tensor]:
     """`draw` by looking at the `count` likeliest; and whether it is sure that no other would have been drawn."""
     # The order of equal ones is that of the vocabulary.
     order = logits.topk(count, dim=1).indices.sort(dim=1).values
@@ -136,9 +129,7 @@ def _draw_among(
     return order.gather(1, place).squeeze(1), sure.squeeze(1)
 
 
-def row_uniforms(
-    embeddings: Tensor, count: int, *, seed: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def row_uniforms(embeddings: Tensor, count: int, *, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """(n, count) uniform numbers in [0, 1), each row a function of `seed` and of its embedding.
 
     Of an embedding only the signs count: the last bits of a matrix product vary with the number of
@@ -168,9 +159,7 @@ def _scored(network: StepNetwork, states: Tensor, bans: StepBans) -> tuple[Tenso
     return logits, total
 
 
-def _search(
-    network: StepNetwork, embeddings: Tensor, constraints: Constraints, choose: Choose
-) -> list[Hypothesis]:
+def _search(network: StepNetwork, embeddings: Tensor, constraints: Constraints, choose: Choose) -> list[Hypothesis]:
     options = constraints.options
     count, device = len(embeddings), embeddings.device
     tokens = torch.full((count, options.max_tokens), -1, dtype=torch.int64, device=device)
@@ -205,9 +194,7 @@ def close_ranks(going: Tensor) -> Tensor:
     return kept
 
 
-def hypotheses(
-    tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]
-) -> list[Hypothesis]:
+def hypotheses(tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[Hypothesis]:
     """Rows of tokens, padded with -1, and of log-probabilities, without the padding."""
     found = list[Hypothesis]()
     for ids, values in zip(tokens, log_probs, strict=True):
@@ -216,9 +203,7 @@ def hypotheses(
     return found
 
 
-def top_tokens(
-    network: StepNetwork, states: Tensor, bans: StepBans, count: int
-) -> tuple[Tensor, Tensor]:
+def top_tokens(network: StepNetwork, states: Tensor, bans: StepBans, count: int) -> tuple[Tensor, Tensor]:
     """The `count` likeliest tokens of each row, best first: log-probabilities and tokens, each (n, count).
 
     The log-probabilities are the network's own, with banned tokens at minus infinity.
@@ -228,9 +213,7 @@ def top_tokens(
     return values - total, tokens
 
 
-def beam_search(
-    network: StepNetwork, embeddings: Tensor, constraints: Constraints
-) -> list[Hypothesis]:
+def beam_search(network: StepNetwork, embeddings: Tensor, constraints: Constraints) -> list[Hypothesis]:
     """The best finished hypothesis of each row of (n, dim) embeddings.
 
     A row stops once `beam_width` hypotheses have ended, or no living one can still win. A row where none has ended by
@@ -271,10 +254,7 @@ class _Beams:
         self.sums[:, 0] = 0.0  # all start alike, so only one may be extended at first
         self.ended = torch.zeros(count, dtype=torch.int64, device=device)  # how many, of each input
         self.scores = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
-        self.won_tokens, self.won_log_probs = (
-            self.tokens[:, 0].clone(),
-            self.log_probs[:, 0].clone(),
-        )
+        self.won_tokens, self.won_log_probs = (self.tokens[:, 0].clone(), self.log_probs[:, 0].clone())
 
     def written(self, step: int) -> Tensor:
         """(m * width, step): the tokens of every living hypothesis."""
@@ -311,9 +291,7 @@ class _Beams:
             self.won_log_probs[self.rows[cut]] = self.log_probs[cut, beams]
         return hypotheses(self.won_tokens.tolist(), self.won_log_probs.tolist())
 
-    def _finish(
-        self, tokens: Tensor, log_probs: Tensor, sums: Tensor, ended: Tensor, step: int
-    ) -> None:
+    def _finish(self, tokens: Tensor, log_probs: Tensor, sums: Tensor, ended: Tensor, step: int) -> None:
         """File the best candidate that ended among the best `width`; a lower one is no winner."""
         self.ended[self.rows] += ended.sum(dim=1)
         rank = ended.long().argmax(dim=1)  # the first: they are in order of score
@@ -350,10 +328,7 @@ class StepBans:
     """
 
     def __init__(
-        self,
-        never: Tensor,
-        repeats: tuple[Tensor, Tensor] | None = None,
-        words: Sequence[tuple[int, int]] = (),
+        self, never: Tensor, repeats: tuple[Tensor, Tensor] | None = None, words: Sequence[tuple[int, int]] = ()
     ) -> None:
         self._never, self._repeats, self._words = never, repeats, words
 
@@ -373,19 +348,13 @@ class StepBans:
 class Constraints:
     """The options and bans of one call of the loop, and the tokens that end a caption, where the logits are."""
 
-    def __init__(
-        self, vocabulary: Vocabulary, options: DecodeOptions, device: torch.device
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, options: DecodeOptions, device: torch.device) -> None:
         self.options = options
         self.ends = torch.tensor(vocabulary.end_ids, device=device)
         unwritable = set(vocabulary.unwritable_ids)
         never = sorted(unwritable), sorted(unwritable | set(vocabulary.end_ids))
-        self._never, self._never_or_end = (
-            torch.tensor(ids, dtype=torch.int64, device=device) for ids in never
-        )
-        self._texts = (
-            [text.lower() for text in vocabulary.token_texts()] if options.banned_words else []
-        )
+        self._never, self._never_or_end = (torch.tensor(ids, dtype=torch.int64, device=device) for ids in never)
+        self._texts = [text.lower() for text in vocabulary.token_texts()] if options.banned_words else []
         words = sorted({" ".join(word.lower().split()) for word in options.banned_words})
         self._banned = [_BannedWord(word, self._texts) for word in words]
 
@@ -420,8 +389,7 @@ class _BannedWord:
         # By number of characters already written: tokens that write the rest, which none is longer than.
         first = max(0, len(word) - max(map(len, texts), default=0))
         self._rest: dict[int, list[int]] = {
-            done: [i for i, text in enumerate(texts) if _begins(text, word[done:])]
-            for done in range(first, len(word))
+            done: [i for i, text in enumerate(texts) if _begins(text, word[done:])] for done in range(first, len(word))
         }
         self._whole = [i for i, text in enumerate(texts) if _contains(text, word)]
 

@@ -189,11 +189,7 @@ class LanguageTokenizer:
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        *,
-        end_ids: Sequence[int] | None = None,
-        vocab_size: int | None = None,
+        self, tokenizer: Tokenizer, *, end_ids: Sequence[int] | None = None, vocab_size: int | None = None
     ) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_padding()
@@ -217,9 +213,7 @@ class LanguageTokenizer:
         self.unwritable_ids: tuple[int, ...] = tuple(
             i for i in range(self.vocab_size) if i not in written and i not in self.end_ids
         )
-        alone, inside = (
-            self._tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "x a")
-        )
+        alone, inside = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "x a"))
         # Some tokenizers put the blank before the first word by themselves.
         self._lead = "" if alone[-1:] == inside[-1:] and len(alone) < len(inside) else " "
         self._texts: list[str] | None = None
@@ -230,17 +224,14 @@ class LanguageTokenizer:
         fast = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(fast, Tokenizer):
             raise OptionError(
-                f"{type(tokenizer).__name__} has no tokenizer.json form; choose a language model with "
-                "a fast tokenizer"
+                f"{type(tokenizer).__name__} has no tokenizer.json form; choose a language model with a fast tokenizer"
             )
         own = getattr(tokenizer, "eos_token_id", None)
         end_ids = (own,) if isinstance(own, int) else None
         return cls(fast, end_ids=end_ids, vocab_size=vocab_size)
 
     @classmethod
-    def load(
-        cls, path: str | Path, *, end_ids: Sequence[int], vocab_size: int
-    ) -> LanguageTokenizer:
+    def load(cls, path: str | Path, *, end_ids: Sequence[int], vocab_size: int) -> LanguageTokenizer:
         """Read a tokenizer.json; CheckpointError when it is missing or damaged, or does not fit the numbers."""
         return read_tokenizer(path, partial(cls, end_ids=end_ids, vocab_size=vocab_size))
 

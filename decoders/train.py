@@ -24,21 +24,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from decoders.base import TextMemory, TrainableDecoder
-from patchioner.base.errors import (
-    CheckpointError,
-    DecoderError,
-    OptionError,
-    TextError,
-    check_texts,
-)
-from patchioner.base.files import (
-    check,
-    differences,
-    read_json,
-    recover_folder,
-    replace_folder,
-    write_json,
-)
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError, check_texts
+from patchioner.base.files import check, differences, read_json, recover_folder, replace_folder, write_json
 from patchioner.base.progress import progress
 from patchioner.base.weights import fit_weights, load_weights, save_weights
 
@@ -195,11 +182,7 @@ class _Run:
     """One call of `train_decoder`."""
 
     def __init__(
-        self,
-        corpus: _Corpus,
-        options: TrainOptions,
-        held_out: Sequence[int] | None,
-        memory: TextMemory | None,
+        self, corpus: _Corpus, options: TrainOptions, held_out: Sequence[int] | None, memory: TextMemory | None
     ) -> None:
         self.corpus, self.options, self.memory = corpus, options, memory
         self.decoder, self.texts = corpus.decoder, corpus.texts
@@ -253,8 +236,7 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(weights, self.options.gradient_clip)
         if not bool(torch.isfinite(norm)):
             raise DecoderError(
-                f"the loss or its gradient is not finite at step {step}; "
-                "lower learning_rate, or check the embeddings"
+                f"the loss or its gradient is not finite at step {step}; lower learning_rate, or check the embeddings"
             )
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate_at(step, self.total)
@@ -308,10 +290,7 @@ def _split(
 def _optimizer(module: nn.Module, options: TrainOptions) -> torch.optim.AdamW:
     matrices = [p for p in module.parameters() if p.requires_grad and p.dim() >= 2]
     vectors = [p for p in module.parameters() if p.requires_grad and p.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": options.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
@@ -379,18 +358,14 @@ class _Corpus:
 
     def _checked(self, rows: Tensor, count: int, source: str) -> Tensor:
         if tuple(rows.shape) != (count, self._dim):
-            raise DecoderError(
-                f"{source} gave {tuple(rows.shape)} embeddings; needed ({count}, {self._dim})"
-            )
+            raise DecoderError(f"{source} gave {tuple(rows.shape)} embeddings; needed ({count}, {self._dim})")
         rows = rows.detach().to("cpu", torch.float32)
         if not bool(torch.isfinite(rows).all()):
             raise DecoderError(f"{source} gave embeddings that are not finite; check its inputs")
         return rows
 
 
-def epoch_batches(
-    lengths: NDArray[np.int64], batch: int, *, seed: int, epoch: int
-) -> list[NDArray[np.int64]]:
+def epoch_batches(lengths: NDArray[np.int64], batch: int, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:
     """Indices of every batch of an epoch, each index once.
 
     Texts are shuffled, sorted by length within buckets of many batches (so that a batch holds little padding), and
@@ -407,9 +382,7 @@ def epoch_batches(
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def save_training(
-    folder: Path, *, module: nn.Module, optimizer: Optimizer, step: int, run: dict[str, Any]
-) -> None:
+def save_training(folder: Path, *, module: nn.Module, optimizer: Optimizer, step: int, run: dict[str, Any]) -> None:
     """Write the checkpoint of `step` in place of the one before, whole or not at all; `run` identifies the run."""
     with replace_folder(folder / _CHECKPOINT) as fresh:
         save_weights(module.state_dict(), fresh / "weights.safetensors", storage="fp32")
@@ -417,9 +390,7 @@ def save_training(
         write_json(fresh / "state.json", {"step": step, "run": run})
 
 
-def load_training(
-    folder: Path, *, module: nn.Module, optimizer: Optimizer, run: dict[str, Any]
-) -> int:
+def load_training(folder: Path, *, module: nn.Module, optimizer: Optimizer, run: dict[str, Any]) -> int:
     """Fill module and optimiser from the checkpoint; give back its step, 0 where there is none."""
     latest = folder / _CHECKPOINT
     recover_folder(latest)

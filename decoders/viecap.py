@@ -144,10 +144,7 @@ class EntityPrompter:
         values, places = probabilities.topk(min(self.top_k, len(self.names)), dim=1)
         # Sorted descending, so what is above the threshold is what stands before the first below it.
         counts = (values >= self.threshold).sum(dim=1).tolist()
-        return [
-            [self.names[i] for i in row[:count]]
-            for row, count in zip(places.tolist(), counts, strict=True)
-        ]
+        return [[self.names[i] for i in row[:count]] for row, count in zip(places.tolist(), counts, strict=True)]
 
     def prompts(self, embeddings: Tensor, memory: TextMemory | None = None) -> list[str]:
         """The prompt of each of (n, dim) embeddings; a row's does not depend on the others, nor on any memory."""
@@ -264,9 +261,7 @@ class ViecapDecoder(LanguageDecoder):
             texts = self.prompter.prompts(rows, memory)
         return self._join(embeddings, texts)
 
-    def training_prefixes(
-        self, embeddings: Tensor, tokens: Tensor, lengths: Tensor
-    ) -> Sequence[Tensor]:
+    def training_prefixes(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor) -> Sequence[Tensor]:
         """Soft prompt, and a hard prompt of the entities that the caption itself names, in training some left out."""
         if "hard" not in self.config.prompts:
             return self._join(embeddings, None)

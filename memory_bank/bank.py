@@ -12,14 +12,7 @@ import torch
 from torch import Tensor
 
 from memory_bank import projection, storage
-from memory_bank.index import (
-    INDEX_FILE,
-    INDEX_HEADER,
-    BankIndex,
-    IndexOptions,
-    read_index,
-    write_index,
-)
+from memory_bank.index import INDEX_FILE, INDEX_HEADER, BankIndex, IndexOptions, read_index, write_index
 from memory_bank.projection import Matrix, Precision
 from patchioner.base.errors import MemoryBankError, OptionError
 from patchioner.base.files import check, replace_folder
@@ -78,34 +71,22 @@ class MemoryBank:
         drop_zero_rows: bool = False,
         dtype: Precision = "float32",
     ) -> None:
-        arrays, kept = projection.split_embeddings(
-            embeddings, counts, projection.torch_dtype(dtype), drop_zero_rows
-        )
+        arrays, kept = projection.split_embeddings(embeddings, counts, projection.torch_dtype(dtype), drop_zero_rows)
         if texts is not None:
             projection.checked_texts(texts, len(embeddings))
             texts = tuple(texts[row] for row in kept.tolist())
         self._hold(arrays, texts)
 
-    def _hold(
-        self,
-        arrays: Mapping[str, Tensor],
-        texts: Sequence[str] | None,
-        index: BankIndex | None = None,
-    ) -> None:
+    def _hold(self, arrays: Mapping[str, Tensor], texts: Sequence[str] | None, index: BankIndex | None = None) -> None:
         self._arrays, self.texts, self.index = arrays, texts, index
         self.keys, self.norms, self.counts = arrays["keys"], arrays["norms"], arrays["counts"]
         self.scales = arrays.get("scales")
         self.device, self.dim = self.keys.device, self.keys.shape[1]
-        self.dtype = next(
-            name for name, kind in projection.DTYPES.items() if kind == self.keys.dtype
-        )
+        self.dtype = next(name for name, kind in projection.DTYPES.items() if kind == self.keys.dtype)
 
     @classmethod
     def _of(
-        cls,
-        arrays: Mapping[str, Tensor],
-        texts: Sequence[str] | None = None,
-        index: BankIndex | None = None,
+        cls, arrays: Mapping[str, Tensor], texts: Sequence[str] | None = None, index: BankIndex | None = None
     ) -> MemoryBank:
         """Make a bank of arrays that are already sound, and an index of the same rows."""
         bank = cls.__new__(cls)
@@ -114,10 +95,7 @@ class MemoryBank:
 
     @classmethod
     def load(
-        cls,
-        folder: str | os.PathLike[str],
-        memory_map: bool = True,
-        device: torch.device | str = "cpu",
+        cls, folder: str | os.PathLike[str], memory_map: bool = True, device: torch.device | str = "cpu"
     ) -> MemoryBank:
         """Read a bank that `save` wrote, with its index if it has one (which is opened at its first use).
 
@@ -157,9 +135,7 @@ class MemoryBank:
             raise OptionError("this bank has no index to save; make one by with_index(...)")
         stored = storage.stored_fingerprint(Path(folder))
         if stored != self.fingerprint():
-            raise MemoryBankError(
-                f"{os.fspath(folder)} holds another bank; load it before the index is built"
-            )
+            raise MemoryBankError(f"{os.fspath(folder)} holds another bank; load it before the index is built")
         write_index(Path(folder), self.index, stored)
 
     def __len__(self) -> int:
@@ -183,16 +159,12 @@ class MemoryBank:
         """The sha256 (hex) of all rows, norms, counts and texts, as held."""
         return storage.fingerprint(self._arrays, self.texts)
 
-    def to(
-        self, device: torch.device | str | None = None, dtype: Precision | None = None
-    ) -> MemoryBank:
+    def to(self, device: torch.device | str | None = None, dtype: Precision | None = None) -> MemoryBank:
         """This bank on another device or in another precision."""
         arrays = {name: array.to(device=device) for name, array in self._arrays.items()}
         if dtype is not None and projection.torch_dtype(dtype) != self.keys.dtype:
             moved, shape = MemoryBank._of(arrays), self.keys.shape
-            keys, scales = projection.stored_rows(
-                moved.units, shape, projection.torch_dtype(dtype), moved.device
-            )
+            keys, scales = projection.stored_rows(moved.units, shape, projection.torch_dtype(dtype), moved.device)
             arrays = {"keys": keys, "norms": moved.norms, "counts": moved.counts} | scales
         return MemoryBank._of(arrays, self.texts, self.index)
 
@@ -212,12 +184,7 @@ class MemoryBank:
         return made
 
     def project(
-        self,
-        queries: Matrix,
-        temperature: float = 0.01,
-        normalize: bool = True,
-        *,
-        top_k: int | None = None,
+        self, queries: Matrix, temperature: float = 0.01, normalize: bool = True, *, top_k: int | None = None
     ) -> Tensor:
         """`softmax(cos(query, keys) / temperature) @ values` (DeCap, Li et al. 2023), exact, over all rows.
 
@@ -283,9 +250,7 @@ class MemoryBank:
         counts = torch.zeros(len(first), dtype=torch.int64, device=self.device)
         return self.take(first, counts.index_add_(0, group, self.counts))
 
-    def _weighted(
-        self, queries: Matrix, temperature: float, top_k: int | None
-    ) -> tuple[Tensor, Tensor]:
+    def _weighted(self, queries: Matrix, temperature: float, top_k: int | None) -> tuple[Tensor, Tensor]:
         check("(0, inf)", temperature=temperature)
         check("int [1, inf) or None", top_k=top_k)
         units = projection.unit_queries(queries, self.dim).to(self.device)

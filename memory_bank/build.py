@@ -140,9 +140,7 @@ def _digest(texts: Sequence[str], counts: Sequence[int]) -> str:
     return found.hexdigest()
 
 
-def embed_texts(
-    embed: Embed, texts: Sequence[str], folder: Path, *, shard: int = SHARD, unit: bool = True
-) -> Tensor:
+def embed_texts(embed: Embed, texts: Sequence[str], folder: Path, *, shard: int = SHARD, unit: bool = True) -> Tensor:
     """Embeddings of texts, (N, dim); shards that lie in `folder` are read, the others written.
 
     `unit` vectors are fp16, others fp32; all of them lie in a file beside the shards, not in memory. CheckpointError: a
@@ -233,13 +231,7 @@ class _Worker:
         return {"path": row["path"]}
 
 
-def compact(
-    bank: MemoryBank,
-    rows: int,
-    *,
-    seed: int = 0,
-    iterations: int = 5,
-) -> MemoryBank:
+def compact(bank: MemoryBank, rows: int, *, seed: int = 0, iterations: int = 5) -> MemoryBank:
     """Shrink a bank to `rows` rows, in the same precision. Equal rows are merged first.
 
     By spherical k-means weighted by multiplicity: Lloyd's algorithm on the unit keys (Dhillon and Modha 2001), with

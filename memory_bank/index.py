@@ -82,9 +82,7 @@ class IndexOptions:
 class BankIndex:
     """A FAISS index over the unit keys of a bank, opened when it is first searched. Threads may share one."""
 
-    def __init__(
-        self, options: IndexOptions, rows: int, dim: int, open_index: Callable[[], FaissIndex]
-    ) -> None:
+    def __init__(self, options: IndexOptions, rows: int, dim: int, open_index: Callable[[], FaissIndex]) -> None:
         self.options, self.rows, self.dim = options, rows, dim
         self._open = open_index
         self._lock = Lock()

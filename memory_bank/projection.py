@@ -73,8 +73,7 @@ def as_matrix(value: Matrix, what: str) -> Tensor:
         value = torch.from_numpy(value if value.flags.writeable else value.copy())
     if value.dim() != 2 or value.shape[1] == 0:
         raise MemoryBankError(
-            f"{what} must have shape (rows, dim), got {tuple(value.shape)}; "
-            "a single vector goes in as vector[None]"
+            f"{what} must have shape (rows, dim), got {tuple(value.shape)}; a single vector goes in as vector[None]"
         )
     return value.detach()
 
@@ -147,9 +146,7 @@ def identical_rows(bank: MemoryBank) -> tuple[Tensor, Tensor]:
     # Scales are left out: equal eight-bit keys have equal scales.
     pairs = zip(bank.keys.cpu().numpy(), bank.norms.cpu().numpy(), strict=True)
     # 128 bits of a digest stand for the row: its bytes would double the memory.
-    digests = (
-        hashlib.blake2b(key.tobytes() + norm.tobytes(), digest_size=16) for key, norm in pairs
-    )
+    digests = (hashlib.blake2b(key.tobytes() + norm.tobytes(), digest_size=16) for key, norm in pairs)
     numbers: dict[bytes, int] = {}
     group = [numbers.setdefault(digest.digest(), len(numbers)) for digest in digests]
     first = np.unique(group, return_index=True)[1]
@@ -171,9 +168,7 @@ def stored_rows(
     return keys, {"scales": scales}
 
 
-def _checked_counts(
-    counts: Sequence[int] | Matrix | None, rows: int, device: torch.device
-) -> Tensor:
+def _checked_counts(counts: Sequence[int] | Matrix | None, rows: int, device: torch.device) -> Tensor:
     if counts is None:
         return torch.ones(rows, dtype=torch.int64, device=device)
     tensor = torch.as_tensor(counts, device=device)
@@ -235,9 +230,7 @@ def _negligible(bank: MemoryBank) -> float:
     return -(24 * math.log(2) + rows + math.log(longest) - math.log(shortest))
 
 
-def _that_matter(
-    logits: Tensor, block: Tensor, factors: Tensor, negligible: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _that_matter(logits: Tensor, block: Tensor, factors: Tensor, negligible: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return logits (n, m), block (m, dim), factors (2, m) without the rows negligible to every query, if that pays."""
     # Elsewhere than on a CPU, asking how many rows there are would halt the queue of work.
     if logits.device.type != "cpu":
@@ -300,9 +293,7 @@ def _slices(total: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, total))
 
 
-def project_top_k(
-    queries: Tensor, bank: MemoryBank, top_k: int, temperature: float
-) -> tuple[Tensor, Tensor]:
+def project_top_k(queries: Tensor, bank: MemoryBank, top_k: int, temperature: float) -> tuple[Tensor, Tensor]:
     """As `project`, of the `top_k` rows that the bank's index finds near each query, or without one of the nearest."""
     index = bank.index
     if index is None or not index.serves(queries.device):

@@ -97,9 +97,7 @@ def write_bank(root: Path, arrays: Mapping[str, Tensor], texts: Sequence[str] | 
     return identity
 
 
-def read_bank(
-    root: Path, *, memory_map: bool
-) -> tuple[dict[str, Tensor], Sequence[str] | None, str]:
+def read_bank(root: Path, *, memory_map: bool) -> tuple[dict[str, Tensor], Sequence[str] | None, str]:
     """Read the arrays, texts and fingerprint of a bank; without `memory_map`, all of it, and check its sha256."""
     header = _bank_header(root)
     identity = str(header["fingerprint"])
@@ -142,9 +140,7 @@ def _text_lines(texts: Sequence[str]) -> Iterator[bytes]:
     return ((json.dumps(text) + "\n").encode("ascii") for text in texts)
 
 
-def read_header(
-    path: Path, what: str, form: str, versions: Sequence[int], kinds: Mapping[str, type]
-) -> dict[str, Any]:
+def read_header(path: Path, what: str, form: str, versions: Sequence[int], kinds: Mapping[str, type]) -> dict[str, Any]:
     """The JSON of a header, checked; `what` it is of, the `form` and versions that it must name, and its values."""
     try:
         header = read_json(path)
@@ -169,9 +165,7 @@ def _bank_header(root: Path) -> dict[str, Any]:
     return read_header(root / HEADER, "a memory bank", _FORMAT, (_OLDEST, _VERSION), kinds)
 
 
-def _read_arrays(
-    path: Path, header: dict[str, Any], memory_map: bool
-) -> tuple[dict[str, Tensor], str | None]:
+def _read_arrays(path: Path, header: dict[str, Any], memory_map: bool) -> tuple[dict[str, Tensor], str | None]:
     """The arrays, the keys as a view of the mapped file if `memory_map`, and the fingerprint that the file names."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -181,9 +175,7 @@ def _read_arrays(
         arrays = {"keys": found["keys"] if memory_map else found["keys"].clone()}
         arrays |= {name: found[name].clone() for name in names}
     except (OSError, KeyError, SafetensorError) as error:
-        raise MemoryBankError(
-            f"{path}: missing, truncated or foreign ({error}); fetch it again"
-        ) from error
+        raise MemoryBankError(f"{path}: missing, truncated or foreign ({error}); fetch it again") from error
     dtypes = {"keys": tuple(DTYPES.values()), "counts": (torch.int64,)}
     for name, tensor in arrays.items():
         shape = (header["rows"], header["dim"]) if name == "keys" else (header["rows"],)

@@ -34,8 +34,7 @@ _COLUMNS = ("caption", "captions", "text", "sentence", "raw", "comment")
 _DELIMITERS = ",;|\t"
 _PICTURE = r"\.(?:jpe?g|png|webp|gif|bmp)"
 _PHOTO = re.compile(
-    rf"(?:[^\t,;|]*{_PICTURE}(?:#\d+)?\s*[\s,;|:]|\d+[\t,;|](?!\d{{3}}\b)|\w*_\d{{6,}}\s)\s*",
-    re.IGNORECASE,
+    rf"(?:[^\t,;|]*{_PICTURE}(?:#\d+)?\s*[\s,;|:]|\d+[\t,;|](?!\d{{3}}\b)|\w*_\d{{6,}}\s)\s*", re.IGNORECASE
 )
 _LISTED = re.compile(r"^\s*(?:[-*\u2022]|\d+[.):])\s+")
 _QUOTED = re.compile(r'\s*".*",?\s*')
@@ -162,9 +161,7 @@ class _File:
         with (opened or Path.open)(self.path, "rb") as file:
             data: bytes = file.read(most + 1)
         if len(data) > most:
-            raise self.fault(
-                f"holds more than {most >> 20:,} MiB; cut it into several files, or unpack it"
-            )
+            raise self.fault(f"holds more than {most >> 20:,} MiB; cut it into several files, or unpack it")
         return data
 
     @cached_property

@@ -217,9 +217,7 @@ def _chosen(count: int, share: float, seed: int) -> tuple[int, ...]:
     return tuple(sorted(np.random.default_rng(seed).permutation(count)[:chosen].tolist()))
 
 
-def _fitting(
-    corpus: Iterable[str], fits: Callable[[Sequence[str]], Sequence[bool]], name: str
-) -> list[str]:
+def _fitting(corpus: Iterable[str], fits: Callable[[Sequence[str]], Sequence[bool]], name: str) -> list[str]:
     texts = list(corpus)
     found = list(zip(texts, fits(texts), strict=True))
     if left := [text for text, fit in found if not fit]:
@@ -302,11 +300,7 @@ def adapt(
 
 
 def _settings(
-    old: ModelSettings,
-    out: Path,
-    training: TrainOptions,
-    decoder: TextDecoder,
-    texts: Sequence[str],
+    old: ModelSettings, out: Path, training: TrainOptions, decoder: TextDecoder, texts: Sequence[str]
 ) -> ModelSettings:
     """The old ones, for captions as long as the corpus' where those are longer, and whole."""
     longest = max(old.decode.max_tokens, *map(len, decoder.sequences(texts)))
@@ -332,10 +326,7 @@ def _identity(
     return {
         "options": options,
         "corpus": sentences.hexdigest(),
-        "source": {
-            **source.settings.to_json(),
-            "weights": [tensors_sha256(one.state_dict()) for one in networks],
-        },
+        "source": {**source.settings.to_json(), "weights": [tensors_sha256(one.state_dict()) for one in networks]},
     }
 
 
@@ -359,9 +350,7 @@ def _train(
     return train_decoder(decoder, corpus.texts, embeddings, training, **how)
 
 
-def _bank(
-    corpus: Corpus, embeddings: Tensor, rows: Sequence[int], most: int | None, seed: int
-) -> MemoryBank:
+def _bank(corpus: Corpus, embeddings: Tensor, rows: Sequence[int], most: int | None, seed: int) -> MemoryBank:
     texts, counts = [corpus.texts[row] for row in rows], [corpus.counts[row] for row in rows]
     bank = MemoryBank(embeddings[list(rows)], texts, counts)
     return bank.merge_duplicates() if most is None else compact(bank, most, seed=seed)

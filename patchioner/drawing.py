@@ -183,9 +183,7 @@ def _mask_shape(array: npt.NDArray[np.bool_], bounds: FloatArray, display: Displ
     return Shape("mask", np.stack([low, high]), inside)
 
 
-def draw_shapes(
-    shapes: Sequence[tuple[Shape, Colour]], size: tuple[int, int], *, width: int
-) -> Image.Image:
+def draw_shapes(shapes: Sequence[tuple[Shape, Colour]], size: tuple[int, int], *, width: int) -> Image.Image:
     """Draw parts on a transparent RGBA layer of (width, height) display pixels, the later ones on top."""
     layer = Image.new("RGBA", (size[0] * FINE, size[1] * FINE), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
@@ -256,9 +254,7 @@ def _draw_tags(photo: Image.Image, parts: Sequence[Sequence[Shape]], font: Font)
             draw_badge(draw, place[:2], size, colour_of(number), str(number + 1), font)
 
 
-def _anchors(
-    shape: Shape, extent: Sequence[float], size: tuple[int, int], roomy: bool
-) -> list[_Place]:
+def _anchors(shape: Shape, extent: Sequence[float], size: tuple[int, int], roomy: bool) -> list[_Place]:
     """Where the tag of a shape may go, best first, as top left corners in display pixels."""
     x1, y1, x2, y2 = extent
     x, y = (value / FINE for value in shape.anchor)
@@ -274,10 +270,7 @@ def _anchors(
 
 
 def _free_place(
-    anchors: Sequence[_Place],
-    size: tuple[int, int],
-    photo: tuple[int, int],
-    hidden: Sequence[_Rectangle],
+    anchors: Sequence[_Place], size: tuple[int, int], photo: tuple[int, int], hidden: Sequence[_Rectangle]
 ) -> _Rectangle:
     """The first anchor where a tag hides nothing, else the one that hides least."""
     places: list[_Rectangle] = []
@@ -400,12 +393,7 @@ def badge_size(text: str, font: Font) -> tuple[int, int]:
 
 
 def draw_badge(
-    draw: ImageDraw.ImageDraw,
-    corner: _Place,
-    size: tuple[int, int],
-    colour: Colour,
-    text: str,
-    font: Font,
+    draw: ImageDraw.ImageDraw, corner: _Place, size: tuple[int, int], colour: Colour, text: str, font: Font
 ) -> None:
     """A rounded, haloed badge with centred text; `corner` is its top left."""
     box = (corner[0], corner[1], corner[0] + size[0] - 1, corner[1] + size[1] - 1)

@@ -12,14 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memory_bank import MemoryBank
-from patchioner.backbones import (
-    Backbone,
-    Encodable,
-    PatchFeatures,
-    PreparedPhoto,
-    SingleViT,
-    preprocess,
-)
+from patchioner.backbones import Backbone, Encodable, PatchFeatures, PreparedPhoto, SingleViT, preprocess
 from patchioner.base.errors import OptionError
 from patchioner.checkpoints.folder import ModelSettings
 from patchioner.geometry import ImageGeometry
@@ -49,18 +42,12 @@ def project(embeddings: Tensor, settings: ModelSettings, bank: MemoryBank | None
     if settings.projection == "none" or bank is None:
         return F.normalize(embeddings, dim=1)
     return bank.project(
-        embeddings,
-        temperature=settings.temperature,
-        normalize=settings.normalize,
-        top_k=settings.top_k,
+        embeddings, temperature=settings.temperature, normalize=settings.normalize, top_k=settings.top_k
     )
 
 
 def embed_pooled(
-    features: PatchFeatures,
-    regions: Sequence[Region],
-    settings: ModelSettings,
-    weighting: Weighting | None = None,
+    features: PatchFeatures, regions: Sequence[Region], settings: ModelSettings, weighting: Weighting | None = None
 ) -> Tensor:
     """Pool regions from the patch tokens of one photo, (n, dim) float32.
 
@@ -127,10 +114,7 @@ def _widened(box: Sequence[float], size: tuple[int, int]) -> tuple[float, ...]:
 
 
 def _encoded_crops(
-    backbone: Backbone,
-    features: PatchFeatures,
-    bounds: Sequence[Sequence[float]],
-    scale: float = 1.0,
+    backbone: Backbone, features: PatchFeatures, bounds: Sequence[Sequence[float]], scale: float = 1.0
 ) -> Iterator[PatchFeatures]:
     if features.image is None:
         raise OptionError("to cut regions out, encode the photo with keep_image=True")

@@ -101,9 +101,7 @@ def export_model(
         if precision == "fp32" and not off <= _LARGEST_RELATIVE:
             raise ExportError(f"off by {off:.2g}: {format} does not compute this network right")
         if not cosine >= _LEAST_COSINE:
-            raise ExportError(
-                f"tokens have a cosine of {cosine:.3f}: {precision} destroys them; use fp32"
-            )
+            raise ExportError(f"tokens have a cosine of {cosine:.3f}: {precision} destroys them; use fp32")
         parts = replace(model.parts, backbone=exported)
         write_checkpoint(parts, out, storage="fp32", bank_storage="float16")
     size_of = sum((out / "backbone" / name).stat().st_size for name in exported.files)
@@ -139,9 +137,7 @@ def export_backbone(
         "dim": source.dim,
         "preprocessing": preprocessing_config(source.preprocessing),
         "outputs": list(graph.outputs),
-        "files": {
-            path.name: file_sha256(path) for path in _write(graph, folder, format, precision)
-        },
+        "files": {path.name: file_sha256(path) for path in _write(graph, folder, format, precision)},
         "exported_from": source.config,
         "native_grid": graph.native_grid and list(graph.native_grid),
     }
@@ -181,8 +177,7 @@ def trace_backbone(backbone: Backbone) -> Graph:
     examples = pixels, table.new_zeros(1, prefix + 6, table.shape[1])
     module = _TensorsOnly(network, examples, None)
     rows, columns, tokens = (
-        Dim(name, min=1, max=most)
-        for name, most in (("rows", _MOST), ("columns", _MOST), ("tokens", _MOST**2))
+        Dim(name, min=1, max=most) for name, most in (("rows", _MOST), ("columns", _MOST), ("tokens", _MOST**2))
     )
     program = _trace(module, examples, ({2: patch * rows, 3: patch * columns}, {1: tokens}))
     return Graph(program, INPUT_NAMES, module.names, table, native)
@@ -203,9 +198,7 @@ class _TensorsOnly(nn.Module):
     Position embeddings are `constant`, or a second input if `examples` has two, or else the backbone's own.
     """
 
-    def __init__(
-        self, backbone: SingleViT, examples: tuple[Tensor, ...], constant: Tensor | None
-    ) -> None:
+    def __init__(self, backbone: SingleViT, examples: tuple[Tensor, ...], constant: Tensor | None) -> None:
         super().__init__()
         self.backbone, self._constant = backbone, constant
         self._slot: list[Tensor] = []
@@ -275,9 +268,7 @@ def _trace(module: nn.Module, examples: tuple[Tensor, ...], shapes: Any) -> Expo
             sizes = None if shapes is None else (shapes,)
             return torch.export.export(module, examples, dynamic_shapes=sizes, **how)
     except Exception as error:  # the tracer fails in many ways, each with its own type
-        raise ExportError(
-            f"torch.export cannot trace it ({first_line(error)}): keep it in torch"
-        ) from error
+        raise ExportError(f"torch.export cannot trace it ({first_line(error)}): keep it in torch") from error
 
 
 def _write(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision) -> list[Path]:
@@ -295,9 +286,7 @@ def _write(graph: Graph, folder: Path, kind: Format, precision: ExportPrecision)
                 assert written is not None, "with dynamo, it returns the program"
                 written.save(path)
     except Exception as error:  # each writer has its own exceptions, and changes them
-        raise ExportError(
-            f"{kind} cannot hold it ({first_line(error)}): try the other format"
-        ) from error
+        raise ExportError(f"{kind} cannot hold it ({first_line(error)}): try the other format") from error
     return sorted(folder.iterdir())
 
 
@@ -339,9 +328,7 @@ def quantise_weights(model: Any) -> Any:
     return model
 
 
-def compare_backbones(
-    source: Backbone, other: Backbone, pictures: Sequence[Image.Image]
-) -> tuple[float, float]:
+def compare_backbones(source: Backbone, other: Backbone, pictures: Sequence[Image.Image]) -> tuple[float, float]:
     """Compare the tokens of two backbones of the same width, grid and preprocessing; `source` is the right one.
 
     The largest difference, as a share of their largest absolute value, and the mean cosine of a token with its twin.
@@ -354,14 +341,11 @@ def compare_backbones(
     return float(off), float(F.cosine_similarity(one, two, dim=1).mean())
 
 
-def count_changed_captions(
-    source: Patchioner, other: Patchioner, pictures: Sequence[Image.Image]
-) -> tuple[int, int]:
+def count_changed_captions(source: Patchioner, other: Patchioner, pictures: Sequence[Image.Image]) -> tuple[int, int]:
     """How many captions of the pictures (whole, quarters, middle) differ between two models, and of how many."""
     items = [(picture, trial_regions(picture.size)) for picture in pictures]
     mine, theirs = (
-        [caption.text for captions in model.caption_many(items) for caption in captions]
-        for model in (source, other)
+        [caption.text for captions in model.caption_many(items) for caption in captions] for model in (source, other)
     )
     return sum(one != two for one, two in zip(mine, theirs, strict=True)), len(mine)
 

@@ -118,9 +118,7 @@ class Preprocessing:
         return fit_image(image_size, mode=self.mode, size=self.size, patch_size=self.patch_size)
 
 
-def fit_image(
-    image_size: tuple[int, int], *, mode: Fit, size: int, patch_size: int
-) -> ImageGeometry:
+def fit_image(image_size: tuple[int, int], *, mode: Fit, size: int, patch_size: int) -> ImageGeometry:
     """The affine map that fits a photo of (width, height) pixels into a backbone's input; see `Preprocessing`."""
     width, height = image_size
     side = size // patch_size

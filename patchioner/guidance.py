@@ -154,9 +154,7 @@ def _written(
     return [replace(one, text=text) for one, text in zip(written, phrases, strict=True)]
 
 
-def _shown_best(
-    asked: Asked, listed: Sequence[Sequence[Decoded]], how: Candidates, parts: Parts
-) -> list[Decoded]:
+def _shown_best(asked: Asked, listed: Sequence[Sequence[Decoded]], how: Candidates, parts: Parts) -> list[Decoded]:
     """Of some captions of each region the one of the highest score of `Candidates`; the first of equal ones."""
     texts = list(dict.fromkeys(one.text for each in listed for one in each if one.text.strip()))
     rows = parts.text_tower.encode(texts) if texts and parts.text_tower else torch.empty(0, 0)
@@ -183,17 +181,13 @@ def gathered(batch: Sequence[Embedded], parts: Parts) -> Asked:
     owners = torch.arange(len(batch), device=embeddings.device).repeat_interleave(counts)
     regions = [region for one in batch for region in one.regions]
     projected = project(embeddings, parts.settings, parts.bank)
-    shares = torch.cat(
-        [torch.ones(len(one.regions)) if one.shares is None else one.shares for one in batch]
-    )
+    shares = torch.cat([torch.ones(len(one.regions)) if one.shares is None else one.shares for one in batch])
     return Asked(regions, embeddings, photos, owners, shares, projected)
 
 
 def features(asked: Asked, texts: Sequence[str], nouns: NounTable) -> list[tuple[float, ...]]:
     """The `FEATURES` of a caption of each region; those of the nouns that a caption does not have are 0."""
-    here, there = (
-        nouns.scores(rows, asked=True).cpu() for rows in (asked.embeddings, asked.photos)
-    )
+    here, there = (nouns.scores(rows, asked=True).cpu() for rows in (asked.embeddings, asked.photos))
     likeness = F.cosine_similarity(asked.embeddings, asked.photos[asked.owners], dim=1).tolist()
     sizes, odds = asked.shares.log().tolist(), nouns.odds.tolist()
     best = best_nouns(here, texts, nouns)
@@ -233,9 +227,7 @@ def check_least(settings: ModelSettings, min_confidence: float | None) -> None:
     if not (isinstance(min_confidence, Real) and 0 <= min_confidence <= 1):
         raise OptionError(f"min_confidence {min_confidence!r} must be a number in 0..1")
     if confidence_of(settings) is None:
-        raise OptionError(
-            f"{settings.name!r} gives no confidence: patchioner calibrate makes it do so"
-        )
+        raise OptionError(f"{settings.name!r} gives no confidence: patchioner calibrate makes it do so")
 
 
 def captions(
@@ -267,15 +259,10 @@ def captions(
     if calibrated is not None and parts.nouns is not None:
         sure = calibrated(features(asked, [one.text for one in found], parts.nouns)).tolist()
     answers = iter(zip(found, sure, strict=True))
-    return [
-        [_answer(*next(answers), region, one.doubt, least) for region in one.regions]
-        for one in batch
-    ]
+    return [[_answer(*next(answers), region, one.doubt, least) for region in one.regions] for one in batch]
 
 
-def _answer(
-    one: Decoded, sure: float | None, region: Region, doubt: Doubt | None, least: float
-) -> Caption:
+def _answer(one: Decoded, sure: float | None, region: Region, doubt: Doubt | None, least: float) -> Caption:
     if sure is None:
         return Caption(one.text, one.score, region)
     if doubt is not None:  # of a drawing people may want a caption all the same
@@ -377,9 +364,7 @@ def read_pairs(path: Path, photos: Path, *, limit: int, seed: int = 0) -> list[C
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        pairs: list[Captioned] = [
-            (photos / str(row["file_name"]), tuple(map(str, row["captions"]))) for row in rows
-        ]
+        pairs: list[Captioned] = [(photos / str(row["file_name"]), tuple(map(str, row["captions"]))) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
         form = '[{"file_name", "captions"}, ...]'
         raise TextError(f"{path} is not a JSON list {form}: {error!r}") from error

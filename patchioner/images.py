@@ -255,9 +255,7 @@ def _to_rgb(image: Image.Image, name: str, *, own: bool = True) -> Image.Image:
 def _check_size(image: Image.Image, name: str) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name}, {width} x {height}, is over {MAX_PIXELS:,} pixels: make it smaller"
-        )
+        raise ImageError(f"{name}, {width} x {height}, is over {MAX_PIXELS:,} pixels: make it smaller")
     if width * height == 0:
         raise ImageError(f"{name} has {width} x {height} pixels: it shows nothing")
 

@@ -19,9 +19,7 @@ Attribute: TypeAlias = str | int | float | bool | None
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _VOID = frozenset({"meta", "link", "input", "img", "br", "hr"})
 _EMPTY = frozenset({"rect", "path", "image"})  # of SVG, where a slash ends them
-_UNFIT = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
-)
+_UNFIT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 def element(name: str, /, *children: Child, **attributes: Attribute) -> Markup:
@@ -61,11 +59,7 @@ def table(
         own = [element("th", name, scope="row"), *(element("td", cell) for cell in cells)]
         body.append(element("tr", own))
     heads = element("tr", [element("th", cell, scope="col") for cell in head])
-    parts = (
-        element("caption", element("span", caption)),
-        element("thead", heads),
-        element("tbody", body),
-    )
+    parts = (element("caption", element("span", caption)), element("thead", heads), element("tbody", body))
     whole = element("table", *parts, class_=class_)
     return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 

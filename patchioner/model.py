@@ -19,14 +19,7 @@ import patchioner.pipeline as pipeline  # a name of the package would be looked 
 from decoders import DecodeOptions
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import Encodable, PatchFeatures
-from patchioner.base.errors import (
-    ImageError,
-    OptionError,
-    PatchionerError,
-    RegionError,
-    TextError,
-    check_texts,
-)
+from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError, check_texts
 from patchioner.base.files import check
 from patchioner.base.weights import Storage, usable_device, usable_dtype
 from patchioner.checkpoints.folder import (
@@ -132,9 +125,7 @@ class Patchioner:
             parts = parts.with_bank(bank)
         return cls(parts, device=chosen, dtype=dtype, reduce_jpegs=reduce_jpegs)
 
-    def to(
-        self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
-    ) -> Self:
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None) -> Self:
         """The same model on another device or in another precision; this one stays as it is.
 
         Example:
@@ -164,9 +155,7 @@ class Patchioner:
     @overload
     def encode(self, images: ImageSource, *, keep_image: bool | None = None) -> PatchFeatures: ...
     @overload
-    def encode(
-        self, images: list[ImageSource], *, keep_image: bool | None = None
-    ) -> list[PatchFeatures]: ...
+    def encode(self, images: list[ImageSource], *, keep_image: bool | None = None) -> list[PatchFeatures]: ...
     def encode(
         self, images: ImageSource | list[ImageSource], *, keep_image: bool | None = None
     ) -> PatchFeatures | list[PatchFeatures]:
@@ -373,15 +362,11 @@ class Patchioner:
         calibration = self.settings.calibration.get("label")
 
         def answer(batch: Sequence[Embedded]) -> list[list[Label]]:
-            return [
-                _choose(rows, names, texts, temperature, calibration, threshold) for rows in batch
-            ]
+            return [_choose(rows, names, texts, temperature, calibration, threshold) for rows in batch]
 
         return self._run(items, answer, on_error, weighting, crop, batching)
 
-    def embed_many(
-        self, items: Iterable[Item], *, on_error: OnError = "raise"
-    ) -> Iterator[list[Tensor]]:
+    def embed_many(self, items: Iterable[Item], *, on_error: OnError = "raise") -> Iterator[list[Tensor]]:
         """`embed_regions` for many photos, as `caption_many`: (dim,) float32 of each region."""
 
         def answer(batch: Sequence[Embedded]) -> list[list[Tensor]]:
@@ -394,9 +379,7 @@ class Patchioner:
         """Show what a region's caption rests on: nearest memory texts and patch weights; OptionError without texts."""
         bank = self._placed.bank
         if bank is None or bank.texts is None:
-            raise OptionError(
-                f"{self.settings.name!r} has no memory texts: build a bank that keeps them"
-            )
+            raise OptionError(f"{self.settings.name!r} has no memory texts: build a bank that keeps them")
         found = bank.nearest(self.embed_regions(features, [region]), k)
         assert found.texts is not None, "a bank with texts gives texts"
         weighting, _ = self.settings.for_region(region)
@@ -454,15 +437,10 @@ class Patchioner:
                 return photo, regions
             return self._read(photo, keep), regions
 
-        def encode(
-            group: Sequence[tuple[_Read | PatchFeatures, Regions]],
-        ) -> list[tuple[PatchFeatures, Regions]]:
+        def encode(group: Sequence[tuple[_Read | PatchFeatures, Regions]]) -> list[tuple[PatchFeatures, Regions]]:
             photos = [photo for photo, _ in group if not isinstance(photo, PatchFeatures)]
             found = iter(self._encode(photos, keep) if photos else ())
-            return [
-                (photo if isinstance(photo, PatchFeatures) else next(found), regions)
-                for photo, regions in group
-            ]
+            return [(photo if isinstance(photo, PatchFeatures) else next(found), regions) for photo, regions in group]
 
         def embed(seen: tuple[PatchFeatures, Regions]) -> Embedded:
             rows = self._embed(*seen, weighting, crop)
@@ -489,19 +467,13 @@ class Patchioner:
         found = self._placed.backbone.encode([photo.seen for photo in photos])
         return [
             replace(
-                one,
-                image=photo.seen if keep_image and isinstance(photo.seen, Image.Image) else None,
-                doubt=photo.doubt,
+                one, image=photo.seen if keep_image and isinstance(photo.seen, Image.Image) else None, doubt=photo.doubt
             )
             for one, photo in zip(found, photos, strict=True)
         ]
 
     def _embed(
-        self,
-        features: PatchFeatures,
-        asked: Regions,
-        weighting: Weighting | None,
-        crop: Crop | None,
+        self, features: PatchFeatures, asked: Regions, weighting: Weighting | None, crop: Crop | None
     ) -> Embedded:
         """Embeddings of the regions that can be used, and the errors of the others."""
         if features.dim != self.parts.backbone.dim:
@@ -512,9 +484,7 @@ class Patchioner:
         if not regions:  # a photo in which nothing was found
             none = features.tokens.new_empty((0, features.dim)).float()
             return Embedded([], none, {})
-        rows = pipeline.attempt(
-            lambda some: self.embed_regions(features, some, weighting, crop=crop).unbind(), regions
-        )
+        rows = pipeline.attempt(lambda some: self.embed_regions(features, some, weighting, crop=crop).unbind(), regions)
         errors = {place: row for place, row in enumerate(rows) if isinstance(row, PatchionerError)}
         if len(errors) == len(rows):
             raise errors[0]

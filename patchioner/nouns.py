@@ -70,9 +70,7 @@ class NounTable:
 
     @classmethod
     @torch.inference_mode()
-    def build(
-        cls, captions: Iterable[str], regions: Tensor, tower: TextTower, count: int = 1500
-    ) -> Self:
+    def build(cls, captions: Iterable[str], regions: Tensor, tower: TextTower, count: int = 1500) -> Self:
         """The `count` commonest nouns of captions.
 
         Args:
@@ -89,9 +87,7 @@ class NounTable:
         if not names:
             raise OptionError("the captions name no things: give more of them")
         each = [tower.encode([form.format(name) for name in names]) for form in _TEMPLATES]
-        embeddings = F.normalize(
-            torch.stack([F.normalize(one, dim=1) for one in each]).sum(0), dim=1
-        )
+        embeddings = F.normalize(torch.stack([F.normalize(one, dim=1) for one in each]).sum(0), dim=1)
         spread = _spread(embeddings, regions)
         return cls(names, embeddings, spread, spread, torch.zeros(len(names)))
 
@@ -125,13 +121,9 @@ class NounTable:
     def save(self, folder: Path) -> None:
         """Write names.json and weights.safetensors, the embeddings in half precision."""
         folder.mkdir(parents=True, exist_ok=True)
+        save_weights({"embeddings": self.embeddings}, folder / "embeddings.safetensors", storage="fp16")
         save_weights(
-            {"embeddings": self.embeddings}, folder / "embeddings.safetensors", storage="fp16"
-        )
-        save_weights(
-            {"any": self.spread, "asked": self.asked, "odds": self.odds},
-            folder / "spread.safetensors",
-            storage="fp32",
+            {"any": self.spread, "asked": self.asked, "odds": self.odds}, folder / "spread.safetensors", storage="fp32"
         )
         write_json(folder / "names.json", self.names)
 
@@ -145,12 +137,7 @@ class NounTable:
         held.setdefault("odds", torch.zeros(count))  # files had none once
         shapes = {key: tuple(tensor.shape) for key, tensor in held.items()}
         width = shapes.get("embeddings", ())[1:]
-        wanted = {
-            "embeddings": (count, *width),
-            "any": (2, count),
-            "asked": (2, count),
-            "odds": (count,),
-        }
+        wanted = {"embeddings": (count, *width), "any": (2, count), "asked": (2, count), "odds": (count,)}
         if not count or len(width) != 1 or any(shapes.get(key) != wanted[key] for key in wanted):
             raise CheckpointError(f"{folder}: names and tensors of the nouns do not fit together")
         unit = F.normalize(held["embeddings"].float(), dim=1)
@@ -181,11 +168,7 @@ def named(text: str) -> frozenset[str]:
 
 
 def cut_to_shown(
-    sentences: Sequence[str],
-    nouns: NounTable | None,
-    here: Tensor,
-    around: Tensor,
-    shares: Tensor | None = None,
+    sentences: Sequence[str], nouns: NounTable | None, here: Tensor, around: Tensor, shares: Tensor | None = None
 ) -> list[str]:
     """Of each caption the things that its region shows, joined by its own prepositions, commas and "and".
 
@@ -266,9 +249,7 @@ def _article(word: str) -> str:
     return "an" if _VOWEL.match(word) else "a"
 
 
-def keep_shown_colours(
-    texts: Sequence[str], here: Tensor, embed: Callable[[Sequence[str]], Tensor]
-) -> list[str]:
+def keep_shown_colours(texts: Sequence[str], here: Tensor, embed: Callable[[Sequence[str]], Tensor]) -> list[str]:
     """The texts without colours that the region shows less than another of `COLOURS`, by the same thing's name with it.
 
     Args:

@@ -20,16 +20,10 @@ from patchioner.regions import Patch
 Numbers = npt.NDArray[np.int64]
 OTHER: Colour = (150, 150, 150)
 _OPACITY = 0.5
-_ALIKE = (
-    0.3  # Jaccard overlap of the things that captions name, from which one stands for the other
-)
+_ALIKE = 0.3  # Jaccard overlap of the things that captions name, from which one stands for the other
 
 
-def draw_patch_map(
-    image: Image.Image,
-    captions: Sequence[Captioned],
-    geometry: ImageGeometry,
-) -> Image.Image:
+def draw_patch_map(image: Image.Image, captions: Sequence[Captioned], geometry: ImageGeometry) -> Image.Image:
     """Colour every patch by what its caption says.
 
     Args:

@@ -158,9 +158,7 @@ def run(
         with closing(map_ahead(encode, groups, workers=lanes, ahead=lanes, threads=own)) as encoded:
             embedded = (one for group in encoded for one in group)
             batches = chunks(embedded, lambda batch: sum(map(_size, batch)) >= batching.regions)
-            with closing(
-                map_ahead(answer, batches, workers=int(batching.overlap), ahead=1, threads=own)
-            ) as answered:
+            with closing(map_ahead(answer, batches, workers=int(batching.overlap), ahead=1, threads=own)) as answered:
                 for outcomes in answered:
                     yield from outcomes
 
@@ -208,9 +206,7 @@ class Answers(Iterator[Answer]):
         self._stream.close()
 
 
-def attempt(
-    work: Callable[[Sequence[In]], Sequence[Out]], group: Sequence[In]
-) -> list[Out | PatchionerError]:
+def attempt(work: Callable[[Sequence[In]], Sequence[Out]], group: Sequence[In]) -> list[Out | PatchionerError]:
     """`work` on all at once; where that fails, on each half, so that only what fails by itself is lost."""
     try:
         return list(work(group))
@@ -252,9 +248,7 @@ def _size(rows: Embedded | PatchionerError) -> int:
     return _LEAST if isinstance(rows, PatchionerError) else max(_LEAST, len(rows.regions))
 
 
-def _merged(
-    rows: Embedded | PatchionerError, answers: Sequence[Answer] | PatchionerError
-) -> Outcome[Answer]:
+def _merged(rows: Embedded | PatchionerError, answers: Sequence[Answer] | PatchionerError) -> Outcome[Answer]:
     """Answers and errors of a photo's regions, in their order."""
     if isinstance(rows, PatchionerError) or isinstance(answers, PatchionerError):
         return cast("PatchionerError", answers)

@@ -27,9 +27,7 @@ SIZES, DRAWS, SMALLEST = (2, 3, 5, 10, 20), 6, 0.005
 THRESHOLD = 0.27  # keeps 77 % of the right names and drops 59 % of the wrong ones
 
 
-def region_rows(
-    model: Patchioner, photos: Sequence[dict[str, Any]], folder: Path
-) -> tuple[Tensor, list[str]]:
+def region_rows(model: Patchioner, photos: Sequence[dict[str, Any]], folder: Path) -> tuple[Tensor, list[str]]:
     """Unit embeddings of the boxes that are large enough, at most two a name and photo, and their names."""
     rows, names = [], []
     for photo in progress(photos, description="photos", unit="photo"):
@@ -58,10 +56,7 @@ def fit(rows: Tensor, names: Sequence[str], classes: Sequence[str], texts: Tenso
             cosine, place = row[picked].max(dim=0)
             best.append(float(cosine))
             right.append(float(classes[picked[int(place)]] == name))
-    inputs, truth = (
-        torch.tensor(best, dtype=torch.float64),
-        torch.tensor(right, dtype=torch.float64),
-    )
+    inputs, truth = (torch.tensor(best, dtype=torch.float64), torch.tensor(right, dtype=torch.float64))
     line = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([line], max_iter=200)
 

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 
 # No deadline: a busy machine is no fault. The same examples each time: a run fails for what was changed.
 hypothesis.settings.register_profile(
-    "steady",
-    deadline=None,
-    derandomize=True,
-    max_examples=50,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    "steady", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("steady")
 

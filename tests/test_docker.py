@@ -13,10 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-ENTRIES = {
-    "Dockerfile": ["patchioner"],
-    "Dockerfile.serve": ["patchioner", "serve", "--host", "0.0.0.0"],
-}
+ENTRIES = {"Dockerfile": ["patchioner"], "Dockerfile.serve": ["patchioner", "serve", "--host", "0.0.0.0"]}
 LINES = {name: (ROOT / name).read_text(encoding="utf-8").splitlines() for name in ENTRIES}
 
 

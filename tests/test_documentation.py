@@ -33,9 +33,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(start: str, *pages: Path) -> list[tuple[str, ...]]:
     """Words of every command line that begins so, each once."""
-    lines = [
-        line for page in pages for block in blocks(page, "bash") for line in block.splitlines()
-    ]
+    lines = [line for page in pages for block in blocks(page, "bash") for line in block.splitlines()]
     told = [line[line.index(start) :].split(" > ")[0] for line in lines if start in line]
     found = [tuple(shlex.split(one, comments=True)) for one in told]
     return [words for words in dict.fromkeys(found) if words[0] == start.split()[0]]

@@ -21,9 +21,7 @@ LONGEST_MODULE, LONGEST_FUNCTION = 600, 80
 HEAVY = ("torch", "timm", "tokenizers", "safetensors", "huggingface_hub", "matplotlib", "skimage")
 FOLDERS = sorted({room.partition(".")[0] for room in MAY_IMPORT})
 TEXTS = {
-    path.relative_to(ROOT): path.read_text("utf-8")
-    for folder in FOLDERS
-    for path in (ROOT / folder).rglob("*.py")
+    path.relative_to(ROOT): path.read_text("utf-8") for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")
 }
 NODES = [(path, node) for path, text in TEXTS.items() for node in ast.walk(ast.parse(text))]
 

@@ -56,9 +56,7 @@ def test_a_label_may_be_none_of_those_given(shipped: Patchioner) -> None:
     assert forced.text is not None and forced.cosines == wrong.cosines
 
 
-def test_captions_do_not_depend_on_what_makes_them_fast(
-    shipped: Patchioner, tmp_path: Path
-) -> None:
+def test_captions_do_not_depend_on_what_makes_them_fast(shipped: Patchioner, tmp_path: Path) -> None:
     """Off: weights unpacked, every token's logit computed, the bank read whole, regions one by one."""
     photo, parts = noise_photo(320, 240), shipped.parts
     sets = int(os.environ.get("REGIONS", "16")) // 8

@@ -71,9 +71,7 @@ def test_options_follow_the_arguments() -> None:
         ("--from-scratch --width 33", 1, "33"), ("--from-scratch --vocab-size 10", 1, "10"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_one_line(
-    words: list[str], extra: str, status: int, message: str, capsys: Capture
-) -> None:
+def test_what_is_wrong_is_one_line(words: list[str], extra: str, status: int, message: str, capsys: Capture) -> None:
     if status == 2:
         with pytest.raises(SystemExit, match="2"):
             script.main([*words, *extra.split()])

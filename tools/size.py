@@ -16,9 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("patchioner", "patchioner_base", "decoders", "memory_bank")
-OPTION_CLASS = re.compile(
-    r"(Options|Settings|Batching|Weighting|Budget|Thresholds|FalseAccepts|Filter)$"
-)
+OPTION_CLASS = re.compile(r"(Options|Settings|Batching|Weighting|Budget|Thresholds|FalseAccepts|Filter)$")
 
 
 def modules(root: Path, rooms: Sequence[str]) -> list[Path]:
@@ -63,11 +61,7 @@ def words(paths: Sequence[Path]) -> int:
 def entered(root: Path) -> str:
     """How many files one box caption enters, by `tools/trace.py`."""
     photo = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent)",
-        ],
+        [sys.executable, "-c", "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent)"],
         capture_output=True,
         text=True,
         check=True,
@@ -88,11 +82,7 @@ def main() -> int:
     sys.path.insert(0, str(root))
     rows = []
     targets = {"product": (21_000, 90), "benchmarks": (6_500, 30), "tests": (18_000, None)}
-    for name, rooms in (
-        ("product", PRODUCT),
-        ("benchmarks", ("benchmarks",)),
-        ("tests", ("tests",)),
-    ):
+    for name, rooms in (("product", PRODUCT), ("benchmarks", ("benchmarks",)), ("tests", ("tests",))):
         found = modules(root, rooms)
         most, files = targets[name]
         target = f"{most:,} lines" + (f", {files} files" if files else "")

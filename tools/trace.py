@@ -36,11 +36,7 @@ def trace(argv: list[str]) -> tuple[int, set[tuple[str, str]]]:
         sys.settrace(None)
         threading.settrace(None)
     rooms = tuple(f"{ROOT / room}/" for room in ROOMS)
-    return status, {
-        (str(Path(file).relative_to(ROOT)), name)
-        for file, name in entered
-        if file.startswith(rooms)
-    }
+    return status, {(str(Path(file).relative_to(ROOT)), name) for file, name in entered if file.startswith(rooms)}
 
 
 def main() -> int:

@@ -28,9 +28,7 @@ Scores = tuple[float, Floats]
 NGram = tuple[str, ...]
 MAX_ORDER = 4
 
-PUNCTUATION: Final = frozenset(
-    ["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", '"']
-)
+PUNCTUATION: Final = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";", '"'])
 """Tokens that are dropped: the list of the COCO caption evaluation, and the plain double quote."""
 
 # The official list names the brackets in upper case ("-LRB-") although its text is lower-cased by

@@ -232,9 +232,7 @@ def class_named(captions: Sequence[str], classes: Sequence[Sequence[str]]) -> Fl
     return np.array([100.0 * (due[0] in named[text]) for text, due in pairs])
 
 
-def distinctness(
-    captions: Texts, photos: Texts, regions: Sequence[Hashable]
-) -> dict[str, tuple[int, int]]:
+def distinctness(captions: Texts, photos: Texts, regions: Sequence[Hashable]) -> dict[str, tuple[int, int]]:
     """By photo with two regions or more, (pairs of regions with the same caption, pairs of regions).
 
     Case and punctuation do not matter. `photos` and `regions` name those of each of n captions; what comes twice in a

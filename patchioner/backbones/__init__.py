@@ -80,9 +80,7 @@ class PatchFeatures:
             with safe_open(str(path), framework="pt") as file:
                 stored = json.loads((file.metadata() or {})["geometry"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            pairs: dict[str, Any] = {
-                key: tuple(one) if isinstance(one, list) else one for key, one in stored.items()
-            }
+            pairs: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in stored.items()}
             geometry, image = ImageGeometry(**pairs), tensors.pop("image", None)
             photo = None if image is None else Image.fromarray(image.numpy())
             absent = {"cls": None, "attention": None}
@@ -208,10 +206,7 @@ class SingleViT(Backbone):
     @torch.inference_mode()
     def encode(self, images: Sequence[Encodable]) -> list[PatchFeatures]:
         """See `Backbone.encode`; photos that fill the same grid share passes of a bounded size."""
-        geometries = [
-            one.geometry if isinstance(one, PreparedPhoto) else self.geometry(one.size)
-            for one in images
-        ]
+        geometries = [one.geometry if isinstance(one, PreparedPhoto) else self.geometry(one.size) for one in images]
         features: dict[int, PatchFeatures] = {}
         for places in equal_grids(geometries, self._patches_per_pass()):
             pixels = self.as_input([self.prepare(images[place]).pixels for place in places])
@@ -233,9 +228,7 @@ class SingleViT(Backbone):
         """See `StoredModule.from_config`."""
         own = settings_of(config, ("name", "preprocessing", *cls.own_keys))
         source = WeightSource.of(config, folder)
-        preprocessing = settings_from(
-            Preprocessing, own.pop("preprocessing", None), "preprocessing"
-        )
+        preprocessing = settings_from(Preprocessing, own.pop("preprocessing", None), "preprocessing")
         made = cls(own.pop("name"), preprocessing, pretrained=cls.pretrained_of(source), **own)
         made.restore(source.folder)
         if source.file is not None or source.parts is not None:
@@ -262,9 +255,7 @@ class SingleViT(Backbone):
         """Refuse a preprocessing with other patches than the network's (height, width); OptionError."""
         size = self.preprocessing.patch_size
         if tuple(patch) != (size, size):
-            raise OptionError(
-                f"{self.name} has patches {tuple(patch)}: set patch_size to {patch[0]}"
-            )
+            raise OptionError(f"{self.name} has patches {tuple(patch)}: set patch_size to {patch[0]}")
 
 
 def split_features(found: Dense, geometries: Sequence[ImageGeometry]) -> list[PatchFeatures]:

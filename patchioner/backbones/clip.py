@@ -28,13 +28,7 @@ from patchioner.backbones import (
     preprocess,
 )
 from patchioner.backbones.vit import cls_attention, published_attention, resample_positions
-from patchioner.base.errors import (
-    CheckpointError,
-    HubError,
-    OptionError,
-    UnknownNameError,
-    first_line,
-)
+from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import check
 from patchioner.base.optional import require
 from patchioner.checkpoints.stored import WeightSource, make_part, read_object, settings_of
@@ -146,9 +140,7 @@ class OpenClipViT(SingleViT):
         return self.project(last.outputs(slice(1))[:, 0])
 
 
-def clip_preprocessing(
-    size: int = 224, patch_size: int = 16, mode: Fit = "stretch"
-) -> Preprocessing:
+def clip_preprocessing(size: int = 224, patch_size: int = 16, mode: Fit = "stretch") -> Preprocessing:
     """CLIP's normalisation with an input of `size` pixels; the published baselines stretch to 224 or 592."""
     return Preprocessing(mode, size, patch_size, CLIP_MEAN, CLIP_STD)
 
@@ -168,9 +160,7 @@ def _visual(name: str, settings: Mapping[str, Any], pretrained: str | None) -> A
     return build_model("CLIP", name, settings, dict(vision), dict(_NO_TEXT)).visual
 
 
-def build_model(
-    kind: str, name: str, settings: Mapping[str, Any], vision: dict[str, Any], text: dict[str, Any]
-) -> Any:
+def build_model(kind: str, name: str, settings: Mapping[str, Any], vision: dict[str, Any], text: dict[str, Any]) -> Any:
     """An open_clip model of a class ("CLIP", "CustomTextCLIP") with random weights; OptionError where it cannot be."""
     make = getattr(require("open_clip", "clip"), kind)
     try:
@@ -193,9 +183,7 @@ def _try_tower() -> None:
         except (AttributeError, RuntimeError, TypeError):
             fits = False
     if not fits:
-        raise OptionError(
-            f"open_clip {require('open_clip', 'clip').__version__} is unknown: see constraints.txt"
-        )
+        raise OptionError(f"open_clip {require('open_clip', 'clip').__version__} is unknown: see constraints.txt")
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,9 +298,7 @@ def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
         reason = first_line(error)
         if pretrained in tags:
             raise HubError(f"weights {pretrained!r} of {name} cannot be had: {reason}") from error
-        raise CheckpointError(
-            f"{pretrained} holds no weights of open_clip's {name}: {reason}"
-        ) from error
+        raise CheckpointError(f"{pretrained} holds no weights of open_clip's {name}: {reason}") from error
 
 
 SHIFT, SCALE = 1.2, 3.0  # beta and gamma of the paper, which reports 1.0..1.6 and 2..5 as good
@@ -344,9 +330,7 @@ class ProxyClip(Backbone):
             raise OptionError(f"a {type(clip).__name__} is no CLIP of open_clip: use 'ViT-B-16'")
         other = getattr(getattr(proxy, "preprocessing", None), "mode", None)
         if clip.preprocessing.mode != other:
-            raise OptionError(
-                f"CLIP fits by {clip.preprocessing.mode!r}, the proxy by {other!r}: give one mode"
-            )
+            raise OptionError(f"CLIP fits by {clip.preprocessing.mode!r}, the proxy by {other!r}: give one mode")
         self.clip, self.proxy, self.dim = clip, proxy, clip.dim
         self.eval()
 
@@ -355,8 +339,7 @@ class ProxyClip(Backbone):
         """See `StoredModule.from_config`; "clip" and "proxy" are configs or folders, else those that `save` wrote."""
         own = settings_of(config, _PROXY_PARTS)
         parts = {
-            name: make_part(BACKBONES, own.pop(name, name), folder, f"{name} of a proxy_clip")
-            for name in _PROXY_PARTS
+            name: make_part(BACKBONES, own.pop(name, name), folder, f"{name} of a proxy_clip") for name in _PROXY_PARTS
         }
         return cls(**parts)  # type: ignore[arg-type]  # another kind than CLIP is refused
 

@@ -11,23 +11,11 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from patchioner.backbones import Dense
-from patchioner.backbones.vit import (
-    TimmNetwork,
-    cls_attention,
-    cls_query_keys,
-    fit_vit,
-    is_plain_block,
-)
+from patchioner.backbones.vit import TimmNetwork, cls_attention, cls_query_keys, fit_vit, is_plain_block
 from patchioner.base.errors import OptionError
 from patchioner.base.files import check
 from patchioner.base.weights import fit_weights
-from patchioner.checkpoints.stored import (
-    PRETRAINED,
-    WeightSource,
-    existing_path,
-    part_of,
-    read_tensors,
-)
+from patchioner.checkpoints.stored import PRETRAINED, WeightSource, existing_path, part_of, read_tensors
 from patchioner.geometry import Preprocessing
 
 Space = Literal["patch", "both"]
@@ -115,9 +103,7 @@ class DinoTxtViT(TimmNetwork):
             vision = read_tensors(path)
         self.read_published(vision, read_tensors(head), source=str(head))
 
-    def read_published(
-        self, vision: Mapping[str, Tensor] | None, head: Mapping[str, Tensor], *, source: str
-    ) -> None:
+    def read_published(self, vision: Mapping[str, Tensor] | None, head: Mapping[str, Tensor], *, source: str) -> None:
         """Load the weights as published, in place, strictly: CheckpointError where a tensor does not fit.
 
         `vision` (None: as it is) in DINOv2's or DINOv3's layout; `head` of DINOv2's file of it, or DINOv3's with texts.

@@ -50,9 +50,7 @@ class ExportedBackbone(SingleViT):
     native_positions: Tensor | None
     kind: Format
 
-    def __init__(
-        self, folder: Path, config: Mapping[str, Any], positions: Tensor | None = None
-    ) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], positions: Tensor | None = None) -> None:
         super().__init__()
         self.kind = config["type"]
         require(PACKAGES[self.kind], self.kind)
@@ -109,9 +107,7 @@ class ExportedBackbone(SingleViT):
             named = dict(zip(self.output_names, tensors, strict=True))
         except Exception as error:  # each runtime has its own tree, which no public name covers
             network = self.folder / NETWORK_FILES[self.kind]
-            raise ExportError(
-                f"{PACKAGES[self.kind]} cannot run {network}: {first_line(error)}"
-            ) from error
+            raise ExportError(f"{PACKAGES[self.kind]} cannot run {network}: {first_line(error)}") from error
         return Dense(*(named.get(name) for name in Dense._fields))  # type: ignore[arg-type]
 
     def as_input(self, pixels: Sequence[Tensor]) -> Tensor:

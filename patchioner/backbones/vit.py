@@ -20,13 +20,7 @@ from timm.models.vision_transformer import Attention, Block  # type: ignore[attr
 from torch import Tensor, nn
 
 from patchioner.backbones import Dense, SingleViT
-from patchioner.base.errors import (
-    CheckpointError,
-    HubError,
-    OptionError,
-    UnknownNameError,
-    first_line,
-)
+from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import check
 from patchioner.base.weights import fit_weights, inference_copy
 from patchioner.checkpoints.stored import WeightSource, part_of, read_tensors
@@ -142,9 +136,7 @@ class TimmViT(TimmNetwork):
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """See `SingleViT.outputs`."""
         found = self.dense(pixels, grid)
-        cls, registers = (
-            None if one is None else one.float() for one in (found.cls, found.registers)
-        )
+        cls, registers = (None if one is None else one.float() for one in (found.cls, found.registers))
         tokens, cls = self.head(found.tokens.float(), cls)
         if registers is not None:
             registers, _ = self.head(registers, None)
@@ -390,11 +382,7 @@ def build_head(config: Mapping[str, Any], dim: int) -> nn.Module:
 
 
 def create_vit(
-    name: str,
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    pretrained: bool = False,
-    classes: int = 0,
+    name: str, overrides: Mapping[str, Any] | None = None, *, pretrained: bool = False, classes: int = 0
 ) -> Any:
     """A timm ViT that takes any input size; arguments and errors as `TimmNetwork`, and HubError."""
     if not timm.is_model(name):
@@ -455,9 +443,7 @@ def _without_absent_biases(vit: Any, state: Mapping[str, Tensor], source: str) -
         # The key's third is masked out in DINOv3, whatever is stored there.
         query, _, value = tensor.chunk(3)
         if bool(query.any()) or bool(value.any()):
-            raise CheckpointError(
-                f"{source}: {name} has no place: use the network named '..._qkvb'"
-            )
+            raise CheckpointError(f"{source}: {name} has no place: use the network named '..._qkvb'")
     return kept
 
 

@@ -22,12 +22,7 @@ def asked_workers(engine: str) -> int | None:
 
 
 def on_ray(
-    kind: type,
-    given: Sequence[Any],
-    rows: Sequence[Any],
-    workers: int,
-    cpus: int,
-    device: str | None,
+    kind: type, given: Sequence[Any], rows: Sequence[Any], workers: int, cpus: int, device: str | None
 ) -> Iterator[dict[str, Any]]:
     """What objects of a kind, made with `given`, answer to rows: columns of a few at a time, in any order.
 

@@ -133,11 +133,7 @@ def check_texts(texts: object, what: str = "text", *, blank: bool = False) -> li
     found = list(texts)
     for index, text in enumerate(found):
         if not isinstance(text, str) or not (blank or text.strip()):
-            raise TextError(
-                f"{what} {index} is {text!r}: give {'' if blank else 'non-blank '}strings"
-            )
+            raise TextError(f"{what} {index} is {text!r}: give {'' if blank else 'non-blank '}strings")
         if not text.isascii() and _HALF.search(text):
-            raise TextError(
-                f"{what} {index} is {text!r}: half a character is in it; decode it anew"
-            )
+            raise TextError(f"{what} {index} is {text!r}: half a character is in it; decode it anew")
     return found

@@ -218,9 +218,7 @@ def without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     return held
 
 
-def check(
-    rule: str | Collection[object], owner: object = None, names: str = "", /, **values: Any
-) -> None:
+def check(rule: str | Collection[object], owner: object = None, names: str = "", /, **values: Any) -> None:
     """OptionError, by name, for a value that is none of a collection, or no number of an interval.
 
     The values are given by name, or are attributes of an owner. An interval such as "(0, 1]" may be of whole numbers,
@@ -285,9 +283,7 @@ def _as(hint: Any, value: Any, key: str, what: str) -> Any:
             return settings_from(kind, value, f"{what}: {key}")  # type: ignore[arg-type]
         if origin is Mapping and isinstance(value, Mapping):
             inner = get_args(kind)[1]
-            return {
-                name: _as(inner, one, str(name), f"{what}: {key}") for name, one in value.items()
-            }
+            return {name: _as(inner, one, str(name), f"{what}: {key}") for name, one in value.items()}
         if origin is tuple and isinstance(value, list | tuple):
             return tuple(_as(get_args(kind)[0], one, key, what) for one in value)
         wanted = (int, float) if kind is float else origin
@@ -393,9 +389,7 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def claim(
-        cls, root: Path, identity: Mapping[str, Any], *, resume: bool, record: str
-    ) -> Iterator[Self]:
+    def claim(cls, root: Path, identity: Mapping[str, Any], *, resume: bool, record: str) -> Iterator[Self]:
         """Hold an empty or absent folder, or, with `resume`, the one of the same run, against other processes.
 
         Args:

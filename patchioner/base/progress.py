@@ -69,9 +69,7 @@ def guarded(work: Callable[[], int | None], program: str = "", stopped: str = "s
     return 1
 
 
-def progress(
-    iterable: Iterable[T], *, description: str, total: int | None = None, unit: str = "it"
-) -> Iterator[T]:
+def progress(iterable: Iterable[T], *, description: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
     """Yield the items of `iterable`, with a bar on standard error if that is a terminal.
 
     `total` is the number of items, where `len(iterable)` does not tell; `unit` what one is called.
@@ -99,9 +97,7 @@ def quiet_interrupts() -> None:
 
 
 @contextmanager
-def meter(
-    *, description: str, total: int | None = None, unit: str = "it"
-) -> Iterator[Callable[[str], None]]:
+def meter(*, description: str, total: int | None = None, unit: str = "it") -> Iterator[Callable[[str], None]]:
     """A bar with rate and time left for work that is no iterable; call what it gives after each piece, with a note."""
     from tqdm import tqdm
 

@@ -37,9 +37,7 @@ _INT8_MIN_VALUES = 4096  # below this the scales and the lost precision buy noth
 _LEAST = 2**16  # numbers of a weight below which packing gains nothing
 # A module takes kilobytes and time whatever its size.
 _SPARE, _MOST_BYTES, _LEAST_BYTES = 256 * 2**20, 2**36, 2**16
-_FACTORIES = tuple(
-    getattr(torch, name) for name in ["empty", "zeros", "ones", "full", "randn", "rand", "arange"]
-)
+_FACTORIES = tuple(getattr(torch, name) for name in ["empty", "zeros", "ones", "full", "randn", "rand", "arange"])
 # What torch.save writes, now and in old releases.
 TORCH_FILES = ("a zip archive, as torch.save writes (it holds a pickle)", "a pickle")
 _UNKNOWN = "of no known kind"
@@ -311,9 +309,7 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _log = logging.getLogger(__name__)
 
 
-def inference_copy(
-    module: M, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
-) -> M:
+def inference_copy(module: M, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True) -> M:
     """A frozen copy of a network in eval mode on a device and in a precision; the original is left as it is.
 
     Weights that need no conversion are shared with the original: make a new copy after training. Packed weights are a
@@ -392,8 +388,7 @@ class PackedLinear(nn.Module):
         probe = fn(torch.empty(0, dtype=torch.float32, device="cpu"))
         if probe.device.type != "cpu" or probe.dtype != torch.float32:
             raise OptionError(
-                f"a packed layer cannot become {probe.dtype} on {probe.device}: "
-                "make another `inference_copy` for that"
+                f"a packed layer cannot become {probe.dtype} on {probe.device}: make another `inference_copy` for that"
             )
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self

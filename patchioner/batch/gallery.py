@@ -19,8 +19,7 @@ from patchioner.markup import Attribute, Child, Markup, element, page
 
 _SIDE = 320  # pixels of the longer side of a thumbnail
 _CSS, _SCRIPT = (
-    resources.files("patchioner.batch").joinpath(f"gallery.{kind}").read_text("utf-8")
-    for kind in ("css", "js")
+    resources.files("patchioner.batch").joinpath(f"gallery.{kind}").read_text("utf-8") for kind in ("css", "js")
 )
 _ORDERS = {"file": "as in the file", "least": "least sure first", "most": "surest first"}
 

@@ -44,9 +44,7 @@ class Manifest:
             raise OptionError(reason) from error
 
     @classmethod
-    def open(
-        cls, folder: Path, suffix: str, run: Mapping[str, Any], source: Source, shards: int | None
-    ) -> Self:
+    def open(cls, folder: Path, suffix: str, run: Mapping[str, Any], source: Source, shards: int | None) -> Self:
         """Begin a run in a new or empty folder, or go on with the same one.
 
         `run` are JSON values, everything that changes what rows say. A run that goes on keeps its number of keys to a

@@ -182,13 +182,9 @@ class Tables(Source):
             image = _column(columns, how.image_column, _IMAGES, name)
             region = _column(columns, how.region_column, _REGIONS, name)
             if image is None:
-                raise OptionError(
-                    f"{name!r} has {columns}: say by --image-column which is the photo"
-                )
+                raise OptionError(f"{name!r} has {columns}: say by --image-column which is the photo")
             if region in ("boxes", "bboxes", "bbox") and how.box_format is None:
-                raise OptionError(
-                    f"{name!r}: say by --box-format what the numbers of {region!r} are"
-                )
+                raise OptionError(f"{name!r}: say by --box-format what the numbers of {region!r} are")
             fits = (one for one in NAMED if region is None and set(one[0]) <= set(columns))
             corners, form = next(fits, ((), None))
             numbers = {"box_format": form} | how.numbers
@@ -303,9 +299,7 @@ class TextTables(Tables):
                 arrow.BufferReader(data),
                 parse_options=text.ParseOptions(delimiter=delimiter, newlines_in_values=True),
                 convert_options=text.ConvertOptions(
-                    column_types=dict.fromkeys(names, arrow.string()),
-                    null_values=[""],
-                    strings_can_be_null=True,
+                    column_types=dict.fromkeys(names, arrow.string()), null_values=[""], strings_can_be_null=True
                 ),
             )
         except ValueError as error:  # Arrow's errors are these, and no UTF-8

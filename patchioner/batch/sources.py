@@ -176,9 +176,7 @@ class Source(ABC):
     per_shard: ClassVar[int] = 1  # keys
     endings: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self, store: Store, sizes: Sizes, how: Reading, name: str, regions: RegionFile | None = None
-    ) -> None:
+    def __init__(self, store: Store, sizes: Sizes, how: Reading, name: str, regions: RegionFile | None = None) -> None:
         self.store, self.sizes, self.how = store, sizes, how
         if how.exif == "ignore" and not (isinstance(self, Photos) and store.is_local):
             raise OptionError("--exif ignore needs photos that are files here: unpack them first")
@@ -242,9 +240,7 @@ class Photos(Source):
         if not (self.regions and self.regions.has_own_files):
             return {}
         here, own = Store("/"), {name: self.regions.own_path(name) for name in self.sizes}
-        return {
-            name: here.stamp(str(path.absolute())) if path else "" for name, path in own.items()
-        }
+        return {name: here.stamp(str(path.absolute())) if path else "" for name, path in own.items()}
 
     def together(self, keys: Sequence[str]) -> list[list[str]]:
         """Files here that may be copies, of one size and end, which is read of those of one size."""

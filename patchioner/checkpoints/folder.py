@@ -30,13 +30,7 @@ from patchioner.base.errors import (
 )
 from patchioner.base.files import check, read_json, recover_folder, replace_folder, write_json
 from patchioner.base.weights import Storage
-from patchioner.checkpoints.stored import (
-    CONFIG_FILE,
-    existing_path,
-    make_part,
-    read_settings,
-    read_yaml,
-)
+from patchioner.checkpoints.stored import CONFIG_FILE, existing_path, make_part, read_settings, read_yaml
 from patchioner.nouns import NounTable
 from patchioner.regions import Region, Weighting, region_kinds
 from patchioner.text import TEXT_TOWERS, TextTower, load_tower
@@ -209,9 +203,7 @@ class ModelSettings:
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise CheckpointError(f"{source} is no Patchioner config (no 'format': '{FORMAT}')")
         if values.get("version") != VERSION:
-            raise CheckpointError(
-                f"{source} has version {values.get('version')!r}, this release reads {VERSION}"
-            )
+            raise CheckpointError(f"{source} has version {values.get('version')!r}, this release reads {VERSION}")
         given = {key: value for key, value in values.items() if key not in ("format", "version")}
         if "bridge" in given and "projection" not in given:  # its name before the redesign
             given["projection"] = given.pop("bridge")
@@ -246,9 +238,7 @@ class Parts:
             raise CheckpointError("the settings keep captions to their regions, which needs nouns/")
         if self.settings.guides and not self.decoder.can_be_guided:
             raise CheckpointError(f"a {type(self.decoder).__name__} cannot be guided")
-        if self.settings.candidates and not (
-            self.tower and isinstance(self.decoder, TrainableDecoder)
-        ):
+        if self.settings.candidates and not (self.tower and isinstance(self.decoder, TrainableDecoder)):
             raise CheckpointError(
                 "the settings choose captions among candidates, which needs a text tower and a "
                 f"decoder that draws; a {type(self.decoder).__name__} does not"

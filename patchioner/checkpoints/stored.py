@@ -262,10 +262,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: {name!r} is no tensor; give a state dict of tensors")
     if len({name.startswith(_DISTRIBUTED) for name in held}) > 1:
         raise CheckpointError(f"{path}: some names have {_DISTRIBUTED!r}; two files were mixed up")
-    return {
-        name.removeprefix(_DISTRIBUTED): as_float(tensor, f"{path}: {name}")
-        for name, tensor in held.items()
-    }
+    return {name.removeprefix(_DISTRIBUTED): as_float(tensor, f"{path}: {name}") for name, tensor in held.items()}
 
 
 def part_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:

@@ -89,9 +89,7 @@ def build(options: argparse.Namespace) -> int:
     from patchioner.base.weights import tensors_sha256
 
     column, splits = options.column, options.split
-    captions = [
-        one for path in options.captions for one in read_captions(path, column, splits=splits)
-    ]
+    captions = [one for path in options.captions for one in read_captions(path, column, splits=splits)]
     tower, unit = _text_tower(options.text_encoder), not options.raw_norms
     spread = None
     if (workers := options.engine) is not None:

@@ -141,9 +141,7 @@ def fit(
     return replace(parts, settings=settings, nouns=nouns), calibrated
 
 
-def _with_odds(
-    nouns: NounTable, told: Sequence[Told], truth: Sequence[bool]
-) -> tuple[list[list[float]], Tensor]:
+def _with_odds(nouns: NounTable, told: Sequence[Told], truth: Sequence[bool]) -> tuple[list[list[float]], Tensor]:
     """The measures of captions, with odds of nouns that those of other photos give; and the odds that all give."""
     kinds, folds = nouns.kinds(), [owner % _FOLDS for owner, *_ in told]
     measures, best = [list(measured) for *_, measured, _ in told], [noun for *_, noun in told]
@@ -158,10 +156,7 @@ def _with_odds(
 
 
 def fitted_odds(
-    kinds: Tensor,
-    best: Sequence[int | None],
-    measures: Sequence[Sequence[float]],
-    truth: Sequence[bool],
+    kinds: Tensor, best: Sequence[int | None], measures: Sequence[Sequence[float]], truth: Sequence[bool]
 ) -> Tensor:
     """(k,) what the kind of noun adds to the log odds that a caption is right, beside the other measures.
 
@@ -188,9 +183,7 @@ def adapting(kinds: Mapping[str, KindSettings], guided: bool) -> dict[str, KindS
 
     found = dict(kinds)
     for kind in ("point", "patch", "box", "mask", "polygon") if guided else ():
-        found[kind] = replace(
-            found.get(kind, KindSettings()), guidance=Guidance(neutral=True, several=1.0)
-        )
+        found[kind] = replace(found.get(kind, KindSettings()), guidance=Guidance(neutral=True, several=1.0))
     return found
 
 

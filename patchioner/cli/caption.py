@@ -10,13 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from patchioner.base.errors import (
-    ImageError,
-    MemoryBankError,
-    OptionError,
-    PatchionerError,
-    UnknownNameError,
-)
+from patchioner.base.errors import ImageError, MemoryBankError, OptionError, PatchionerError, UnknownNameError
 from patchioner.base.files import require_other
 from patchioner.base.progress import progress
 from patchioner.cli import spelling
@@ -145,9 +139,7 @@ class _Answered:
     @property
     def text(self) -> str:
         """What stands in lists and pictures; also where there is no text."""
-        return self.answer.text or (
-            "none of these" if isinstance(self.answer, Label) else "not sure"
-        )
+        return self.answer.text or ("none of these" if isinstance(self.answer, Label) else "not sure")
 
     def line(self) -> str:
         """For people."""
@@ -272,9 +264,7 @@ def caption_photos(options: argparse.Namespace) -> int:
 
         model = PublishedCaptioner(model.parts, options.weighting, device=model.device)
     # Smaller batches than the library's, so that lines appear as the work goes on.
-    asked["batching"] = replace(
-        Batching.on(model.device.type, jobs), regions=32 if model.device.type == "cpu" else 512
-    )
+    asked["batching"] = replace(Batching.on(model.device.type, jobs), regions=32 if model.device.type == "cpu" else 512)
     items = ((job.photo.source(), job.regions) for job in jobs)
     found: Iterator[Any]
     if options.labels is None:

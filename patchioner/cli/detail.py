@@ -150,9 +150,7 @@ def detail(options: argparse.Namespace) -> int:
         if getattr(options, name) is not None and not remote:
             flag = f"--{name.replace('_', '-')}"
             report(f"warning: {flag} does nothing without --describer or --fuser openai:MODEL")
-    budget = Budget(
-        options.max_calls, options.max_cost, options.price_in or 0.0, options.price_out or 0.0
-    )
+    budget = Budget(options.max_calls, options.max_cost, options.price_in or 0.0, options.price_out or 0.0)
     run = _Run(options, budget)
     try:
         return run.describe()

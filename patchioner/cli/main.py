@@ -80,9 +80,7 @@ def _open_standard_streams() -> None:
 
 def command_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The parser, with the arguments of one verb, whose module alone is imported; None for those of all."""
-    parser = _Parser(
-        prog="patchioner", description="Caption any region of a photo, zero-shot and offline."
-    )
+    parser = _Parser(prog="patchioner", description="Caption any region of a photo, zero-shot and offline.")
     parser.add_argument("--version", action="version", version=f"patchioner {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (module, help_) in VERBS.items():

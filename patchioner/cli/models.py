@@ -17,15 +17,7 @@ from typing import TYPE_CHECKING, Any
 import patchioner
 from patchioner.base.files import require_new_folder
 from patchioner.base.optional import bound_memory, install_line, require
-from patchioner.cli.spelling import (
-    add_model,
-    declare,
-    find_photos,
-    positive_int,
-    report,
-    report_error,
-    write_line,
-)
+from patchioner.cli.spelling import add_model, declare, find_photos, positive_int, report, report_error, write_line
 from patchioner.serve.settings import ServeSettings
 
 if TYPE_CHECKING:

@@ -13,13 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from patchioner.base.errors import (
-    ImageError,
-    OptionError,
-    PatchionerError,
-    TextError,
-    UnknownNameError,
-)
+from patchioner.base.errors import ImageError, OptionError, PatchionerError, TextError, UnknownNameError
 from patchioner.base.files import atomic_path, check, walk
 from patchioner.base.optional import require
 from patchioner.base.progress import complain, printable, wipe_progress
@@ -59,9 +53,7 @@ def report(message: str) -> None:
     complain(message, "patchioner: ")
 
 
-def declare(
-    parser: argparse.ArgumentParser, run: Run, about: str, examples: str = ""
-) -> Callable[..., Any]:
+def declare(parser: argparse.ArgumentParser, run: Run, about: str, examples: str = "") -> Callable[..., Any]:
     """Say what a command is for and what it runs; its `add_argument`."""
     parser.description, parser.epilog = about, examples
     if examples:

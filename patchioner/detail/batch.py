@@ -289,10 +289,7 @@ def describe_many(
     `OptionError`: the file is somebody else's, made with other settings, or another process writes to it. OSError: it
     cannot be written.
     """
-    jobs = [
-        job if isinstance(job, PhotoJob) else PhotoJob(str(job), partial(load_image, job))
-        for job in photos
-    ]
+    jobs = [job if isinstance(job, PhotoJob) else PhotoJob(str(job), partial(load_image, job)) for job in photos]
     settings = json.loads(json.dumps({**captioner.settings, "seed": seed}))
     run = _digest({**settings, "version": VERSION})[:16]
     stopped: list[Exception] = []

@@ -44,9 +44,7 @@ def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int 
     said: list[tuple[str, View, str, FloatArray]] = []  # kind, view, text, measures of its things
     rows: list[FloatArray] = []
     truth: list[bool] = []
-    for place, (photo, captions) in enumerate(
-        progress(pairs, description="calibrating", unit="photo")
-    ):
+    for place, (photo, captions) in enumerate(progress(pairs, description="calibrating", unit="photo")):
         others = [one for at, (_, one) in enumerate(pairs) if at != place]
         # The memory may hold these very captions; of another photo it would not.
         view = evidence.view(model.encode(photo), WholeImage(), without=captions)

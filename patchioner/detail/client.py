@@ -247,9 +247,7 @@ def asked_to_wait(headers: Mapping[str, str], said: str) -> float:
         return float(told)
     with suppress(ValueError, OverflowError):
         return parsedate_to_datetime(told).timestamp() - time.time()
-    found = re.search(
-        r"(?:(?:try again|retry) in|retry.?(?:delay|after))\W*(\d+(?:\.\d+)?) ?s\b", said, re.I
-    )
+    found = re.search(r"(?:(?:try again|retry) in|retry.?(?:delay|after))\W*(\d+(?:\.\d+)?) ?s\b", said, re.I)
     return float(found[1]) if found else 0.0
 
 
@@ -343,9 +341,7 @@ class ChatClient(models.AskedModel):
         openai: Any = require("openai", "api")
         http = openai.DefaultHttpxClient()
         # Retries are ours: the library's pauses cannot be cut short.
-        self._client = openai.OpenAI(
-            base_url=address, api_key=key, timeout=timeout, max_retries=0, http_client=http
-        )
+        self._client = openai.OpenAI(base_url=address, api_key=key, timeout=timeout, max_retries=0, http_client=http)
         http.event_hooks = {"request": [self._check_host]}
 
     def __repr__(self) -> str:
@@ -400,11 +396,7 @@ class ChatClient(models.AskedModel):
                 take(questions.pop(0), models.Answer(text))
 
     def complete(
-        self,
-        question: Question,
-        picture: str | None = None,
-        n: int = 1,
-        interrupt: threading.Event | None = None,
+        self, question: Question, picture: str | None = None, n: int = 1, interrupt: threading.Event | None = None
     ) -> list[str]:
         """At most `n` answers; fewer where the server takes no `n`, or some were empty. `picture` is a data URL.
         `DetailError`: none; `EmptyAnswerError`: it has no text; `FutileError`: no other call would fare better."""

@@ -24,15 +24,7 @@ from decoders.scene_graph import noun_phrases
 from patchioner.base.errors import DetailError, OptionError, PatchionerError, RegionError
 from patchioner.detail import prose
 from patchioner.detail.models import Answer, Asked, AskedModel, Question, mask_digest
-from patchioner.detail.values import (
-    Checked,
-    DetailRegion,
-    Photo,
-    Rectangle,
-    Regions,
-    Share,
-    Statement,
-)
+from patchioner.detail.values import Checked, DetailRegion, Photo, Rectangle, Regions, Share, Statement
 from patchioner.images import cut_out
 from patchioner.regions import Box, Mask, NamedRegion, Polygon, Region
 
@@ -159,10 +151,7 @@ class DivideSettings(Checked):
 
 
 def divide(
-    photo: Photo,
-    given: Sequence[Given] = (),
-    settings: DivideSettings | None = None,
-    model: Patchioner | None = None,
+    photo: Photo, given: Sequence[Given] = (), settings: DivideSettings | None = None, model: Patchioner | None = None
 ) -> list[DetailRegion]:
     """The whole photo first, then things that are given, then quadrants and cells in reading order. Parts that the
     model sees nothing of (where its preprocessing crops) are left out. Nothing is random. `OptionError`: a "union" of
@@ -191,9 +180,7 @@ def divide(
     return [one for one in parts if shared_area(one.box, visible) > 0]
 
 
-def _grown_quadrants(
-    things: Sequence[Rectangle], size: Size, settings: DivideSettings
-) -> list[DetailRegion]:
+def _grown_quadrants(things: Sequence[Rectangle], size: Size, settings: DivideSettings) -> list[DetailRegion]:
     largest = settings.growing_area * size[0] * size[1]
     growing = [box for box in things if area(box) <= largest]
     merged = merge_overlapping(growing, settings.merge_iou)
@@ -272,9 +259,7 @@ class PatchionerDescriber:
         plain, warm = self._model.settings.decode, settings.temperature
         return replace(plain, strategy="sample", temperature=warm, top_p=settings.top_p, seed=own)
 
-    def _sub_region(
-        self, photo: Photo, region: DetailRegion, sample: int, seed: int, visible: Rectangle
-    ) -> Region:
+    def _sub_region(self, photo: Photo, region: DetailRegion, sample: int, seed: int, visible: Rectangle) -> Region:
         scales, jitter = self._settings.scales, self._settings.jitter
         if sample == 0 or jitter == 0:
             return region.region
@@ -284,9 +269,7 @@ class PatchionerDescriber:
         return sub_region(region, scales[(sample - 1) % len(scales)], (right, down), visible)
 
 
-def sub_region(
-    region: DetailRegion, scale: float, moved: tuple[float, float], visible: Rectangle
-) -> Region:
+def sub_region(region: DetailRegion, scale: float, moved: tuple[float, float], visible: Rectangle) -> Region:
     """A region's box, scaled about its centre and moved by shares of its sides, within what the model sees. Of a mask,
     its pixels in that box where the scale is at most 1, so that a part of an object does not take in what is around it.
     The region itself where nothing would be left."""

@@ -141,9 +141,7 @@ class Beside(NamedTuple):
     said: Mapping[str, int]
 
 
-def supporting_samples(
-    claims: Sequence[Claim], left: Sequence[Claim], near: _Pairs
-) -> dict[tuple[str, int], Beside]:
+def supporting_samples(claims: Sequence[Claim], left: Sequence[Claim], near: _Pairs) -> dict[tuple[str, int], Beside]:
     """(region, sample) of all `claims` -> what the other samples say in those that are `left`."""
     lengths = Counter(claim.text_id for claim in claims)
     kinds: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
@@ -174,9 +172,7 @@ def rarely_said(text: str, beside: Beside, share: float) -> _Reason | None:
     return None
 
 
-def unsupported(
-    support: Support, beside: Beside, scorer: values.Scorer, settings: FilterSettings
-) -> _Reason | None:
+def unsupported(support: Support, beside: Beside, scorer: values.Scorer, settings: FilterSettings) -> _Reason | None:
     """Why the photo does not support a claim; None where it does."""
     told = settings.share > 0 and beside.others >= _OCCASIONS
     caption = (beside.sentences == 1 and not told) or not support.objects
@@ -272,9 +268,7 @@ def ordered(regions: values.Regions, kept: Sequence[Verdict]) -> list[Verdict]:
     return sorted(kept, key=lambda verdict: ranks[verdict.claim.region_id])
 
 
-def _by_coverage(
-    texts: Sequence[str], verdicts: Sequence[Verdict], taken: Collection[int]
-) -> Iterator[int]:
+def _by_coverage(texts: Sequence[str], verdicts: Sequence[Verdict], taken: Collection[int]) -> Iterator[int]:
     """Each time the place whose text adds most per word to those taken: words and pairs, worth the samples with them.
     After Gillick and Favre, "A Scalable Global Model for Summarization" (2009), greedily."""
     parts = [_concepts(text) for text in texts]
@@ -344,9 +338,7 @@ class LanguageFuser:
     """Verdicts -> sentences of a paragraph, by a language model under check (a `Fuser`). `GreedyFuser` takes over where
     the model gives no usable answer, and beyond 60 statements."""
 
-    def __init__(
-        self, model: AskedModel, settings: FuseSettings | None = None, *, seed: int = 0
-    ) -> None:
+    def __init__(self, model: AskedModel, settings: FuseSettings | None = None, *, seed: int = 0) -> None:
         self._model, self._settings = model, settings or FuseSettings()
         self._asking: dict[str, Any] = {"temperature": 0.2, "max_tokens": 2048, "seed": seed}
         self._greedy = GreedyFuser(self._settings)
@@ -385,9 +377,7 @@ class LanguageFuser:
         _LOG.warning("no usable answer in two tries (%s); fusing without a model", wrong)
         return []
 
-    def _checked(
-        self, written: Sequence[_Written], verdicts: Sequence[Verdict]
-    ) -> list[FusedSentence]:
+    def _checked(self, written: Sequence[_Written], verdicts: Sequence[Verdict]) -> list[FusedSentence]:
         """The sentences whose every word has a source, each once, as far as they fit."""
         found: dict[str, FusedSentence] = {}
         left = self._settings.max_words

@@ -52,9 +52,7 @@ _CLOSES = (
     r"\.\.\.done thinking\.|Here(?: is|'s) my response:|</details>)"
 )
 _FRAME = r"(?:<\|(?:begin|end)_of_(?:box|solution)\|>|<\|(?:START|END)_RESPONSE\|>)"
-_MARK = (
-    r"(?:<[|｜][\w▁]+[|｜]>|</s>|<(?:bos|eos|end_of_utterance)>|<(?:start|end)_of_turn>|\[/?INST\])"
-)
+_MARK = r"(?:<[|｜][\w▁]+[|｜]>|</s>|<(?:bos|eos|end_of_utterance)>|<(?:start|end)_of_turn>|\[/?INST\])"
 _NO_ANSWER = tuple(
     re.compile(pattern, re.DOTALL | re.IGNORECASE)
     for pattern in (
@@ -225,9 +223,7 @@ class AskedModel(ABC):
             self.write(missing, take)
         return {key: answer for key, answer in found.items() if answer is not None}
 
-    def ask(
-        self, system: str, user: str, *, temperature: float, max_tokens: int, seed: int = 0
-    ) -> str:
+    def ask(self, system: str, user: str, *, temperature: float, max_tokens: int, seed: int = 0) -> str:
         """One answer's text, never empty; a `PatchionerError` says why there is none."""
         sampling = {"temperature": temperature, "max_tokens": max_tokens, **self.sampling}
         question = Question("fuse", self.identity, user, system, sampling, seed)
@@ -247,12 +243,7 @@ class LocalModel(AskedModel):
     """
 
     def __init__(
-        self,
-        name: str,
-        *,
-        sees: bool = False,
-        device: str | None = None,
-        cache: CallCache | None = None,
+        self, name: str, *, sees: bool = False, device: str | None = None, cache: CallCache | None = None
     ) -> None:
         self._device = usable_device(device)
         self.dtype = "float32" if self._device.type == "cpu" else "auto"

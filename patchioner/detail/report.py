@@ -166,9 +166,7 @@ class _Section:
     def _picture(self) -> Markup:
         width, height = self._caption.image_size
         heat, told = self._photo.heat, enumerate(self._caption.sentences)  # the first items
-        layers: list[Child] = [
-            element("g", heat[one.text], data_for=str(n)) for n, one in told if one.text in heat
-        ]
+        layers: list[Child] = [element("g", heat[one.text], data_for=str(n)) for n, one in told if one.text in heat]
         layers += map(self._outlined, self._caption.regions)
         small = self._photo.image.convert("RGB")
         small.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)

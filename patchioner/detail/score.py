@@ -162,9 +162,7 @@ class Evidence:
         base, near = len(rows) / len(weights), float(weights[rows].sum())
         return float(np.log((near + 0.02 * base + _DAMPING) / (base + _DAMPING)))
 
-    def sentence_row(
-        self, view: View, text: str, rows: FloatArray, objects: Logistic
-    ) -> FloatArray:
+    def sentence_row(self, view: View, text: str, rows: FloatArray, objects: Logistic) -> FloatArray:
         """(`SENTENCE_INPUTS`,) float64 of a sentence, given the measures of its things."""
         logits = objects.logits(rows) if len(rows) else np.zeros(1)
         whole = self.compare(view, [text])[0]
@@ -261,9 +259,7 @@ class IndependentScorer:
     """A `Scorer` that is not the captioner: any matcher, on the crop of each region, its numbers cut to 0..1.
     `threshold`: instead of 0.3, published for BLIP alone."""
 
-    def __init__(
-        self, match: Matcher, *, name: str = "independent", threshold: float | None = None
-    ) -> None:
+    def __init__(self, match: Matcher, *, name: str = "independent", threshold: float | None = None) -> None:
         self._match = match
         self.threshold = _BLIP_THRESHOLD if threshold is None else threshold
         self.settings = {"type": name, "threshold": self.threshold}

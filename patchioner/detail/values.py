@@ -59,9 +59,7 @@ class Photo:
         return self.image.size
 
 
-def open_photo(
-    source: ImageSource, model: Patchioner | None = None, *, name: str | None = None
-) -> Photo:
+def open_photo(source: ImageSource, model: Patchioner | None = None, *, name: str | None = None) -> Photo:
     """Read a photo for the stages, and encode it where a model is given; `ImageError` where it cannot be read."""
     image = load_image(source)
     digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode())

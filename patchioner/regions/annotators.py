@@ -458,9 +458,7 @@ def _side_by_side(record: Entry, make: Make) -> Photo:
     lists = {key: one for key, one in given.items() if isinstance(one, list)}
     if len({len(one) for one in lists.values()}) > 1:
         raise RegionError(f"its objects are lists of unequal lengths, {sorted(lists)}: mend them")
-    objects = [
-        dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)
-    ]
+    objects = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
     return photo_of({**record, "objects": objects}, make, "objects", "file_name", label=called)
 
 
@@ -474,15 +472,11 @@ _drawn = partial(photo_of, read=drawn)
 FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ("annotations", "box_format"): _grounded_sam,
     ("annotations", "item.name"): partial(_drawn, name="item.name", label="name"),
-    ("annotations", "image.filename"): partial(
-        _drawn, name="image.filename", size=_IN, label="name"
-    ),
+    ("annotations", "image.filename"): partial(_drawn, name="image.filename", size=_IN, label="name"),
     ("annotations", "image.width"): partial(photo_of, name="image.file_name", size=_IN),
     ("annotations", "image.image_id"): partial(photo_of, name="image.file_name", size=_IN),
     ("annotations", "file_name"): partial(photo_of, name="file_name"),
-    ("shapes",): partial(
-        photo_of, parts="shapes", name="imagePath", size=("imageWidth", "imageHeight"), read=labelme
-    ),
+    ("shapes",): partial(photo_of, parts="shapes", name="imagePath", size=("imageWidth", "imageHeight"), read=labelme),
     ("objects", "imgWidth"): partial(_drawn, parts="objects", size=("imgWidth", "imgHeight")),
     ("labels", "name"): partial(_drawn, parts="labels", name="name", label="category"),
     ("regions.0.x",): partial(_drawn, parts="regions", label=called),

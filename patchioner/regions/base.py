@@ -311,9 +311,7 @@ class Weighting:
             raise OptionError(f"foreground is {self.foreground}; it needs rounding='coverage'")
 
 
-def pool_regions(
-    features: PatchFeatures, regions: Iterable[Region], weighting: Weighting | None = None
-) -> Tensor:
+def pool_regions(features: PatchFeatures, regions: Iterable[Region], weighting: Weighting | None = None) -> Tensor:
     """The embedding of each region: the weighted sum of the patch tokens, or with ``Weighting("cls")`` the CLS token.
 
     Args:
@@ -384,9 +382,7 @@ def _surroundings(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     return near
 
 
-def _foreground(
-    features: PatchFeatures, weights: Floats, around: Floats, sharpness: float
-) -> npt.NDArray[np.float32]:
+def _foreground(features: PatchFeatures, weights: Floats, around: Floats, sharpness: float) -> npt.NDArray[np.float32]:
     """(n, h, w) weights by how much more a patch is like its region than like what is `around` it, (n, h, w)."""
     import torch
     from torch.nn import functional as F
@@ -414,10 +410,7 @@ def _attention(features: PatchFeatures, weighting: Weighting) -> Tensor | None:
 
 
 def region_weights(
-    regions: Iterable[Region],
-    geometry: ImageGeometry,
-    weighting: Weighting | None = None,
-    attention: object = None,
+    regions: Iterable[Region], geometry: ImageGeometry, weighting: Weighting | None = None, attention: object = None
 ) -> npt.NDArray[np.float32]:
     """Weights of ``n`` regions, any kinds mixed, over one image's patch grid.
 

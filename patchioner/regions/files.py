@@ -154,9 +154,7 @@ class RegionFile:
         if (path := self.own_path(image_name or "")) is None:
             stem = PurePosixPath(_parts(image_name or "")[-1]).stem
             wanted = ", ".join(f"{stem}{suffix}" for suffix in _OWN)
-            raise RegionFileError(
-                f"region file {str(self.path)!r}: no file in it is called like the photo, {wanted}"
-            )
+            raise RegionFileError(f"region file {str(self.path)!r}: no file in it is called like the photo, {wanted}")
         own = RegionFile(path, **self._how)
         if len(own._photos) == 1:  # found by the file's name: the one in it may be old
             own._photos = [replace(own._photos[0], name=None)]

@@ -60,9 +60,7 @@ MAX_MASK_BYTES = 3 * 2**29
 
 
 def from_coco(
-    annotation: Mapping[str, object],
-    image_size: Size | None = None,
-    box_format: BoxFormat | None = None,
+    annotation: Mapping[str, object], image_size: Size | None = None, box_format: BoxFormat | None = None
 ) -> Region:
     """The region of one COCO annotation: its polygons, its mask, or else its box.
 
@@ -334,10 +332,7 @@ def _array_items(path: Path, box_format: BoxFormat | None) -> list[Item]:
     if "masks" not in arrays:
         return _box_items(arrays["boxes"], box_format)
     masks = enumerate(stacks["masks"])
-    return [
-        Item(f"mask {number}", partial(from_coco, {"segmentation": one}), id=own)
-        for number, (own, one) in masks
-    ]
+    return [Item(f"mask {number}", partial(from_coco, {"segmentation": one}), id=own) for number, (own, one) in masks]
 
 
 def _members(content: Any) -> dict[str, _Array]:

@@ -177,10 +177,7 @@ def box_of(values: object, form: BoxFormat) -> Box:
 
 
 def moved(
-    region: Region,
-    size: Size,
-    points: Callable[[Floats], Floats],
-    mask: Callable[[Bools], Bools] = lambda array: array,
+    region: Region, size: Size, points: Callable[[Floats], Floats], mask: Callable[[Bools], Bools] = lambda array: array
 ) -> Region:
     """A region of an image of (width, height) with its points, (n, 2) pixels, and masks sent through functions."""
     match region:

@@ -17,18 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import OptionError, RegionError
-from patchioner.regions.base import (
-    Floats,
-    Footprints,
-    Indices,
-    Outline,
-    Region,
-    Shape,
-    Size,
-    as_numpy,
-    listed,
-    one_hot,
-)
+from patchioner.regions.base import Floats, Footprints, Indices, Outline, Region, Shape, Size, as_numpy, listed, one_hot
 from patchioner.regions.base import items_of as items_of
 
 if TYPE_CHECKING:

@@ -255,9 +255,7 @@ def create_app(model: Patchioner, settings: ServeSettings | None = None) -> Fast
         await asyncio.to_thread(engine.close)
 
     # The documentation pages would load scripts from elsewhere.
-    app = FastAPI(
-        title="Patchioner", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+    app = FastAPI(title="Patchioner", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.engine = engine
     app.add_middleware(Guard, engine=engine)
     for kind in (RequestValidationError, HTTPException):

@@ -357,9 +357,7 @@ class Engine:
             rows = self.model.embed_text([text for texts in asked for text in texts])
             return list(rows.split([len(texts) for texts in asked]))
         if verb == "explain":
-            return [
-                attempt(partial(self._explain, one.features, *how), one.regions) for one in asked
-            ]
+            return [attempt(partial(self._explain, one.features, *how), one.regions) for one in asked]
         found: Iterable[Any]
         wanted: Any = {"on_error": "return", "batching": _AT_ONCE}
         if verb == "embed":

@@ -132,9 +132,7 @@ def named_photo(name: str, settings: ServeSettings) -> bytes:
         raise refused from None
 
 
-def region_list(
-    entries: Sequence[Any] | None, size: Size, settings: ServeSettings
-) -> list[Region | PatchionerError]:
+def region_list(entries: Sequence[Any] | None, size: Size, settings: ServeSettings) -> list[Region | PatchionerError]:
     """Each entry as a region or its error; None is the whole photo, `size` its (width, height).
 
     Entries are our JSON, ``{"format": "coco" | "rle", ...}``, or the error that another dialect found. RequestError for

@@ -51,9 +51,7 @@ class ServeSettings:
         if self.token is not None and not (self.token.isascii() and len(self.token.strip()) >= 8):
             raise OptionError("the token is too easily guessed: give 8 ASCII characters or more")
         if not (self.is_local or self.token or self.insecure):
-            raise OptionError(
-                f"--host {self.host} lets others reach the server: give a --token, or say --insecure"
-            )
+            raise OptionError(f"--host {self.host} lets others reach the server: give a --token, or say --insecure")
 
     @property
     def is_local(self) -> bool:

@@ -22,13 +22,7 @@ from patchioner.base.errors import CheckpointError, OptionError, check_texts
 from patchioner.base.files import check
 from patchioner.base.optional import Registry
 from patchioner.base.weights import Storage, fit_weights
-from patchioner.checkpoints.stored import (
-    StoredModule,
-    WeightSource,
-    make_part,
-    read_tensors,
-    settings_of,
-)
+from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, read_tensors, settings_of
 
 TOKENIZER_FILE = "tokenizer.json"
 # Talk2DINO's published names of the two layers; the last is that of older files.
@@ -112,9 +106,7 @@ def cut_ids(encoded: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
     return [[*ids] if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in encoded]
 
 
-def equal_lengths(
-    sequences: Sequence[Sequence[int]], batch: int
-) -> Iterator[tuple[list[int], Tensor]]:
+def equal_lengths(sequences: Sequence[Sequence[int]], batch: int) -> Iterator[tuple[list[int], Tensor]]:
     """Yield (row indices, ids (B, T)) such that every batch holds sequences of one length."""
     by_length: defaultdict[int, list[int]] = defaultdict(list)
     for row, ids in enumerate(sequences):
@@ -294,9 +286,7 @@ class Talk2DinoTower(TextTower):
                 "use the tower it was trained with (CLIP ViT-B/16, 512 wide, for the published ones)"
             )
         two = any(name.startswith("project_out.") for name in state)
-        joined = cls(
-            tower, len(state.get("project_out.weight", first)), width=width if two else None
-        )
+        joined = cls(tower, len(state.get("project_out.weight", first)), width=width if two else None)
         fit_weights(joined.stored(), state, source=source)
         return joined
 

@@ -20,22 +20,8 @@ from patchioner.base.errors import OptionError, TextError
 from patchioner.base.files import check
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
-from patchioner.checkpoints.stored import (
-    PRETRAINED,
-    WeightSource,
-    existing_path,
-    part_of,
-    read_tensors,
-    settings_of,
-)
-from patchioner.text import (
-    TOKENIZER_FILE,
-    ShapedTower,
-    TextTower,
-    check_shape,
-    cut_ids,
-    plain_tokenizer,
-)
+from patchioner.checkpoints.stored import PRETRAINED, WeightSource, existing_path, part_of, read_tensors, settings_of
+from patchioner.text import TOKENIZER_FILE, ShapedTower, TextTower, check_shape, cut_ids, plain_tokenizer
 
 # open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
 _NO_VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}
@@ -155,17 +141,13 @@ def _try_tower() -> None:
         except (AttributeError, RuntimeError, TypeError):
             fits = False
     if not fits:
-        raise OptionError(
-            f"open_clip {require('open_clip', 'clip').__version__} is unknown: see constraints.txt"
-        )
+        raise OptionError(f"open_clip {require('open_clip', 'clip').__version__} is unknown: see constraints.txt")
 
 
 def _text(name: str, settings: Mapping[str, Any]) -> Any:
     text = {**settings["text_cfg"], "output_tokens": False}
     if other := text.get("hf_model_name") or text.get("hf_tokenizer_name"):
-        raise OptionError(
-            f"texts of {name!r} are read by {other!r} of another library: use 'ViT-B-16'"
-        )
+        raise OptionError(f"texts of {name!r} are read by {other!r} of another library: use 'ViT-B-16'")
     return build_model("CustomTextCLIP", name, settings, dict(_NO_VISION), text).text
 
 
@@ -254,9 +236,7 @@ class SiglipText(ShapedTower):
             tokenizer = fetch(place, TOKENIZER_FILE)
         else:
             tokenizer = existing_path(given, folder, "tokenizer of the SigLIP text tower")
-        tower = cls(SiglipTextSettings(**own), read_tokenizer(tokenizer, plain_tokenizer)).restore(
-            source.folder
-        )
+        tower = cls(SiglipTextSettings(**own), read_tokenizer(tokenizer, plain_tokenizer)).restore(source.folder)
         file = source.file if source.tag is None else fetch(source.tag, _SIGLIP_FILE)
         if file is not None:
             tower.read_published(read_tensors(file), source=str(file))
@@ -297,9 +277,7 @@ def _network(settings: Any, dim: int, eps: float, **kind: Any) -> nn.Module:
     shape = {name: getattr(settings, name) for name in ("width", "heads", "layers")}
     shape |= {"context_length": settings.max_tokens, "vocab_size": settings.vocabulary}
     norm = partial(transformer.LayerNorm, eps=eps)
-    network: nn.Module = transformer.TextTransformer(
-        output_dim=dim, norm_layer=norm, **shape, **kind
-    )
+    network: nn.Module = transformer.TextTransformer(output_dim=dim, norm_layer=norm, **shape, **kind)
     return network
 
 

@@ -32,9 +32,7 @@ def pool_views(photos: Iterable[CachedPhoto]) -> tuple[PhotoViews, StandardiseHe
     for photo in photos:
         tokens = photo.tokens.float().flatten(0, 1)
         heads = photo.attention.float().flatten(1)
-        weights = torch.cat(
-            [torch.full_like(heads[:1], 1.0 / len(tokens)), heads / heads.sum(1, keepdim=True)]
-        )
+        weights = torch.cat([torch.full_like(heads[:1], 1.0 / len(tokens)), heads / heads.sum(1, keepdim=True)])
         patches.append(weights @ tokens)
         cls.append(photo.cls.float())
         moments = torch.stack([tokens.double().sum(0), tokens.double().square().sum(0)])
@@ -114,18 +112,12 @@ class Projection(nn.Module):
 
 def blend_views(patches: Tensor) -> Tensor:
     """Random convex blends (B, dim) of pooled views (B, views, dim): texts meet parts, not only the mean."""
-    weights = torch.distributions.Dirichlet(torch.full((patches.shape[1],), 0.5)).sample(
-        patches.shape[:1]
-    )
+    weights = torch.distributions.Dirichlet(torch.full((patches.shape[1],), 0.5)).sample(patches.shape[:1])
     return (weights[..., None] * patches).sum(1)
 
 
 def train_projection(
-    views: PhotoViews,
-    head: StandardiseHead,
-    sentences: Tensor,
-    captions_of: list[Tensor],
-    options: AlignOptions,
+    views: PhotoViews, head: StandardiseHead, sentences: Tensor, captions_of: list[Tensor], options: AlignOptions
 ) -> Projection:
     """Train a projection from sentence vectors to the standardised visual space.
 
@@ -137,9 +129,7 @@ def train_projection(
         options: see `AlignOptions`.
     """
     torch.manual_seed(options.seed)
-    projection = Projection(
-        sentences.shape[1], options.hidden, views.cls.shape[1], options.dropout
-    ).train()
+    projection = Projection(sentences.shape[1], options.hidden, views.cls.shape[1], options.dropout).train()
     optimiser = torch.optim.AdamW(projection.parameters(), weight_decay=options.weight_decay)
     steps = len(captions_of) // options.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -149,16 +139,9 @@ def train_projection(
     for _ in range(options.epochs):
         order = torch.randperm(len(captions_of))
         for photos in order[: steps * options.batch].split(options.batch):
-            rows = torch.stack(
-                [
-                    own[torch.randint(len(own), ())]
-                    for own in (captions_of[i] for i in photos.tolist())
-                ]
-            )
+            rows = torch.stack([own[torch.randint(len(own), ())] for own in (captions_of[i] for i in photos.tolist())])
             texts = sentences[rows]
-            texts = F.normalize(
-                texts + options.noise * torch.randn_like(texts) / texts.shape[1] ** 0.5, dim=1
-            )
+            texts = F.normalize(texts + options.noise * torch.randn_like(texts) / texts.shape[1] ** 0.5, dim=1)
             images = mix_context(blend_views(patches[photos]), cls[photos], options.context)
             loss = info_nce(images, projection(texts), options.temperature)
             optimiser.zero_grad()

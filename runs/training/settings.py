@@ -39,9 +39,7 @@ class RunSettings:
         """A required section."""
         found = self.values.get(name)
         if not isinstance(found, dict):
-            raise OptionError(
-                f"section {name!r} is missing from the run's settings; there are {sorted(self.values)}"
-            )
+            raise OptionError(f"section {name!r} is missing from the run's settings; there are {sorted(self.values)}")
         return found
 
     def data(self, name: str) -> Path:

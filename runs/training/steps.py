@@ -14,14 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from decoders import (
-    DecodeOptions,
-    Decoder,
-    PrefixGPT2Decoder,
-    TrainOptions,
-    load_decoder,
-    train_decoder,
-)
+from decoders import DecodeOptions, Decoder, PrefixGPT2Decoder, TrainOptions, load_decoder, train_decoder
 from decoders.train import load_training, save_training
 from memory_bank import MemoryBank, compact
 from memory_bank.build import embed_texts
@@ -80,10 +73,7 @@ def read_projection(tensors: Mapping[str, Tensor]) -> Projection:
 def run_cache(settings: RunSettings) -> None:
     """Step 1: cache the teacher's tokens under ``work/tokens``."""
     cache_tokens(
-        load_teacher(settings),
-        settings.data("photos"),
-        photo_names(settings.data("pairs")),
-        settings.work / "tokens",
+        load_teacher(settings), settings.data("photos"), photo_names(settings.data("pairs")), settings.work / "tokens"
     )
 
 
@@ -169,9 +159,7 @@ def tune_tower(
     for step in progress(range(first, total), description="tuning the text tower", unit="step"):
         torch.manual_seed(options.seed * 1_000_003 + step)
         photos = torch.randperm(len(pairs.names))[: options.batch]
-        rows = torch.stack(
-            [own[torch.randint(len(own), ())] for own in (captions_of[i] for i in photos.tolist())]
-        )
+        rows = torch.stack([own[torch.randint(len(own), ())] for own in (captions_of[i] for i in photos.tolist())])
         texts = _embed(tower, [ids[row] for row in rows.tolist()])
         images = mix_context(blend_views(patches[photos]), cls[photos], options.context)
         drift = (1 - F.cosine_similarity(texts, anchors[rows])).mean()
@@ -271,10 +259,7 @@ def run_bank(settings: RunSettings) -> None:
     _, embeddings = read_corpus(settings)
     section = settings.section("bank")
     bank = compact(
-        MemoryBank(embeddings),
-        int(section["rows"]),
-        seed=settings.seed,
-        iterations=int(section["iterations"]),
+        MemoryBank(embeddings), int(section["rows"]), seed=settings.seed, iterations=int(section["iterations"])
     )
     bank.with_texts(None).save(settings.work / "memory_bank", dtype="float16")
 

@@ -30,15 +30,9 @@ from runs.training.settings import RunSettings, read_pairs
 def load_teacher(settings: RunSettings, **changes: Any) -> TimmViT:
     """The starting backbone of a run, in float32; `changes` replace keys of its preprocessing."""
     section = settings.section("backbone")
-    preprocessing = settings_from(
-        Preprocessing, {**section["preprocessing"], **changes}, "preprocessing"
-    )
+    preprocessing = settings_from(Preprocessing, {**section["preprocessing"], **changes}, "preprocessing")
     backbone = TimmViT(section["name"], preprocessing)
-    state = {
-        k: v.float()
-        for k, v in load_file(settings.root / Path(section["weights"])).items()
-        if k != "mask_token"
-    }
+    state = {k: v.float() for k, v in load_file(settings.root / Path(section["weights"])).items() if k != "mask_token"}
     backbone.vit.load_state_dict(checkpoint_filter_fn(state, backbone.vit), strict=True)
     return backbone
 
@@ -57,9 +51,7 @@ def load_sentence_tower(
         min_count: see `texts`.
     """
     config = read_json(folder / "config.json")
-    tokenizer, kept = prune_vocabulary(
-        Tokenizer.from_file(str(folder / "tokenizer.json")), texts, min_count
-    )
+    tokenizer, kept = prune_vocabulary(Tokenizer.from_file(str(folder / "tokenizer.json")), texts, min_count)
     settings = BertSettings(
         vocabulary=len(kept),
         dim=dim,
@@ -71,29 +63,19 @@ def load_sentence_tower(
     )
     tower = BertTower(settings, tokenizer)
     state = {
-        name.removeprefix("bert."): tensor.float()
-        for name, tensor in load_file(folder / "model.safetensors").items()
+        name.removeprefix("bert."): tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()
     }
     missing, unexpected = tower.load_state_dict(_bert_state(state, kept, settings), strict=False)
     if unexpected or any(not name.startswith("project_") for name in missing):
-        raise CheckpointError(
-            f"{folder} is no BERT sentence encoder: missing {missing}, unexpected {unexpected}"
-        )
+        raise CheckpointError(f"{folder} is no BERT sentence encoder: missing {missing}, unexpected {unexpected}")
     return tower
 
 
-def prune_vocabulary(
-    tokenizer: Tokenizer, texts: Iterable[str], min_count: int
-) -> tuple[Tokenizer, list[int]]:
+def prune_vocabulary(tokenizer: Tokenizer, texts: Iterable[str], min_count: int) -> tuple[Tokenizer, list[int]]:
     """Drop word pieces that a corpus does not use; returns the new tokenizer and the old ids of what it keeps."""
     document = json.loads(tokenizer.to_str())
-    if (
-        document["model"]["type"] != "WordPiece"
-        or document["post_processor"]["type"] != "TemplateProcessing"
-    ):
-        raise CheckpointError(
-            "only WordPiece tokenizers with a template for the special tokens can be pruned"
-        )
+    if document["model"]["type"] != "WordPiece" or document["post_processor"]["type"] != "TemplateProcessing":
+        raise CheckpointError("only WordPiece tokenizers with a template for the special tokens can be pruned")
     document["padding"] = document["truncation"] = None
     plain = Tokenizer.from_str(json.dumps(document))
     counts: Counter[int] = Counter()
@@ -116,9 +98,7 @@ def prune_vocabulary(
     return Tokenizer.from_str(json.dumps(document)), kept
 
 
-def _bert_state(
-    state: dict[str, Tensor], kept: list[int], settings: BertSettings
-) -> dict[str, Tensor]:
+def _bert_state(state: dict[str, Tensor], kept: list[int], settings: BertSettings) -> dict[str, Tensor]:
     """Hugging Face BERT names -> ours; the only segment's embedding is folded into the positions."""
     positions = state["embeddings.position_embeddings.weight"][: settings.max_tokens]
     renamed = {
@@ -137,10 +117,7 @@ def _bert_state(
     for layer in range(settings.layers):
         source = f"encoder.layer.{layer}"
         for kind in ("weight", "bias"):
-            heads = [
-                state[f"{source}.attention.self.{part}.{kind}"]
-                for part in ("query", "key", "value")
-            ]
+            heads = [state[f"{source}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
             renamed[f"layers.{layer}.qkv.{kind}"] = torch.cat(heads)
             for ours, theirs in parts.items():
                 renamed[f"layers.{layer}.{ours}.{kind}"] = state[f"{source}.{theirs}.{kind}"]
@@ -160,9 +137,7 @@ def sentence_folder(settings: RunSettings) -> Path:
 def sentence_vectors(tower: BertTower, texts: list[str]) -> Tensor:
     """Unit sentence vectors (n, width) before the projection."""
     result = torch.empty(len(texts), tower.settings.width)
-    for rows, ids in progress(
-        list(equal_lengths(tower.token_ids(texts), 128)), description="sentences", unit="batch"
-    ):
+    for rows, ids in progress(list(equal_lengths(tower.token_ids(texts), 128)), description="sentences", unit="batch"):
         result[rows] = tower.sentence(ids)
     return result
 

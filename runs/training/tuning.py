@@ -76,9 +76,7 @@ class TuneData:
     owner: Tensor
 
 
-def tune(
-    backbone: TimmViT, head: StandardiseHead, data: TuneData, options: TuneOptions, folder: Path
-) -> None:
+def tune(backbone: TimmViT, head: StandardiseHead, data: TuneData, options: TuneOptions, folder: Path) -> None:
     """Tune `backbone.vit` in place; checkpoints go to `folder` and are resumed from."""
     vit = backbone.vit
     optimiser = torch.optim.AdamW(_groups(vit, options), weight_decay=options.weight_decay)
@@ -104,9 +102,7 @@ def tune(
         done = step + 1
         if done % options.checkpoint_every == 0 or done == total:
             bias = 1 - 0.95 ** (done - first)
-            logger.info(
-                "step %d/%d %s", done, total, {k: round(v / bias, 4) for k, v in meter.items()}
-            )
+            logger.info("step %d/%d %s", done, total, {k: round(v / bias, 4) for k, v in meter.items()})
             saved(step=done)
     vit.eval()
 
@@ -114,21 +110,8 @@ def tune(
 class _Run:
     """The two losses of one step; holds nothing but what the caller gave and the photos' latest embeddings."""
 
-    def __init__(
-        self,
-        backbone: TimmViT,
-        head: StandardiseHead,
-        data: TuneData,
-        options: TuneOptions,
-        images: Tensor,
-    ):
-        self.backbone, self.head, self.data, self.options, self.images = (
-            backbone,
-            head,
-            data,
-            options,
-            images,
-        )
+    def __init__(self, backbone: TimmViT, head: StandardiseHead, data: TuneData, options: TuneOptions, images: Tensor):
+        self.backbone, self.head, self.data, self.options, self.images = (backbone, head, data, options, images)
         self.buckets: defaultdict[float, list[int]] = defaultdict(list)
         for index, photo in enumerate(data.photos):
             self.buckets[round(photo.width / photo.height, 1)].append(index)
@@ -153,9 +136,7 @@ class _Run:
         seed = self.data.photos[int(torch.randint(count, (), generator=generator))]
         bucket = self.buckets[round(seed.width / seed.height, 1)]
         order = torch.randperm(len(bucket), generator=generator)[: self.options.batch]
-        size = self.options.sizes[
-            int(torch.randint(len(self.options.sizes), (), generator=generator))
-        ]
+        size = self.options.sizes[int(torch.randint(len(self.options.sizes), (), generator=generator))]
         return [bucket[i] for i in order.tolist()], size
 
     def _anchor(self, patches: Tensor, chosen: list[int], flip: bool) -> Tensor:
@@ -163,9 +144,7 @@ class _Run:
         targets = []
         for index in chosen:
             tokens = self.head(self.data.teacher[index].float(), None)[0].permute(2, 0, 1)
-            resampled = F.adaptive_avg_pool2d(tokens, (patches.shape[1], patches.shape[2])).permute(
-                1, 2, 0
-            )
+            resampled = F.adaptive_avg_pool2d(tokens, (patches.shape[1], patches.shape[2])).permute(1, 2, 0)
             targets.append(resampled.flip(1) if flip else resampled)
         return (1 - F.cosine_similarity(patches, torch.stack(targets), dim=-1)).mean()
 
@@ -180,9 +159,7 @@ class _Run:
         seen[rows] = photos
         mine = own.any(0)
         known = seen.norm(dim=1) > 0
-        back = (self.data.captions[mine] @ seen.T / self.options.temperature).masked_fill(
-            ~known, -math.inf
-        )
+        back = (self.data.captions[mine] @ seen.T / self.options.temperature).masked_fill(~known, -math.inf)
         self.images[rows] = photos.detach()
         return (to_text + F.cross_entropy(back, self.data.owner[mine])) / 2
 
@@ -200,11 +177,7 @@ def _groups(vit: torch.nn.Module, options: TuneOptions) -> list[dict[str, object
             else depth
         )
         groups.append(
-            {
-                "params": [parameter],
-                "peak": options.learning_rate * options.layer_decay ** (depth - level),
-                "lr": 0.0,
-            }
+            {"params": [parameter], "peak": options.learning_rate * options.layer_decay ** (depth - level), "lr": 0.0}
         )
     return groups
 

@@ -198,9 +198,7 @@ def test_ctrl_c_in_the_first_moments_is_one_line(module: str) -> None:
 ESCAPES = "\x1b[31m\x07\x9b1m\u202e"
 
 
-def test_terminals_are_safe(
-    tmp_path: Path, checkpoint: Path, monkeypatch: MonkeyPatch, capfd: Capture
-) -> None:
+def test_terminals_are_safe(tmp_path: Path, checkpoint: Path, monkeypatch: MonkeyPatch, capfd: Capture) -> None:
     """Names of files, labels, bank texts, splits and errors; of the log, of wrong usage and of the training script."""
     monkeypatch.chdir(tmp_path)
     noise_photo(60, 40).save(f"p{ESCAPES}.png")

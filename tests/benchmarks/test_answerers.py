@@ -50,8 +50,7 @@ def test_the_model_and_its_baselines(world: World, tmp_path: Path, model: Patchi
     world.run(tmp_path / "other", baselines=drawn, limit=9, seed=1)
     for name in drawn:  # chosen by seed and sample, whatever is asked beside it
         every, few, other = (
-            {p.id: p.caption for p in said(tmp_path / folder, name)}.items()
-            for folder in (".", "few", "other")
+            {p.id: p.caption for p in said(tmp_path / folder, name)}.items() for folder in (".", "few", "other")
         )
         assert few <= every and not other <= every
     assert len({prediction.caption for prediction in said(tmp_path)}) > 1

@@ -25,9 +25,7 @@ def test_real_rows_first_and_noised_copies_past_them() -> None:
         real_source(MemoryBank(rows), torch.ones(1, 3), None, seed=0)
 
 
-def test_the_tables_of_random_rows_and_of_a_real_bank(
-    model: Patchioner, capsys: Capture, tmp_path: Path
-) -> None:
+def test_the_tables_of_random_rows_and_of_a_real_bank(model: Patchioner, capsys: Capture, tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     out, real = tmp_path / "out.json", str(tmp_path / "bank")
     words = ["--top-k=20", "--rounds=1", "--compared=5", "--queries", "1", "3", "--rows"]

@@ -21,9 +21,7 @@ FAST = ["--java=no", "--rounds=20"]
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)
-def test_every_command_starts_on_the_sample_set(
-    task: str, tmp_path: Path, loads: list[str], capsys: Capture
-) -> None:
+def test_every_command_starts_on_the_sample_set(task: str, tmp_path: Path, loads: list[str], capsys: Capture) -> None:
     main = importlib.import_module(f"benchmarks.{task}").main
     assert main([*FAST, "--limit=3", "--baseline=whole", f"--out={tmp_path}"]) == 0
     printed, text = capsys.readouterr().out, (tmp_path / "report.html").read_text()

@@ -90,9 +90,7 @@ def test_one_thing_in_every_other_sample_is_exchanged(did: Path) -> None:
     assert all(named_classes(text) - here for text in false)
 
 
-def test_the_command(
-    calibrated: Patchioner, tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch
-) -> None:
+def test_the_command(calibrated: Patchioner, tmp_path: Path, capsys: Capture, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.detail_texts.load_pretrained", lambda *_: calibrated)
     words = ["--out", str(tmp_path), "--limit", "2", "--parts", "objects", "planted"]
     assert main(words) == main(words) == 0

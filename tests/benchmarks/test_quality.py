@@ -22,9 +22,7 @@ def test_ranks() -> None:
     assert (retrieval_ranks(np.ones((4, 5)), np.zeros(4, dtype=np.intp)) == 5).all()
 
 
-def test_answers(
-    world: World, model: Patchioner, encoded: list[str], monkeypatch: MonkeyPatch
-) -> None:
+def test_answers(world: World, model: Patchioner, encoded: list[str], monkeypatch: MonkeyPatch) -> None:
     found = ask(model, world.root, PARTS, prompts=PROMPTS)
     assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)]
     assert {box["references"][0] for box in found["boxes"]} == {"dog", "cat"}, "no people"

@@ -22,9 +22,7 @@ BASELINES = ("whole", "crop")
 LINES = "predictions.jsonl"
 
 
-def test_an_interrupted_run_goes_on(
-    world: World, tmp_path: Path, encoded: list[str], monkeypatch: MonkeyPatch
-) -> None:
+def test_an_interrupted_run_goes_on(world: World, tmp_path: Path, encoded: list[str], monkeypatch: MonkeyPatch) -> None:
     """At most the group of three photos under way is asked again; then a finished run asks nothing."""
     world.run(tmp_path / "whole", baselines=BASELINES)
     assert sorted(encoded) == [f"photo_{index:02d}" for index in range(11)], "each photo once"
@@ -54,10 +52,7 @@ def test_a_file_cut_at_any_byte_is_mended(world: World, tmp_path: Path) -> None:
         world.run(tmp_path, limit=6, resume=True)
         assert path.read_bytes() == whole
     lines = whole.splitlines(keepends=True)
-    for bad, message in (
-        ([lines[0], b"{nonsense\n", *lines[2:]], r"line 2 of"),
-        ([lines[1], *lines], "other samples"),
-    ):
+    for bad, message in (([lines[0], b"{nonsense\n", *lines[2:]], r"line 2 of"), ([lines[1], *lines], "other samples")):
         path.write_bytes(b"".join(bad))
         with pytest.raises(BenchmarkDataError, match=message):
             world.run(tmp_path, limit=6, resume=True)
@@ -114,10 +109,7 @@ def test_what_the_model_cannot_see_is_reported(world: World, tmp_path: Path) -> 
 
 def test_results_hold_everything_and_scores_of_the_metrics(finished: Finished) -> None:
     folder = finished("region_set")
-    results, below = (
-        json.loads((folder / name / "results.json").read_text())
-        for name in (".", "baselines/whole")
-    )
+    results, below = (json.loads((folder / name / "results.json").read_text()) for name in (".", "baselines/whole"))
     assert results["settings"]["rounds"] == 20 and results["settings"]["task"] == "region_set"
     assert results["model"]["bank_rows"] == 30 and results["machine"]["device"] == "cpu"
     assert below["baseline"] == "whole"

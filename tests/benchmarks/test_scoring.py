@@ -94,9 +94,7 @@ def test_scores_by_clip(world: World, tmp_path: Path, monkeypatch: MonkeyPatch) 
     scores = {key: values[0] for key, values in results["samples"]["scores"].items()}
     first = read_predictions(tmp_path / "predictions.jsonl")[0]
     texts = [f"A photo depicts {text}" for text in (first.caption, *first.references)]
-    image, mine, *others = unit_rows(
-        [*space.embed_images(space.images[:1]), *space.embed_text(texts)], "row"
-    )
+    image, mine, *others = unit_rows([*space.embed_images(space.images[:1]), *space.embed_text(texts)], "row")
     fit, near = image @ mine, max(mine @ other for other in others)
     due = {"clip_s": 250 * fit, "pac_s": 200 * fit, "clip_text_cosine": 100 * near}
     due["ref_pac_s"] = 2 / (1 / (200 * fit) + 1 / (100 * near))

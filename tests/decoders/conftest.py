@@ -31,9 +31,7 @@ def quick(**values: Any) -> TrainOptions:
 
 def embed_words(texts: list[str]) -> Tensor:
     """Bag of words: the sum of a fixed random vector of each word."""
-    words = [
-        [randn(DIM, seed=zlib.crc32(word.encode())) for word in text.split()] for text in texts
-    ]
+    words = [[randn(DIM, seed=zlib.crc32(word.encode())) for word in text.split()] for text in texts]
     return torch.stack([sum(row, torch.zeros(DIM)) for row in words])
 
 

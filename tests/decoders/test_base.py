@@ -97,9 +97,7 @@ def concepts(**values: Any) -> dict[str, Any]:
         ("meacap", concepts(parser={"type": "rule"}), "'rules', 't5'"),
     ],
 )  # fmt: skip
-def test_a_config_or_tokenizer_of_something_else(
-    tmp_path: Path, kind: str, change: dict[str, Any], word: str
-) -> None:
+def test_a_config_or_tokenizer_of_something_else(tmp_path: Path, kind: str, change: dict[str, Any], word: str) -> None:
     make(kind).save(tmp_path)
     change_config(tmp_path, **change)
     if not change:

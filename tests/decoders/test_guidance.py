@@ -72,9 +72,7 @@ def test_tokens_and_scores_are_those_of_plain_code() -> None:
     assert token_ids(fast) != token_ids(decoder.generate(embeddings, OPTIONS))
 
 
-@pytest.mark.parametrize(
-    "options", [OPTIONS, replace(OPTIONS, strategy="beam", beam_width=3, batch_memory_mb=0.01)]
-)
+@pytest.mark.parametrize("options", [OPTIONS, replace(OPTIONS, strategy="beam", beam_width=3, batch_memory_mb=0.01)])
 def test_rows_do_not_depend_on_one_another(options: DecodeOptions) -> None:
     decoder, embeddings, guide = guided()
 

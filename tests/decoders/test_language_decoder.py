@@ -9,15 +9,7 @@ from safetensors.torch import load_file
 
 from decoders import load_decoder, train_decoder
 from decoders.language_decoder import LanguageDecoder, PromptMLP
-from tests.decoders.conftest import (
-    DIM,
-    PAIRS,
-    SHORT,
-    embed_words,
-    on_language_model,
-    quick,
-    weights,
-)
+from tests.decoders.conftest import DIM, PAIRS, SHORT, embed_words, on_language_model, quick, weights
 
 OPTIONS = quick(steps=8, warmup_steps=2, validate_every=3, checkpoint_every=2, validation_share=0.1)
 

@@ -43,9 +43,7 @@ def parts(graphs: Iterable[Sequence[Entity]], attributes: bool) -> Counter[Any]:
 
 # Captions and labels are ours, written before the parser had read them. The first reading gave 0.96 / 0.95 and
 # 0.94 / 0.84; what it showed has been mended since: these floors are no estimate for captions it has not met.
-@pytest.mark.parametrize(
-    ("attributes", "precision", "recall"), [(False, 0.95, 0.95), (True, 0.92, 0.9)]
-)
+@pytest.mark.parametrize(("attributes", "precision", "recall"), [(False, 0.95, 0.95), (True, 0.92, 0.9)])
 def test_captions_labelled_by_hand(attributes: bool, precision: float, recall: float) -> None:
     captions, labels = zip(*labelled("labelled"), strict=True)
     found = parts(map(parse, captions), attributes)

@@ -53,8 +53,7 @@ PENALTY = replace(BEAM, length_penalty=1.0)
 
 
 @pytest.mark.parametrize(
-    "options",
-    [GREEDY, BEAM, PENALTY, *(replace(o, min_tokens=4) for o in (GREEDY, BEAM, PENALTY))],
+    "options", [GREEDY, BEAM, PENALTY, *(replace(o, min_tokens=4) for o in (GREEDY, BEAM, PENALTY))]
 )
 def test_captions_are_those_of_the_uncached_twin(wild: GPT2, options: DecodeOptions) -> None:
     rows = ROWS if options.strategy == "greedy" else ROWS[:8]
@@ -104,8 +103,7 @@ def test_no_row_minds_its_batch_and_equal_ones_are_read_once(wild: GPT2, options
 
 
 @pytest.mark.parametrize(
-    ("top_p", "expected"),
-    [(1.0, [0.1, 0.5, 0.15, 0.25]), (0.7, [0, 2 / 3, 0, 1 / 3]), (0.4, [0, 1, 0, 0])],
+    ("top_p", "expected"), [(1.0, [0.1, 0.5, 0.15, 0.25]), (0.7, [0, 2 / 3, 0, 1 / 3]), (0.4, [0, 1, 0, 0])]
 )
 def test_the_nucleus_is_the_smallest_set_renormalised(top_p: float, expected: list[float]) -> None:
     logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log().expand(4000, 4)
@@ -140,9 +138,7 @@ def test_tokens_that_complete_the_word(written: list[str], banned: str, forbidde
     tokens = torch.tensor([[TEXTS.index(text) for text in written]], dtype=torch.int64)
     found = ban(torch.zeros(1, len(TEXTS)), tokens, banned_words=(banned,))[0].tolist()
     assert found[:2] == [False, True]  # the end is never a banned word
-    assert {
-        text for text, is_banned in zip(TEXTS, found, strict=True) if is_banned and text
-    } == forbidden
+    assert {text for text, is_banned in zip(TEXTS, found, strict=True) if is_banned and text} == forbidden
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "beam", "sample"])
@@ -190,6 +186,4 @@ def test_an_inference_copy_packs_its_output_matrix_and_copies_of_it_do_not(wild:
     assert wild.network._table is None and copy.deepcopy(twin.network)._table is None
     large = make_decoder(width=256)
     assert (large.to("cpu").network._table is not None) == has_onednn()
-    assert token_ids(large.to("cpu").generate(ROWS, GREEDY)) == token_ids(
-        large.generate(ROWS, GREEDY)
-    )
+    assert token_ids(large.to("cpu").generate(ROWS, GREEDY)) == token_ids(large.generate(ROWS, GREEDY))

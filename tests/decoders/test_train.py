@@ -11,21 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from decoders import (
-    DecodeOptions,
-    PrefixGPT2Decoder,
-    TrainOptions,
-    TrainReport,
-    load_decoder,
-    train_decoder,
-)
+from decoders import DecodeOptions, PrefixGPT2Decoder, TrainOptions, TrainReport, load_decoder, train_decoder
 from decoders.train import _Corpus, epoch_batches
 from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from tests.decoders.conftest import CORPUS, SHORT, embed_words, make_decoder, weights
 
-OPTIONS = TrainOptions(
-    steps=14, batch=8, warmup_steps=3, validate_every=5, checkpoint_every=4, validation_share=0.1
-)
+OPTIONS = TrainOptions(steps=14, batch=8, warmup_steps=3, validate_every=5, checkpoint_every=4, validation_share=0.1)
 
 
 def clone() -> PrefixGPT2Decoder:
@@ -128,9 +119,7 @@ def test_rate_rises_then_falls_to_zero(decay: Any, early: float) -> None:
 
 
 @pytest.mark.parametrize(("storage", "tolerance"), [("fp32", 0), ("fp16", 0.01), ("int8", 0.2)])
-def test_trained_and_loaded_again(
-    trained: PrefixGPT2Decoder, tmp_path: Path, storage: Any, tolerance: float
-) -> None:
+def test_trained_and_loaded_again(trained: PrefixGPT2Decoder, tmp_path: Path, storage: Any, tolerance: float) -> None:
     rows = embed_words(CORPUS[:30])
     captions = trained.generate(rows, SHORT)
     assert sum(one.text == text for one, text in zip(captions, CORPUS, strict=False)) >= 24

@@ -113,9 +113,7 @@ def main() -> int:
         FILE.write_text(json.dumps(found, separators=(",", ":")) + "\n")
         return 0
     known = [(mode, *one) for mode, by_photo in frozen().items() for one in by_photo.items()]
-    differ = [
-        f"differs: {mode} {photo}\n" for mode, photo, ids in known if found[mode][photo] != ids
-    ]
+    differ = [f"differs: {mode} {photo}\n" for mode, photo, ids in known if found[mode][photo] != ids]
     sys.stdout.write(f"{len(known) - len(differ)} of {len(known)} photos as frozen\n")
     sys.stdout.writelines(differ)
     return int(bool(differ))

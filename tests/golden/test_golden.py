@@ -10,16 +10,13 @@ from patchioner.cli.main import main
 from tests import golden
 from tests.support import Capture
 
-pytestmark = pytest.mark.skipif(
-    not golden.SHARED.is_dir(), reason="the development photos are not beside the checkout"
-)
+pytestmark = pytest.mark.skipif(not golden.SHARED.is_dir(), reason="the development photos are not beside the checkout")
 
 
 def test_captions_are_the_frozen_ones(shipped: Patchioner) -> None:
     paths = golden.photos(6)
     assert golden.captioned(shipped, paths) == {
-        mode: {path.name: expected[path.name] for path in paths}
-        for mode, expected in golden.frozen().items()
+        mode: {path.name: expected[path.name] for path in paths} for mode, expected in golden.frozen().items()
     }
 
 

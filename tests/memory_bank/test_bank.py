@@ -162,9 +162,7 @@ def test_merging_leaves_projections_as_they_were(picks: list[int], dtype: Any) -
     assert merged.counts.tolist() == list(due.values())
     assert merged.texts == tuple(texts[picks.index(pick)] for pick in due)
     for temperature in (0.01, 1.0):
-        found, wanted = (
-            one.project(random_rows(3, 4, seed=1), temperature, False) for one in (merged, bank)
-        )
+        found, wanted = (one.project(random_rows(3, 4, seed=1), temperature, False) for one in (merged, bank))
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
 
 

@@ -107,8 +107,7 @@ def test_encoders_that_misbehave(tmp_path: Path, embed: Any, message: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("options", "calls"),
-    [({}, 0), ({}, 2), ({"unit": False, "rows": 6}, 1), ({"sample": 12}, 1), ({}, None)],
+    ("options", "calls"), [({}, 0), ({}, 2), ({"unit": False, "rows": 6}, 1), ({"sample": 12}, 1), ({}, None)]
 )
 def test_killed_and_resumed_it_equals_an_uninterrupted_build(
     tmp_path: Path, options: dict[str, Any], calls: int | None, monkeypatch: MonkeyPatch

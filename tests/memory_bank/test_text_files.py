@@ -46,9 +46,7 @@ def test_captions_out_of_every_file(
     assert read_captions(str(write(tmp_path / name, content)), column) == captions
 
 
-@pytest.mark.parametrize(
-    "cells", [{"n": [1, 2, 3], "text": CAPTIONS}, {"captions": [CAPTIONS[:2], CAPTIONS[2:]]}]
-)
+@pytest.mark.parametrize("cells", [{"n": [1, 2, 3], "text": CAPTIONS}, {"captions": [CAPTIONS[:2], CAPTIONS[2:]]}])
 def test_parquet_with_one_or_several_captions_in_a_cell(tmp_path: Path, cells: Any) -> None:
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table(cells), path)
@@ -66,9 +64,7 @@ def test_parquet_with_one_or_several_captions_in_a_cell(tmp_path: Path, cells: A
         ("a.json", "[" * 100_000, None, "no JSON"),
     ],
 )
-def test_what_cannot_be_read_says_where(
-    tmp_path: Path, name: str, content: Any, column: str | None, said: str
-) -> None:
+def test_what_cannot_be_read_says_where(tmp_path: Path, name: str, content: Any, column: str | None, said: str) -> None:
     path = write(tmp_path / name, content)
     with pytest.raises(TextError, match=said) as caught:
         read_captions(path, column)

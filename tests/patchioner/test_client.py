@@ -116,9 +116,7 @@ def test_a_busy_server_is_asked_again() -> None:
     assert found[0].result() == found[1].result()
 
 
-def test_what_goes_wrong_is_one_error(
-    client: Client, model: Patchioner, monkeypatch: MonkeyPatch
-) -> None:
+def test_what_goes_wrong_is_one_error(client: Client, model: Patchioner, monkeypatch: MonkeyPatch) -> None:
     def kind(ask: Any, *given: Any) -> str:
         with pytest.raises(ServerError) as error:
             list(ask(*given))

@@ -119,18 +119,14 @@ def entries(count: int, text: str) -> list[drawing.Entry]:
 @pytest.mark.parametrize("columns", [1, 2, 4])
 @pytest.mark.parametrize("text", ["a bus", LONG, "W" * 300])
 def test_no_ink_touches_the_right_or_the_lower_edge(columns: int, text: str) -> None:
-    panel = np.asarray(
-        drawing.draw_list(entries(9, text), 800, columns, ImageFont.load_default(18))
-    )
+    panel = np.asarray(drawing.draw_list(entries(9, text), 800, columns, ImageFont.load_default(18)))
     assert panel.shape[1] == 800
     assert (panel[:, -1] == PAPER).all() and (panel[-1] == PAPER).all()
 
 
 def test_upright_photos_get_the_list_beside_wide_ones_below() -> None:
     for size, grows in (((600, 800), (True, False)), ((800, 400), (False, True))):
-        page = drawing.add_list(
-            Image.new("RGB", size), entries(3, "a bus"), ImageFont.load_default(15)
-        )
+        page = drawing.add_list(Image.new("RGB", size), entries(3, "a bus"), ImageFont.load_default(15))
         assert tuple(np.subtract(page.size, size) > 2 * MARGIN) == grows
 
 

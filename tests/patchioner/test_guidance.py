@@ -308,9 +308,7 @@ def test_the_fit_is_where_the_slope_of_the_penalised_loss_is_nought() -> None:
     assert fitted(rows)[answers].mean() > fitted(rows)[~answers].mean() + 0.2
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[1]", '[{"file_name": "a"}]', '[{"file_name": "a", "captions": []}]']
-)
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"file_name": "a"}]', '[{"file_name": "a", "captions": []}]'])
 def test_a_file_that_is_no_list_of_pairs_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "pairs.json").write_text(text)
     with pytest.raises(TextError, match=r"pairs\.json"):

@@ -14,16 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from patchioner.backbones import preprocess
 from patchioner.base.errors import ImageError
 from patchioner.geometry import Preprocessing
-from patchioner.images import (
-    Quiet,
-    ReducedPhoto,
-    cut_out,
-    load_image,
-    load_reduced,
-    to_upright,
-    why_blank,
-    why_doubted,
-)
+from patchioner.images import Quiet, ReducedPhoto, cut_out, load_image, load_reduced, to_upright, why_blank, why_doubted
 from tests.support import MonkeyPatch
 from tests.support.tiny import noise_photo, oriented
 

@@ -263,9 +263,7 @@ def test_what_fails(model: Patchioner, features: Features, tmp_path: Path, caplo
         model.caption_many(items, on_error="ignore")
 
 
-def test_results_for_others(
-    model: Patchioner, features: Features, monkeypatch: MonkeyPatch
-) -> None:
+def test_results_for_others(model: Patchioner, features: Features, monkeypatch: MonkeyPatch) -> None:
     captions = model.caption(features, REGIONS[:2])
     score = pytest.approx(captions[1].score, abs=1e-6)
     due = {"region": {"box": [0, 0, 20, 20]}, "text": captions[1].text, "score": score}

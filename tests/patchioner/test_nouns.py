@@ -49,11 +49,7 @@ def test_a_phrase_is_what_the_region_shows(
         ("a group of people are sitting", "people", "a person"),
         ("a dog in a man's hat", "a dog in a man's hat", None),
         ("it is so", "it is so", None),
-        (
-            "two old cars and a dog's toys",
-            "two old cars and a dog's toys",
-            "an old car and a dog's toys",
-        ),
+        ("two old cars and a dog's toys", "two old cars and a dog's toys", "an old car and a dog's toys"),
         ("a herd of elephants", "a herd of elephants", None),
         ("some glasses", "some glasses", None),
     ],

@@ -42,11 +42,7 @@ def test_pruning_drops_unused_pieces_and_any_word_can_still_be_spelt() -> None:
         tokens = pruned.encode(word).tokens
         assert "".join(token.removeprefix("##") for token in tokens[1:-1]) == word
     document = json.loads(whole.to_str())
-    document["post_processor"] = {
-        "type": "BertProcessing",
-        "sep": ["[SEP]", 3],
-        "cls": ["[CLS]", 2],
-    }
+    document["post_processor"] = {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}
     with pytest.raises(CheckpointError, match="only WordPiece"):
         teacher.prune_vocabulary(Tokenizer.from_str(json.dumps(document)), CORPUS, 2)
 
@@ -120,8 +116,7 @@ def test_info_nce_equals_a_plain_twin() -> None:
     images, texts = randn(4, 6), randn(4, 6, seed=1)
     weights = (F.cosine_similarity(images[:, None], texts[None], dim=2) / 0.1).exp()
     total = sum(
-        math.log(weights[i, i] / weights[i].sum()) + math.log(weights[i, i] / weights[:, i].sum())
-        for i in range(4)
+        math.log(weights[i, i] / weights[i].sum()) + math.log(weights[i, i] / weights[:, i].sum()) for i in range(4)
     )
     assert float(alignment.info_nce(images, texts, 0.1)) == pytest.approx(-total / 8, rel=1e-4)
 
@@ -177,9 +172,7 @@ def test_the_projection_learns_a_linear_map_and_survives_its_file() -> None:
         torch.testing.assert_close(read_projection(tensors)(sentences), projection(sentences))
 
 
-OPTIONS = TuneOptions(
-    epochs=2.0, batch=2, sizes=(32, 48), learning_rate=1e-3, warmup=1, checkpoint_every=1, seed=3
-)
+OPTIONS = TuneOptions(epochs=2.0, batch=2, sizes=(32, 48), learning_rate=1e-3, warmup=1, checkpoint_every=1, seed=3)
 
 
 @pytest.fixture(scope="module")

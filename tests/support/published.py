@@ -42,9 +42,7 @@ def decap_state(*, prefix: int = DIM, width: int = 16) -> OrderedDict[str, Tenso
     return state
 
 
-def _gpt2(
-    name: str, draw: Any, width: int, positions: int, vocabulary: int
-) -> OrderedDict[str, Tensor]:
+def _gpt2(name: str, draw: Any, width: int, positions: int, vocabulary: int) -> OrderedDict[str, Tensor]:
     body, state = f"{name}transformer.", OrderedDict[str, Tensor]()
     state[body + "wte.weight"] = draw(vocabulary, width, scale=0.5)
     state[body + "wpe.weight"] = draw(positions, width, scale=0.5)

@@ -47,9 +47,7 @@ def tiny_backbone(seed: int = 0, *, mode: Fit = "aspect", size: int = 64, **how:
 SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3}
 
 
-def small_vit(
-    name: str, kind: Any = TimmViT, mode: Fit = "aspect", seed: int = 0, **how: Any
-) -> Any:
+def small_vit(name: str, kind: Any = TimmViT, mode: Fit = "aspect", seed: int = 0, **how: Any) -> Any:
     """A backbone around a timm network of two blocks, 48 wide, that sees four patches a side; no weight near zero."""
     torch.manual_seed(seed)
     patch = 14 if "patch14" in name else 16
@@ -85,9 +83,7 @@ def tiny_tower(seed: int = 0, *, dim: int = DIM, max_tokens: int = 32) -> BertTo
 
 def tiny_decoder(seed: int = 0, *, dim: int = DIM) -> PrefixGPT2Decoder:
     """A decoder of width 32 whose random weights are large enough to write different captions of different rows."""
-    decoder = PrefixGPT2Decoder.create(
-        TEXTS, embedding_dim=dim, layers=2, width=32, heads=2, vocab_size=300, seed=seed
-    )
+    decoder = PrefixGPT2Decoder.create(TEXTS, embedding_dim=dim, layers=2, width=32, heads=2, vocab_size=300, seed=seed)
     spread(decoder.network, 10.0)
     return decoder
 

@@ -15,13 +15,7 @@ from decoders.retrieval import RetrievalDecoder
 from memory_bank import MemoryBank
 from patchioner.backbones import BACKBONES, Backbone
 from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
-from patchioner.base.errors import (
-    CheckpointError,
-    HubError,
-    MissingExtraError,
-    OptionError,
-    first_line,
-)
+from patchioner.base.errors import CheckpointError, HubError, MissingExtraError, OptionError, first_line
 from patchioner.checkpoints.folder import ModelSettings, Parts
 from patchioner.checkpoints.hub import fetch
 from patchioner.checkpoints.published import decoders
@@ -48,11 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_published(
-    path: Path,
-    *,
-    mode: Fit = "stretch",
-    backbone: Backbone | None = None,
-    talk2dino: str | Path | None = None,
+    path: Path, *, mode: Fit = "stretch", backbone: Backbone | None = None, talk2dino: str | Path | None = None
 ) -> Parts:
     """Read a published Patch-ioner model; `backbone` takes the place of the one that the config names.
 
@@ -113,16 +103,12 @@ def _bank(files: PublishedFiles, config: PublishedConfig) -> MemoryBank | None:
     return read_bank(find_bank(files, config), unit_rows=config.clip_like, dim=config.prefix_size)
 
 
-def _decoder(
-    files: PublishedFiles, config: PublishedConfig, tower: Callable[[], TextTower | None]
-) -> Decoder:
+def _decoder(files: PublishedFiles, config: PublishedConfig, tower: Callable[[], TextTower | None]) -> Decoder:
     if config.viecap is not None:
         return decoders.read_viecap(files, config.viecap, tower, dim=config.prefix_size)
     if config.calculate_argmax_text:
         if config.support_memory_size == 0:
-            raise CheckpointError(
-                f"{files.config}: calculate_argmax_text needs a bank: support_memory_size"
-            )
+            raise CheckpointError(f"{files.config}: calculate_argmax_text needs a bank: support_memory_size")
         return RetrievalDecoder(config.prefix_size)
     if config.decap_weights is None:
         raise CheckpointError(
@@ -143,9 +129,7 @@ class _Vit:
     projection: int | None = None
 
 
-def read_backbone(
-    files: PublishedFiles, config: PublishedConfig, *, mode: Fit = "stretch"
-) -> Backbone:
+def read_backbone(files: PublishedFiles, config: PublishedConfig, *, mode: Fit = "stretch") -> Backbone:
     """The backbone that a config names; a file of its weights beside the config is preferred to a download.
 
     `mode` is "stretch", as for all published numbers, or "crop", as in the usage example on the hub. CheckpointError:
@@ -153,9 +137,7 @@ def read_backbone(
     """
     source = str(files.config)
     if mode == "crop" and config.resize_dim != config.crop_dim:
-        raise CheckpointError(
-            f"{source}: resize_dim {config.resize_dim} and crop_dim {config.crop_dim} differ"
-        )
+        raise CheckpointError(f"{source}: resize_dim {config.resize_dim} and crop_dim {config.crop_dim} differ")
     try:
         return make_part(BACKBONES, _backbone_config(files, config, mode), Path(), source)
     except HubError as error:
@@ -205,9 +187,7 @@ def vit_of(name: str) -> _Vit | None:
         official = (f"{stem}_pretrain.*", f"{name}.*", "dinov2*.pth", "dinov2*.safetensors")
         timm_name = f"vit_{_SIZES[found[1]]}_patch14_{registers}dinov2"
         return _Vit(timm_name, "lvd142m", 14, official)
-    if found := re.fullmatch(
-        r"dinov3_vit([sbl])16\w*|vit_(small|base|large)_patch16_dinov3.*", name
-    ):
+    if found := re.fullmatch(r"dinov3_vit([sbl])16\w*|vit_(small|base|large)_patch16_dinov3.*", name):
         timm_name = f"vit_{found[2] or _SIZES[found[1]]}_patch16_dinov3"
         return _Vit(timm_name, "lvd1689m", 16, ("dinov3_vit*.pth", "dinov3_vit*.safetensors"))
     clip = r"(vit_(base|large)_patch(14|16|32)_clip)(?:_quickgelu)?(_\d+)\.openai"

@@ -26,12 +26,7 @@ from patchioner.base.errors import CheckpointError, first_line
 from patchioner.base.files import read_json
 from patchioner.base.optional import require
 from patchioner.base.weights import as_float, load_weights
-from patchioner.checkpoints.published.files import (
-    PublishedFiles,
-    ViecapConfig,
-    as_pattern,
-    base_name,
-)
+from patchioner.checkpoints.published.files import PublishedFiles, ViecapConfig, as_pattern, base_name
 from patchioner.checkpoints.stored import read_object, read_tensors
 from patchioner.text import TextTower
 
@@ -181,10 +176,7 @@ def _language_model(files: PublishedFiles, name: str) -> tuple[dict[str, Any], L
 
 
 def read_entities(
-    files: PublishedFiles,
-    config: ViecapConfig,
-    read_tower: Callable[[], TextTower | None],
-    dim: int,
+    files: PublishedFiles, config: ViecapConfig, read_tower: Callable[[], TextTower | None], dim: int
 ) -> tuple[tuple[str, ...], Tensor]:
     """m names, and their (m, dim) float32 embeddings, of a ViECap model's vocabulary.
 
@@ -232,9 +224,7 @@ def _names(files: PublishedFiles, config: ViecapConfig) -> tuple[str, ...]:
     if path is None:
         if wanted in ("coco_entities", "coco"):
             return COCO_ENTITIES
-        raise CheckpointError(
-            f"{files.config}: put {wanted}.txt, one name a line, beside it (we have coco_entities)"
-        )
+        raise CheckpointError(f"{files.config}: put {wanted}.txt, one name a line, beside it (we have coco_entities)")
     try:
         listed = path.suffix == ".json"
         names = read_json(path) if listed else path.read_text(encoding="utf-8-sig").split("\n")

@@ -143,9 +143,7 @@ def read_config(path: Path) -> PublishedConfig:
             raise CheckpointError(f"{source}: {key!r} is not supported: {why}. Use another model")
     config = read_settings(PublishedConfig, given, source)
     if config.attention_type != "qkv":
-        raise CheckpointError(
-            f"{source}: attention_type {config.attention_type!r} is not supported; only 'qkv' is"
-        )
+        raise CheckpointError(f"{source}: attention_type {config.attention_type!r} is not supported; only 'qkv' is")
     for name in ("prefix_size", "support_memory_size", "resize_dim", "crop_dim"):
         value, least = getattr(config, name), int(name != "support_memory_size")
         if value < least:
@@ -292,17 +290,13 @@ def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) ->
             unpacked = rows.size * 4
             # What was never written takes no room in a file, and what is compressed little.
             if unpacked > MOST_UNPACKED * path.stat().st_size + 2**26:
-                raise MemoryBankError(
-                    f"{rows.name!r} takes {unpacked:,} bytes, over {MOST_UNPACKED} times its file"
-                )
+                raise MemoryBankError(f"{rows.name!r} takes {unpacked:,} bytes, over {MOST_UNPACKED} times its file")
             given = texts.asstr("utf-8")[:].tolist()
             staged = _staged(rows, _columns(rows.shape[1], dim), unit_rows, Path(scratch) / "rows")
             bank = MemoryBank(staged, given, drop_zero_rows=True)
             del staged
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
-        raise MemoryBankError(
-            f"{path}: cut short, or no HDF5 memory bank ({first_line(error)})"
-        ) from error
+        raise MemoryBankError(f"{path}: cut short, or no HDF5 memory bank ({first_line(error)})") from error
     except MemoryBankError as error:
         raise MemoryBankError(f"{path}: {error}") from error
     if empty := len(given) - len(bank):
@@ -367,9 +361,7 @@ def read_memory(files: PublishedFiles, config: MeacapConfig, *, dim: int) -> Mem
     if not isinstance(held, Tensor) or held.dim() != 2 or not held.is_floating_point():
         raise CheckpointError(f"{path}: expected one tensor of rows, found {type(held).__name__}")
     if held.shape != (len(texts), dim):
-        raise MemoryBankError(
-            f"{path}: shape {tuple(held.shape)}, expected {(len(texts), dim)} of {captions.name}"
-        )
+        raise MemoryBankError(f"{path}: shape {tuple(held.shape)}, expected {(len(texts), dim)} of {captions.name}")
     try:
         return MemoryBank(normalize(as_float(held, str(path)), dim=1), texts)
     except MemoryBankError as error:

@@ -98,11 +98,7 @@ class PublishedCaptioner(Patchioner):
         return project(rows, self._published, self._placed.bank)
 
     def _embed(
-        self,
-        features: PatchFeatures,
-        asked: Regions,
-        weighting: Weighting | None,
-        crop: Crop | None,
+        self, features: PatchFeatures, asked: Regions, weighting: Weighting | None, crop: Crop | None
     ) -> Embedded:
         if self.option.name not in ("registers", "heads"):
             return super()._embed(features, asked, weighting, crop)

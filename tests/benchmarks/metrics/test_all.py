@@ -62,9 +62,7 @@ def test_metrics_of_ones_own() -> None:
     (["cider"], HERE, [1, 2], "'cider'"), ([], "no_such_module", [], "no_such_module"),
     ([], "", [], "'module:function'"), ([], "math", [], "sizes"),
 ])  # fmt: skip
-def test_what_is_refused(
-    names: list[str], source: str, given: Any, message: str, monkeypatch: MonkeyPatch
-) -> None:
+def test_what_is_refused(names: list[str], source: str, given: Any, message: str, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(f"{HERE}.sizes", lambda *_: given)
     with pytest.raises((OptionError, UnknownNameError), match=message):
         score_captions(SAID, DUE, names, extra={"cider": f"{source}:sizes"})

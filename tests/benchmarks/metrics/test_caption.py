@@ -68,9 +68,7 @@ def test_stem_f_and_meteor(meteor: Meteor, dev_captions: list[list[str]]) -> Non
     """Equal for made-up words, which have no synonyms; near on real captions (correlation 0.95)."""
     draw = random.Random(0)
     words = ["zorp", "blick", "vamta", "drupo", "kelm", "the", "of", "wugk", "tofna", "plirk"]
-    said, made = (
-        [" ".join(draw.sample(words, k=draw.randint(1, 10))) for _ in range(200)] for _ in range(2)
-    )
+    said, made = ([" ".join(draw.sample(words, k=draw.randint(1, 10))) for _ in range(200)] for _ in range(2))
     due = [[text] for text in made]
     np.testing.assert_allclose(stem_f(said, due)[1], meteor.score(said, due)[1], atol=1e-9)
     said, due = [g[0] for g in dev_captions], [g[1:] for g in dev_captions]

@@ -134,9 +134,7 @@ def test_a_meteor_that_dies_is_quoted_and_closed(fake_java: FakeJava, read: str)
 
 
 @needs_java
-def test_meteor_of_the_package(
-    meteor: Meteor, dev_captions: list[list[str]], monkeypatch: MonkeyPatch
-) -> None:
+def test_meteor_of_the_package(meteor: Meteor, dev_captions: list[list[str]], monkeypatch: MonkeyPatch) -> None:
     """The package's side of the protocol, with its command, talking to the program that runs already."""
     module = pytest.importorskip("pycocoevalcap.meteor.meteor")
     start = Mock(return_value=meteor._process)

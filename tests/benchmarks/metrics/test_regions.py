@@ -14,10 +14,7 @@ from tests.benchmarks.conftest import cases
 
 def alike(said: Sequence[str], due: Sequence[Sequence[str]]) -> list[float]:
     """A number of caption and references alone, on a coarse grid so that thresholds are hit exactly."""
-    return [
-        (7 * len(text) + 3 * len("".join(group))) % 9 * 0.05
-        for text, group in zip(said, due, strict=True)
-    ]
+    return [(7 * len(text) + 3 * len("".join(group))) % 9 * 0.05 for text, group in zip(said, due, strict=True)]
 
 
 def test_dense_map() -> None:

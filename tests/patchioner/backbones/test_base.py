@@ -27,8 +27,7 @@ MAKERS: dict[str, Any] = {
 MODES = pytest.mark.parametrize("mode", ["stretch", "crop", "pad", "aspect"])
 # Of these, the first, third and last fill the same grid.
 PHOTOS = [
-    noise_photo(*size, seed=seed)
-    for seed, size in enumerate([(96, 64), (64, 96), (192, 128), (70, 70), (97, 64)])
+    noise_photo(*size, seed=seed) for seed, size in enumerate([(96, 64), (64, 96), (192, 128), (70, 70), (97, 64)])
 ]
 
 

@@ -18,14 +18,7 @@ from patchioner.backbones.clip import OpenClipViT, ProxyClip, clip_preprocessing
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError
 from patchioner.geometry import Fit
 from tests.support import MonkeyPatch, attend
-from tests.support.tiny import (
-    Trap,
-    clip_architecture,
-    noise_photo,
-    shaken,
-    tiny_backbone,
-    tiny_clip,
-)
+from tests.support.tiny import Trap, clip_architecture, noise_photo, shaken, tiny_backbone, tiny_clip
 
 assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
 PATCH, NATIVE = 8, 32
@@ -165,8 +158,7 @@ def test_tokens_are_clips_values_along_the_proxys_affinities() -> None:
 
 
 @pytest.mark.parametrize(
-    ("clip_size", "proxy_size", "mode"),
-    [(32, 96, "stretch"), (64, 48, "crop"), (24, 80, "pad"), (64, 48, "aspect")],
+    ("clip_size", "proxy_size", "mode"), [(32, 96, "stretch"), (64, 48, "crop"), (24, 80, "pad"), (64, 48, "aspect")]
 )
 def test_the_grid_is_the_proxys_whatever_clips(clip_size: int, proxy_size: int, mode: Fit) -> None:
     clip, proxy = tiny_clip(clip_size, mode), tiny_backbone(mode=mode, size=proxy_size)

@@ -32,8 +32,7 @@ def test_errors_are_caught_by_the_root_and_their_standard_parent() -> None:
 def test_unknown_name_offers_the_close_names_and_lists_all() -> None:
     error = UnknownNameError.among("model", "patchoner-mini", ["talk2dino", "patchioner-mini"])
     assert str(pickle.loads(pickle.dumps(error))) == (
-        "unknown model 'patchoner-mini': did you mean 'patchioner-mini'? "
-        "Known: 'patchioner-mini', 'talk2dino'"
+        "unknown model 'patchoner-mini': did you mean 'patchioner-mini'? Known: 'patchioner-mini', 'talk2dino'"
     )
 
 

@@ -34,9 +34,7 @@ def test_a_writer_that_is_interrupted_or_fails_leaves_the_earlier_file(tmp_path:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b'{"a": 1, "a": 2}', b"{", b"{'a': 1}", b"\xff\xfe\x00", b"[" * 100_000]
-)
+@pytest.mark.parametrize("content", [b"", b'{"a": 1, "a": 2}', b"{", b"{'a': 1}", b"\xff\xfe\x00", b"[" * 100_000])
 def test_corrupt_json_names_the_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content)

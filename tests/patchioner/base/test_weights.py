@@ -36,9 +36,7 @@ def make_state() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("storage", STORAGES)
-def test_round_trip_keeps_names_shapes_and_other_dtypes(
-    tmp_path: Path, storage: weights.Storage
-) -> None:
+def test_round_trip_keeps_names_shapes_and_other_dtypes(tmp_path: Path, storage: weights.Storage) -> None:
     state, path = make_state(), tmp_path / "w.safetensors"
     save_weights(state, path, storage=storage)
     loaded = load_weights(path)
@@ -212,9 +210,7 @@ def test_subclasses_hooked_and_shared_layers_stay_plain() -> None:
 
 
 @pytest.mark.parametrize("fault", ["raises", "wrong", "missing", "aarch64"])
-def test_operators_that_fail_are_not_used(
-    fault: str, monkeypatch: MonkeyPatch, caplog: Log
-) -> None:
+def test_operators_that_fail_are_not_used(fault: str, monkeypatch: MonkeyPatch, caplog: Log) -> None:
     def broken(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if fault == "raises":
             raise RuntimeError("schema changed")

@@ -257,9 +257,7 @@ def test_two_processes_share_the_work_though_one_is_killed(
     print(f"{met} of {KILLS} kills met a process at work")
 
 
-def test_it_says_what_failed(
-    photos: Path, checkpoint: Path, tmp_path: Path, capsys: Capture
-) -> None:
+def test_it_says_what_failed(photos: Path, checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
     out, model = str(tmp_path / "out.csv"), ["--model", str(checkpoint), "--device", "cpu"]
     words = ["batch", str(photos), *model, "--out"]
     assert main([*words, out, "--profile", "2.5"]) == 0
@@ -378,9 +376,7 @@ READERS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("reader", READERS)
-def test_captioners_between_rays_readers_and_writers(
-    reader: str, checkpoint: Path, tmp_path: Path
-) -> None:
+def test_captioners_between_rays_readers_and_writers(reader: str, checkpoint: Path, tmp_path: Path) -> None:
     """Photos of unlike shapes, one a file; tables of Arrow become one, though one has no caption, or no error."""
     ray, model = pytest.importorskip("ray.data"), Patchioner.from_pretrained(str(checkpoint))
     (end, how), more, wanted = READERS[reader], {"include_paths": True}, list[Any]()

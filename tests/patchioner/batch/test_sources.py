@@ -71,9 +71,7 @@ def test_a_folder_is_gone_through_and_links_are_followed_once(photos: Path) -> N
     ("odd::na[m]e", "a.png"), ("photos/coco.json", " ".join(NAMES)),
     (("photos/sub", "photos/e.png"), "sub/a.png sub/d.png e.png"),
 ])  # fmt: skip
-def test_what_a_source_may_be(
-    place: Any, found: str, photos: Path, tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_what_a_source_may_be(place: Any, found: str, photos: Path, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     for name, encoding in (("list.txt", "utf-8"), ("wide.txt", "utf-16")):
         lines = "photos/b.png\nphotos/sub/a.png\n\nphotos/b.png\n"
         (tmp_path / name).write_text(lines, encoding=encoding)

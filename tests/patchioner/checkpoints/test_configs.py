@@ -38,8 +38,7 @@ build_text_tower: Any = partial(make_part, TEXT_TOWERS, source="config")
 FOLDER = Path(__file__).parents[3] / "configs"
 CONFIGS = sorted(path for path in FOLDER.glob("*.yaml") if names_parts(path))
 EXPECTED, WRONG = (
-    json.loads((Path(__file__).parent / "cases" / f"{name}_configs.json").read_text())
-    for name in ("shipped", "wrong")
+    json.loads((Path(__file__).parent / "cases" / f"{name}_configs.json").read_text()) for name in ("shipped", "wrong")
 )
 
 
@@ -172,12 +171,9 @@ def merged(config: Any, changes: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("part", "changes", "message"),
-    [(part, *case) for part, cases in WRONG.items() for case in cases],
+    ("part", "changes", "message"), [(part, *case) for part, cases in WRONG.items() for case in cases]
 )
-def test_a_wrong_config_is_refused(
-    folder: Path, tmp_path: Path, part: str, changes: Any, message: str
-) -> None:
+def test_a_wrong_config_is_refused(folder: Path, tmp_path: Path, part: str, changes: Any, message: str) -> None:
     if part == "model":
         with pytest.raises(CheckpointError, match=message) as caught:
             assert build_model(write(folder, **changes)).text_tower is None

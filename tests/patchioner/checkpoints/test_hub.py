@@ -46,10 +46,7 @@ def test_a_name_that_leads_nowhere(tmp_path: Path, monkeypatch: MonkeyPatch) -> 
 
 def test_a_hub_that_fails(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    for setting, value, reason in (
-        ("ENDPOINT", "http://127.0.0.1:9", "refused"),
-        ("HF_HUB_OFFLINE", True, "disabled"),
-    ):
+    for setting, value, reason in (("ENDPOINT", "http://127.0.0.1:9", "refused"), ("HF_HUB_OFFLINE", True, "disabled")):
         monkeypatch.setattr(f"huggingface_hub.constants.{setting}", value)
         with pytest.raises(HubError, match=f"'owner/model'.*{reason}.*'patchioner-mini'") as seen:
             find_model("owner/model")
@@ -65,9 +62,7 @@ def test_a_hub_that_fails(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
         hub.upload(tmp_path, "owner/mine")
 
 
-def test_pushing_uploads_the_whole_checkpoint(
-    model: Patchioner, checkpoint: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_pushing_uploads_the_whole_checkpoint(model: Patchioner, checkpoint: Path, monkeypatch: MonkeyPatch) -> None:
     seen: dict[str, set[str]] = {}
 
     def keep(*, repo_id: str, folder_path: Path) -> None:

@@ -100,9 +100,7 @@ def test_a_bad_photo_costs_itself(command: Command) -> None:
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "--weighting cls": {"weighting": Weighting("cls")},
-    "--weighting gaussian,variance=0.5 --rounding reference": {
-        "weighting": Weighting("gaussian", 0.5, "reference")
-    },
+    "--weighting gaussian,variance=0.5 --rounding reference": {"weighting": Weighting("gaussian", 0.5, "reference")},
     "--style phrase": {"style": "phrase"},
     "--crop": {"crop": True},
     "--beam 3 --max-tokens 7": {"options": DecodeOptions("beam", max_tokens=7, beam_width=3)},

@@ -33,8 +33,7 @@ REFUSED = json.loads(Path(__file__).with_name("refused.json").read_text(encoding
 
 
 @pytest.mark.parametrize(
-    ("verb", "status", "words", "says"),
-    [(verb, status, *row) for verb, status, rows in REFUSED for row in rows],
+    ("verb", "status", "words", "says"), [(verb, status, *row) for verb, status, rows in REFUSED for row in rows]
 )
 def test_what_can_be_checked_is_refused_in_a_line_before_a_model_is_loaded(
     command: Command, verb: str, status: int, words: str, says: str

@@ -11,9 +11,7 @@ from tests.support import Capture
 from tests.support.tiny import TEXTS, noise_photo
 
 
-def test_a_seed_gives_the_same(
-    model: Patchioner, pairs: list[Any], calibration: Calibration
-) -> None:
+def test_a_seed_gives_the_same(model: Patchioner, pairs: list[Any], calibration: Calibration) -> None:
     assert calibrate_model(model, pairs) == calibration != calibrate_model(model, pairs, seed=1)
 
 
@@ -30,9 +28,7 @@ def data(tmp_path: Path, model: Patchioner) -> list[str]:
     return [word for name, path in given.items() for word in (f"--{name}", str(path))]
 
 
-def test_a_calibrated_model_is_written_and_scores(
-    data: list[str], tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_calibrated_model_is_written_and_scores(data: list[str], tmp_path: Path, capsys: Capture) -> None:
     config = tmp_path / "model" / "config.json"
     before = json.loads(config.read_text())
     assert main(data) == 0 and json.loads(config.read_text()) == before
@@ -47,8 +43,6 @@ def test_a_calibrated_model_is_written_and_scores(
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--write", "--model", "nowhere"], "--write needs"), (["--limit", "1"], "1 photos"),
 ])  # fmt: skip
-def test_mistakes_are_explained(
-    data: list[str], arguments: list[str], message: str, capsys: Capture
-) -> None:
+def test_mistakes_are_explained(data: list[str], arguments: list[str], message: str, capsys: Capture) -> None:
     assert main([*data, *arguments]) == 1
     assert message in capsys.readouterr().err

@@ -27,10 +27,7 @@ PLACES = (
 
 
 def judged(
-    *said: Any,
-    scores: Mapping[str, float] | None = None,
-    regions: Sequence[DetailRegion] = PLACES,
-    **settings: Any,
+    *said: Any, scores: Mapping[str, float] | None = None, regions: Sequence[DetailRegion] = PLACES, **settings: Any
 ) -> list[Verdict]:
     """Of (text, region, sample)s, or of texts that are samples about the whole; `scores`: how true words are."""
     told = [(one, "global", n) if isinstance(one, str) else one for n, one in enumerate(said)]
@@ -43,9 +40,7 @@ def judged(
 
     scorer: Any = SimpleNamespace(threshold=0.5, object_threshold=0.4, score=score)
     chosen = fuse.FilterSettings(**{"share": 0.0, **settings})
-    return fuse.filter_statements(
-        PHOTO, regions, statements, scorer=scorer if scores else None, settings=chosen
-    )
+    return fuse.filter_statements(PHOTO, regions, statements, scorer=scorer if scores else None, settings=chosen)
 
 
 def test_what_says_the_same_is_one_group_with_its_samples_counted_once() -> None:
@@ -107,9 +102,7 @@ TEXTS = (
 Told = tuple[list[str], dict[str, str | None]]
 
 
-def verdict(
-    number: int, text: str, region: str = "global", agreement: int = 2, score: float = 0.5
-) -> Verdict:
+def verdict(number: int, text: str, region: str = "global", agreement: int = 2, score: float = 0.5) -> Verdict:
     claim = Claim(f"c{number}", text, region, 0, number)
     return Verdict(claim, True, agreement, (region,), Support(score))
 
@@ -134,9 +127,7 @@ said_of_regions = st.tuples(st.sampled_from(TEXTS), names, st.integers(1, 5), st
 
 
 @given(st.lists(said_of_regions, max_size=8), st.integers(1, 20), st.booleans())
-def test_what_holds_of_every_paragraph(
-    said: list[tuple[str, str, int, float]], words: int, coverage: bool
-) -> None:
+def test_what_holds_of_every_paragraph(said: list[tuple[str, str, int, float]], words: int, coverage: bool) -> None:
     kept = [verdict(number, *one) for number, one in enumerate(said)]
     texts, _ = fused(*kept, max_words=words, coverage=coverage)
     assert sum(len(text.split()) for text in texts) <= words

@@ -81,9 +81,7 @@ def test_what_was_answered_is_not_asked_again_and_an_error_is(tmp_path: Path) ->
     (b'"yes"', b'"no"'), (b'"yes"', b"7"), (b'"user": "one"', b'"user": "two"'), (b"}\n", b""),
     (None, b"[" * 100_000), (None, b"null"), (None, b"\xff\xfe\x00"),
 ])  # fmt: skip
-def test_a_damaged_file_is_a_miss_with_a_warning(
-    tmp_path: Path, old: bytes | None, new: bytes, caplog: Log
-) -> None:
+def test_a_damaged_file_is_a_miss_with_a_warning(tmp_path: Path, old: bytes | None, new: bytes, caplog: Log) -> None:
     cache = models.CallCache(tmp_path)
     cache.put(ONE, models.Answer("yes"))
     path = cache.path(ONE)

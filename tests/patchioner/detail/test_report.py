@@ -7,16 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchioner.detail import (
-    Claim,
-    DetailedCaption,
-    DetailRegion,
-    FusedSentence,
-    Photo,
-    Support,
-    Verdict,
-    report,
-)
+from patchioner.detail import Claim, DetailedCaption, DetailRegion, FusedSentence, Photo, Support, Verdict, report
 from patchioner.geometry import fit_image
 from patchioner.markup import element
 from tests.support.pages import Page, embedded
@@ -79,14 +70,7 @@ def test_items_light_their_layers() -> None:
 
 def test_provenance_is_told_and_what_was_dropped_alike_once() -> None:
     read = Page(PAGE)
-    for told in (
-        "Left out: 2",
-        "object (1)",
-        "no sign of it",
-        "Regions: 3",
-        "20, 10, 50, 30",
-        "0.88",
-    ):
+    for told in ("Left out: 2", "object (1)", "no sign of it", "Regions: 3", "20, 10, 50, 30", "0.88"):
         assert told in read.words
     other = replace(UNICORN, claim=replace(GONE, id="c9", region_id="spatial-1"))
     page = report.report_html([replace(PHOTO, caption=replace(CAPTION, dropped=(UNICORN, other)))])
@@ -115,9 +99,7 @@ def test_hot_is_bright_and_cold_is_dark() -> None:
     heat = np.zeros((4, 6), dtype=np.float32)
     heat[3, 5] = 2.0
     nothing = np.full((2, 2), 0.5, dtype=np.float32)
-    found, one = (
-        np.asarray(report._coloured(x).convert("RGBA")).astype(int) for x in (heat, nothing)
-    )
+    found, one = (np.asarray(report._coloured(x).convert("RGBA")).astype(int) for x in (heat, nothing))
     assert found.shape[:2] == (107, 160)
     hot, cold = found[-1, -1], found[0, 0]
     assert hot[:3].sum() > 500 > 150 > cold[:3].sum()

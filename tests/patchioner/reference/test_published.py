@@ -28,9 +28,7 @@ MODES: st.SearchStrategy[Fit] = st.sampled_from(["stretch", "crop"])
 reference = partial(Weighting, rounding="reference")
 
 
-def encoded(
-    image_size: tuple[int, int], size: int, patch: int, mode: Fit = "stretch"
-) -> PatchFeatures:
+def encoded(image_size: tuple[int, int], size: int, patch: int, mode: Fit = "stretch") -> PatchFeatures:
     side = size // patch
     return PatchFeatures(
         tokens=randn(side, side, DIM, seed=side),
@@ -46,9 +44,7 @@ def attention_of(features: PatchFeatures) -> Tensor:
     return features.reference_attention.double()
 
 
-def agree(
-    features: PatchFeatures, region: Region, weighting: Weighting, twin: Any, mean: bool = False
-) -> None:
+def agree(features: PatchFeatures, region: Region, weighting: Weighting, twin: Any, mean: bool = False) -> None:
     reduced = published.weighted_mean if mean else published.weighted_sum
     ours = pool_regions(features, [region], weighting)[0]
     expected = reduced(twin, features.tokens.flatten(0, 1)).float()
@@ -99,9 +95,7 @@ def test_boxes(data: st.DataObject, photo: Any, variance: float) -> None:
 
 @settings(max_examples=40)
 @given(data=st.data(), photo=photos(), count=st.integers(1, 4))
-def test_sets_count_boxes_alike_and_skip_padding(
-    data: st.DataObject, photo: Any, count: int
-) -> None:
+def test_sets_count_boxes_alike_and_skip_padding(data: st.DataObject, photo: Any, count: int) -> None:
     features, size, patch = photo
     boxes = [some_box(data.draw, features.geometry.image_size) for _ in range(count)]
     padded, side = [*boxes, (-1.0, -1.0, -1.0, -1.0)], size // patch
@@ -172,9 +166,7 @@ def test_attention_of_boxes_is_published_but_for_what_an_earlier_box_did_to_the_
         (Trace([(26.1, 1)]), [1], None),  # or the trace where it was
     ],
 )
-def test_a_crop_shifts_boxes(
-    region: Region, as_published: list[int], exact: list[int] | None
-) -> None:
+def test_a_crop_shifts_boxes(region: Region, as_published: list[int], exact: list[int] | None) -> None:
     """The crop shows x 60 .. 200 of 260: a box over x 20 .. 100 moves to 60 .. 140."""
     features = encoded((260, 140), 140, 14, "crop")
     (weights,) = feature_weights(features, [region], reference())
@@ -195,8 +187,7 @@ def test_a_backbone_without_the_published_map_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "heads"),
-    [("vits14", 384, 6), ("vitb14", 768, 12), ("vitb14_reg", 768, 12), ("vitl14", 1024, 16)],
+    ("name", "width", "heads"), [("vits14", 384, 6), ("vitb14", 768, 12), ("vitb14_reg", 768, 12), ("vitl14", 1024, 16)]
 )
 def test_sixteen_heads_of_all_but_the_small_one(name: str, width: int, heads: int) -> None:
     """The map, from the qkv output that a hook on the last block would see."""

@@ -297,8 +297,7 @@ LISTED = {
     ],
     "licenses": [],
     "annotations": [
-        {"image_id": n % 2 + 1, "category_id": 1, "bbox": [n, 0, 9, 9], "by": "J\u00e9 ]}"}
-        for n in range(9)
+        {"image_id": n % 2 + 1, "category_id": 1, "bbox": [n, 0, 9, 9], "by": "J\u00e9 ]}"} for n in range(9)
     ],
     "categories": [{"id": 1, "name": "caf\u00e9"}],
 }

@@ -88,17 +88,13 @@ def test_what_is_wrong_is_told(gpt: openai.OpenAI, llama: ollama.Client, photo: 
 
 
 @pytest.mark.parametrize(("more", "status"), cases("chat_fields"))
-def test_fields_of_other_servers(
-    client: httpx.Client, photo: bytes, more: dict[str, Any], status: int
-) -> None:
+def test_fields_of_other_servers(client: httpx.Client, photo: bytes, more: dict[str, Any], status: int) -> None:
     body: Any = {"model": "tiny", "messages": message(photo), **more}
     answer = client.post("/v1/chat/completions", json=body)
     assert answer.status_code == status, answer.text
     assert status == 400 or answer.json()["usage"]["total_tokens"] == 0
     body["messages"] = [{"content": "", "images": [base64.b64encode(photo).decode()]}]
-    assert client.post("/api/chat", json=body | {"options": more}).status_code == (
-        200 if "n" in more else status
-    )
+    assert client.post("/api/chat", json=body | {"options": more}).status_code == (200 if "n" in more else status)
 
 
 def test_ollama_generates_and_chats(llama: ollama.Client, photo: bytes, lines: list[str]) -> None:
@@ -129,9 +125,7 @@ def request(*tasks: dict[str, Any], context: Any = None) -> dict[str, Any]:
     return {**STUDIO["request"], "tasks": list(tasks), "params": {"context": context}}
 
 
-def test_what_is_drawn_in_label_studio_gets_texts(
-    client: httpx.Client, photo: bytes, model: Patchioner
-) -> None:
+def test_what_is_drawn_in_label_studio_gets_texts(client: httpx.Client, photo: bytes, model: Patchioner) -> None:
     task: dict[str, Any] = {"id": 5, "data": {"picture": link(photo)}}
     ways = [task | {way: [{"id": 1, "result": DRAWN}]} for way in ("annotations", "drafts")]
     damaged = [DRAWN[2] | {"value": {"format": "rle", "rle": [1, 2, 3]}}]

@@ -59,9 +59,7 @@ def test_bad_requests_are_named(client: httpx.Client, image: str) -> None:
         assert "pydantic" not in answer.text and "Traceback" not in answer.text
 
 
-def test_what_is_wrong_with_a_form_a_verb_or_json_is_told(
-    client: httpx.Client, image: str, photo: bytes
-) -> None:
+def test_what_is_wrong_with_a_form_a_verb_or_json_is_told(client: httpx.Client, image: str, photo: bytes) -> None:
     boundary = {"Content-Type": "multipart/form-data"}
     for answer, status, said in (
         (client.post("/v1/images", files={"file": (None, photo)}), 400, "'file'"),

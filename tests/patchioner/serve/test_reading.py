@@ -55,12 +55,7 @@ def test_bad_photos_are_named_in_our_words(data: bytes, kind: str) -> None:
 
 
 def test_photos_come_in_every_base64() -> None:
-    for text in (
-        "++//",
-        "--__",
-        "data:image/png;charset=utf-8;base64,++//",
-        "DATA:;base64,%2B%2b%2F/",
-    ):
+    for text in ("++//", "--__", "data:image/png;charset=utf-8;base64,++//", "DATA:;base64,%2B%2b%2F/"):
         assert schemas.photo_bytes(text) == base64.b64decode("++//")
 
 

@@ -208,9 +208,7 @@ EVIL = Trap(Path("executed"))
         (pickle.dumps([torch.ones(2), EVIL]), "nothing was executed"),
     ],
 )
-def test_a_tensor_in_a_pickle_or_none(
-    tmp_path: Path, monkeypatch: MonkeyPatch, data: bytes, said: str
-) -> None:
+def test_a_tensor_in_a_pickle_or_none(tmp_path: Path, monkeypatch: MonkeyPatch, data: bytes, said: str) -> None:
     monkeypatch.chdir(tmp_path)
     path, rows = Path("rows.pickle"), randoms(1)(3, 4).half()
     for kind, write in itertools.product((torch.float32, torch.float16), (pickle.dump, torch.save)):

@@ -177,9 +177,7 @@ def clip(monkeypatch: MonkeyPatch) -> TextTower:
     return tower
 
 
-def test_a_projection_beside_or_by_name(
-    tmp_path: Path, clip: TextTower, monkeypatch: MonkeyPatch
-) -> None:
+def test_a_projection_beside_or_by_name(tmp_path: Path, clip: TextTower, monkeypatch: MonkeyPatch) -> None:
     state = talk2dino_state(64, 48)
     hidden = clip.encode(TEXTS[:3]) @ state["linear_layer.weight"].T + state["linear_layer.bias"]
     expected = hidden.tanh() @ state["hidden_layers.0.weight"].T + state["hidden_layers.0.bias"]
