@@ -26,11 +26,10 @@ from decoders.scene_graph import word_set
 from patchioner import Patchioner
 from patchioner.base.errors import OptionError
 from patchioner.base.progress import progress
-from patchioner.detail import DetailRegion, Photo, Statement, open_photo
+from patchioner.detail import DetailRegion, Photo, RegionKind, Scorer, Statement, open_photo
 from patchioner.detail.fuse import FilterSettings, clean, filter_statements
 from patchioner.detail.prose import LISTS, split_sentences
 from patchioner.detail.score import DenseScorer
-from patchioner.detail.values import RegionKind, Scorer
 
 WORDS = 240  # near the mean of the published references (248 and 239), declared beforehand
 OBJECT_METRICS = ("precision", "recall", "clean")

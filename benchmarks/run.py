@@ -34,7 +34,7 @@ from patchioner import Patchioner, __version__
 from patchioner.base.errors import ImageError, OptionError, RegionError, UnknownNameError
 from patchioner.base.files import differences, file_sha256, folder_lock, read_json, write_json
 from patchioner.base.progress import progress
-from patchioner.checkpoints.hub import model_fingerprint
+from patchioner.checkpoints import model_fingerprint
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from memory_bank.bank import MemoryBank, Neighbours
 from memory_bank.build import build_bank_folder, compact
-from memory_bank.index import BankIndex, IndexKind, IndexOptions
 from memory_bank.projection import Precision
+from memory_bank.storage import BankIndex, IndexKind, IndexOptions
 from memory_bank.text_files import read_captions
 
 __all__ = [

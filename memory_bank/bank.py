@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from memory_bank import projection, storage
-from memory_bank.index import INDEX_FILE, INDEX_HEADER, BankIndex, IndexOptions, read_index, write_index
 from memory_bank.projection import Matrix, Precision
+from memory_bank.storage import INDEX_FILE, INDEX_HEADER, BankIndex, IndexOptions, read_index, write_index
 from patchioner.base.errors import MemoryBankError, OptionError
 from patchioner.base.files import check, replace_folder
 

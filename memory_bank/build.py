@@ -21,9 +21,9 @@ from torch import Tensor
 
 from memory_bank.bank import MemoryBank
 from memory_bank.projection import Precision, as_matrix
-from patchioner.base.cluster import on_ray
 from patchioner.base.errors import CheckpointError, MemoryBankError, TextError, check_texts
 from patchioner.base.files import RunFolder, atomic_path, check
+from patchioner.base.optional import on_ray
 from patchioner.base.progress import progress
 from patchioner.base.weights import load_weights, write_tensors
 

@@ -6,9 +6,9 @@ import sys
 
 
 def run() -> int:
-    """`patchioner.cli.main.main`, which Ctrl-C may stop while it is still being imported."""
+    """`patchioner.cli.main`, which Ctrl-C may stop while it is still being imported."""
     try:
-        from patchioner.cli.main import main
+        from patchioner.cli import main
 
         return main()
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 from patchioner.base.errors import ImageError, ServerError
 from patchioner.regions import Region
-from patchioner.serve.settings import content_id
+from patchioner.serve import content_id
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes"
 Regions: TypeAlias = "Sequence[Region | Mapping[str, Any]] | None"

@@ -22,6 +22,7 @@ from patchioner.backbones import Encodable, PatchFeatures
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionError, TextError, check_texts
 from patchioner.base.files import check
 from patchioner.base.weights import Storage, usable_device, usable_dtype
+from patchioner.checkpoints import upload
 from patchioner.checkpoints.folder import (
     CROPS,
     SHIPPED,
@@ -33,7 +34,6 @@ from patchioner.checkpoints.folder import (
     read_checkpoint,
     write_checkpoint,
 )
-from patchioner.checkpoints.hub import upload
 from patchioner.embedding import embed_crops, embed_pooled, shares
 from patchioner.geometry import ImageGeometry
 from patchioner.guidance import KEY, captions, check_least

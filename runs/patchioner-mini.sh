@@ -25,7 +25,7 @@ step decoder    # train the decoder on text alone (3,078 s)
 step assemble   # measure the final statistics, write patchioner/checkpoints/patchioner-mini (141 s)
 
 # What a cosine means for these weights, from training photos alone; kept in the checkpoint's config.json.
-python -m patchioner.detail.calibrate --model patchioner/checkpoints/patchioner-mini --limit 200 --write \
+python -m patchioner calibrate --detail --model patchioner/checkpoints/patchioner-mini --limit 200 --write \
     --pairs ../shared/data/annotations/pairs_train.json --photos ../shared/data/photos
 # Nouns from photos that nothing was trained on; how sure captions are, from boxes with names.
 python - <<'PYTHON'

@@ -58,7 +58,7 @@ def calibrated(model: Patchioner) -> Patchioner:
     from dataclasses import replace
 
     from patchioner import Patchioner
-    from patchioner.detail.calibrate import calibrate_model
+    from patchioner.detail.score import calibrate_model
     from tests.support.tiny import TEXTS, noise_photo
 
     pairs = [(noise_photo(seed=seed), (TEXTS[seed], TEXTS[seed + 6])) for seed in range(6)]

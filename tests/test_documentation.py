@@ -13,7 +13,7 @@ from PIL import Image
 
 from patchioner import Patchioner
 from patchioner.checkpoints.folder import SHIPPED
-from patchioner.cli.main import command_parser, main
+from patchioner.cli import command_parser, main
 from tests.support import Capture, MonkeyPatch
 
 ROOT = Path(__file__).parent.parent

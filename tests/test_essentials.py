@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_a_caption_and_a_bank(tmp_path: Path) -> None:
-    from patchioner.cli.main import main
+    from patchioner.cli import main
 
     captions = tmp_path / "captions.txt"
     captions.write_text("".join(f"a photo of {count} dogs on grass\n" for count in range(2, 40)))

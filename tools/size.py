@@ -92,7 +92,7 @@ def main() -> int:
         if found:
             rows.append((f"  {room}", f"{lines(found):,} lines, {len(found)} files", ""))
     rows.append(("option classes", str(len(option_classes(root))), "14"))
-    from patchioner.cli.main import command_parser
+    from patchioner.cli import command_parser
 
     rows.append(("flags", str(len(list(flags(command_parser())))), "140"))
     rows.append(("README", f"{words([root / 'README.md']):,} words", "1,000 words"))

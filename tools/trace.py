@@ -29,7 +29,7 @@ def trace(argv: list[str]) -> tuple[int, set[tuple[str, str]]]:
     threading.settrace(note)
     sys.settrace(note)
     try:
-        from patchioner.cli.main import main
+        from patchioner.cli import main
 
         status = main(argv)
     finally:

@@ -23,7 +23,7 @@ from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import atomic_path, settings_from
 from patchioner.base.optional import Registry
 from patchioner.base.weights import write_tensors
-from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, settings_of
+from patchioner.checkpoints import StoredModule, WeightSource, make_part, settings_of
 from patchioner.geometry import ImageGeometry, Preprocessing, resized_size
 from patchioner.images import Doubt, Photo, ReducedPhoto
 

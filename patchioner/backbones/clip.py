@@ -31,7 +31,7 @@ from patchioner.backbones.vit import cls_attention, published_attention, resampl
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import check
 from patchioner.base.optional import require
-from patchioner.checkpoints.stored import WeightSource, make_part, read_object, settings_of
+from patchioner.checkpoints import WeightSource, make_part, read_object, settings_of
 from patchioner.geometry import Fit, ImageGeometry, Preprocessing
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

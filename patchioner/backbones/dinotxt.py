@@ -15,7 +15,7 @@ from patchioner.backbones.vit import TimmNetwork, cls_attention, cls_query_keys,
 from patchioner.base.errors import OptionError
 from patchioner.base.files import check
 from patchioner.base.weights import fit_weights
-from patchioner.checkpoints.stored import PRETRAINED, WeightSource, existing_path, part_of, read_tensors
+from patchioner.checkpoints import PRETRAINED, WeightSource, existing_path, part_of, read_tensors
 from patchioner.geometry import Preprocessing
 
 Space = Literal["patch", "both"]

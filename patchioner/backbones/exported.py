@@ -20,7 +20,7 @@ from patchioner.base.errors import CheckpointError, ExportError, OptionError, fi
 from patchioner.base.files import atomic_path, check, file_sha256, settings_from, write_json
 from patchioner.base.optional import require
 from patchioner.base.weights import Storage, load_weights, save_weights
-from patchioner.checkpoints.stored import CONFIG_FILE, WEIGHTS_FILE
+from patchioner.checkpoints import CONFIG_FILE, WEIGHTS_FILE
 from patchioner.geometry import Preprocessing
 
 Format = Literal["onnx", "openvino"]

@@ -23,7 +23,7 @@ from patchioner.backbones import Dense, SingleViT
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import check
 from patchioner.base.weights import fit_weights, inference_copy
-from patchioner.checkpoints.stored import WeightSource, part_of, read_tensors
+from patchioner.checkpoints import WeightSource, part_of, read_tensors
 from patchioner.geometry import MOST_SIZE, Preprocessing
 
 # Arguments of an architecture that may be given; timm drops those that it does not know in silence.

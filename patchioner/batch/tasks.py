@@ -89,8 +89,7 @@ class Task:
 
 def _described(model: Patchioner, items: Iterable[Question]) -> Iterator[Any]:
     """Paragraphs, photo by photo; a failure costs its photo alone."""
-    from patchioner.detail import DetailCaptioner
-    from patchioner.detail.values import open_photo
+    from patchioner.detail import DetailCaptioner, open_photo
 
     captioner = DetailCaptioner(model)
     for source, regions in items:

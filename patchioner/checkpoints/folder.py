@@ -30,7 +30,7 @@ from patchioner.base.errors import (
 )
 from patchioner.base.files import check, read_json, recover_folder, replace_folder, write_json
 from patchioner.base.weights import Storage
-from patchioner.checkpoints.stored import CONFIG_FILE, existing_path, make_part, read_settings, read_yaml
+from patchioner.checkpoints import CONFIG_FILE, existing_path, make_part, read_settings, read_yaml
 from patchioner.nouns import NounTable
 from patchioner.regions import Region, Weighting, region_kinds
 from patchioner.text import TEXT_TOWERS, TextTower, load_tower
@@ -460,7 +460,7 @@ class ModelConfig:
     """What a YAML file at `path` says, its keys checked; relative paths start at its folder.
 
     Parts are folders, or mappings with a "type" (configs/ has many), for a decoder {type: retrieval} alone; text tower
-    and bank may be null. "weights": see `patchioner.checkpoints.stored.WeightSource`.
+    and bank may be null. "weights": see `patchioner.checkpoints.WeightSource`.
     """
 
     name: str
@@ -473,11 +473,11 @@ class ModelConfig:
     path: Path = Path()
 
     def make_backbone(self) -> Backbone:
-        """The backbone with its weights; errors as `patchioner.checkpoints.stored.make_part`."""
+        """The backbone with its weights; errors as `patchioner.checkpoints.make_part`."""
         return make_part(BACKBONES, self.backbone, self.path.parent, str(self.path))
 
     def make_text_tower(self) -> TextTower | None:
-        """The text tower with its weights, or None; errors as `patchioner.checkpoints.stored.make_part`."""
+        """The text tower with its weights, or None; errors as `patchioner.checkpoints.make_part`."""
         if self.text_tower is None:
             return None
         return make_part(TEXT_TOWERS, self.text_tower, self.path.parent, str(self.path))

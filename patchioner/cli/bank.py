@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchioner.base.cluster import asked_workers
 from patchioner.base.errors import OptionError
 from patchioner.base.files import require_new_folder
+from patchioner.base.optional import asked_workers
 from patchioner.cli.spelling import Run, argument, declare, positive_int, write_line
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def build(options: argparse.Namespace) -> int:
 def inform(options: argparse.Namespace) -> int:
     """Print size, precision, lengths and a few texts of a bank; returns the exit status."""
     from memory_bank import MemoryBank
-    from patchioner.checkpoints.hub import folder_bytes
+    from patchioner.checkpoints import folder_bytes
 
     folder = _bank_folder(options.bank)
     bank = MemoryBank.load(folder, memory_map=False)

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from patchioner.base.cluster import asked_workers
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.base.files import require_other
-from patchioner.base.optional import bound_memory
+from patchioner.base.optional import asked_workers, bound_memory
+from patchioner.batch import Job, Report, run, stage_seconds
 from patchioner.batch.exports import BESIDE, EXPORTS, export
-from patchioner.batch.job import Job, Report, run, stage_seconds
 from patchioner.batch.rows import read_rows, run_folder
 from patchioner.batch.sources import Reading, open_source
 from patchioner.batch.tasks import TASKS, Task
@@ -143,7 +142,7 @@ def _write_other_forms(given: Mapping[str, Any], place: Any, reading: Reading) -
         left = export(read_rows(folder), form, path, prefix=given["prefix"])
         report(f"{path}: written" + (f"; {left:,} rows have no place in {form}" if left else ""))
     if (page := given.get("gallery")) is not None:
-        from patchioner.batch.gallery import write_gallery
+        from patchioner.batch.exports import write_gallery
 
         source = open_source(place, reading)
         photos = ((one.photo, one.image) for one in source.samples(source.keys()))

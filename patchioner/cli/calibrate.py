@@ -1,5 +1,7 @@
 """`patchioner calibrate`: fit how sure captions of regions are, on boxes with names, or on photos with captions.
 
+Or, of long descriptions, how far photos support sentences (`--detail`).
+
 A caption of a box counts as right where it says the box's name. Without such boxes random ones are captioned, and right
 is a caption whose things are all in people's captions of the photo: the photo's main thing for a box beside it, too.
 """
@@ -56,6 +58,8 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--photos", type=Path, required=True, metavar="DIR", help="folder of all those photos")
     drawn = "photos, drawn always alike (default: %(default)s)"
     add("--limit", type=positive_int, default=300, metavar="N", help=drawn)
+    support = "fit the support of `patchioner detail` in place of the confidence of captions"
+    add("--detail", action="store_true", help=support)
     add("--device")
     add("--write", action="store_true", help="into the model's folder; else only print")
 
@@ -69,16 +73,29 @@ def calibrate(options: argparse.Namespace) -> int:
     folder = Path(options.model)
     if options.write and not (folder / "config.json").is_file():
         raise OptionError(f"--write needs the folder of a checkpoint; {options.model!r} is none")
+    if options.detail and options.boxes is not None:
+        raise OptionError("--boxes tell of captions, not of --detail: leave one of them out")
     pairs = read_pairs(options.pairs, options.photos, limit=10**9, seed=_SEED)
-    boxes = None
-    if options.boxes is not None:
-        boxes = _read_boxes(options.boxes, options.photos)
+    boxes = None if options.boxes is None else _read_boxes(options.boxes, options.photos)
     parts, device = read_checkpoint(find_model(options.model)), usable_device(options.device)
-    fitted, measured = fit(parts, device, pairs, options.limit, boxes)
+    if options.detail:
+        fitted, measured = fit_detail(parts, device, pairs[: options.limit])
+    else:
+        fitted, measured = fit(parts, device, pairs, options.limit, boxes)
     write_line(json.dumps(measured, indent=2))
     if options.write:
-        _write(folder, fitted)
+        _write(folder, fitted, parts)
     return 0
+
+
+def fit_detail(parts: Parts, device: Any, pairs: Sequence[tuple[Any, Sequence[str]]]) -> tuple[Parts, dict[str, Any]]:
+    """The parts with calibrated support of sentences (`patchioner.detail.score.calibrate_model`); and that."""
+    from patchioner.detail.score import KEY, calibrate_model
+    from patchioner.model import Patchioner
+
+    found = calibrate_model(Patchioner(parts, device=device), pairs).to_json()
+    settings = replace(parts.settings, calibration={**parts.settings.calibration, KEY: found})
+    return replace(parts, settings=settings), found
 
 
 def fit(
@@ -284,13 +301,13 @@ def _measures(sure: Sequence[float], truth: Sequence[bool], photos: int) -> dict
     return {**counts, **{name: round(share, 4) for name, share in shares.items()}}
 
 
-def _write(folder: Path, fitted: Parts) -> None:
-    """Settings and nouns into a checkpoint's folder; what else its config.json says stays as it is."""
-    assert fitted.nouns is not None, "fit gives a table"
-    with replace_folder(folder / "nouns") as fresh:
-        fitted.nouns.save(fresh)
+def _write(folder: Path, fitted: Parts, before: Parts) -> None:
+    """Settings, and nouns if they are other ones, into a checkpoint's folder; the rest of its config.json stays."""
     config = folder / "config.json"
     values = json.loads(config.read_text(encoding="utf-8"))
     values["calibration"] = dict(fitted.settings.calibration)
-    values["kinds"] = asdict(fitted.settings)["kinds"]
+    if fitted.nouns is not None and fitted.nouns is not before.nouns:
+        with replace_folder(folder / "nouns") as fresh:
+            fitted.nouns.save(fresh)
+        values["kinds"] = asdict(fitted.settings)["kinds"]
     write_json(config, values)

@@ -103,7 +103,7 @@ def _how_counted(text: str) -> Any:
         if more and (name, key) != ("gaussian", "variance"):
             raise OptionError(f"{text!r}: only gaussian takes more, as gaussian,variance=0.5")
         return {"kind": name} | ({"variance": spelling.not_negative(width)} if more else {})
-    from patchioner.checkpoints.published.options import Name, PublishedOption
+    from patchioner.checkpoints.published import Name, PublishedOption
 
     known = (*get_args(Kind), *get_args(Name))
     if name not in known:
@@ -219,15 +219,14 @@ class _Job:
             yield head
             yield from (f"  {place}. {one.line()}" for place, one in enumerate(answered, start=1))
             return
-        from patchioner.patch_map import cluster_captions
+        from patchioner.drawing import cluster_captions
 
         yield f"{head}, {grid[0]} x {grid[1]} patches"
         for cluster in cluster_captions([one.text for one in answered]):
             yield f"  {100 * cluster.share:5.1f} %  {cluster.text or 'other'}"
 
     def _draw(self, answered: Sequence[_Answered], path: Path, geometry: ImageGeometry) -> None:
-        from patchioner.drawing import draw_overlay
-        from patchioner.patch_map import draw_patch_map
+        from patchioner.drawing import draw_overlay, draw_patch_map
 
         shown = [Caption(one.text, 0.0, one.answer.region) for one in answered]
         photo = self.photo.load()
@@ -260,7 +259,7 @@ def caption_photos(options: argparse.Namespace) -> int:
 
     model = Patchioner.from_pretrained(options.model, device=options.device, bank=options.bank)
     if not isinstance(options.weighting, dict | None):
-        from patchioner.checkpoints.published.options import PublishedCaptioner
+        from patchioner.checkpoints.published import PublishedCaptioner
 
         model = PublishedCaptioner(model.parts, options.weighting, device=model.device)
     # Smaller batches than the library's, so that lines appear as the work goes on.

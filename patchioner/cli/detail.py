@@ -13,9 +13,9 @@ from patchioner.cli import spelling
 from patchioner.cli.spelling import find_photos, report, report_error, write_line
 
 if TYPE_CHECKING:
+    from patchioner.detail import DetailedCaption, Scorer
     from patchioner.detail.batch import PhotoJob
     from patchioner.detail.client import Budget
-    from patchioner.detail.values import DetailedCaption, Scorer
     from patchioner.model import Patchioner
 
 _EXAMPLES = """\
@@ -246,7 +246,7 @@ class _Run:
         return 0 if result.complete else 1
 
     def _tell(self, caption: DetailedCaption, values: dict[str, Any]) -> None:
-        from patchioner.detail.values import dumps
+        from patchioner.detail import dumps
 
         name = values["photo"]
         text = f"{name}:\n{caption.text}\n" if len(self._jobs) > 1 else caption.text

@@ -18,7 +18,7 @@ import patchioner
 from patchioner.base.files import require_new_folder
 from patchioner.base.optional import bound_memory, install_line, require
 from patchioner.cli.spelling import add_model, declare, find_photos, positive_int, report, report_error, write_line
-from patchioner.serve.settings import ServeSettings
+from patchioner.serve import ServeSettings
 
 if TYPE_CHECKING:
     from patchioner.export import ExportReport
@@ -73,8 +73,8 @@ def add_models_arguments(parser: argparse.ArgumentParser) -> None:
 
 def list_models(options: argparse.Namespace) -> int:
     """Print what is known, or the parts of one model with their sizes; returns the exit status."""
+    from patchioner.checkpoints import folder_bytes, known_models, part_sizes
     from patchioner.checkpoints.folder import find_model
-    from patchioner.checkpoints.hub import folder_bytes, known_models, part_sizes
 
     if options.model is None:
         for model in known_models():

@@ -18,15 +18,15 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
+from patchioner import detail
 from patchioner.base import errors
 from patchioner.base.files import differences, held
 from patchioner.base.progress import progress
 from patchioner.checkpoints.folder import SHIPPED
-from patchioner.detail import describe, models, values
+from patchioner.detail import FORMAT, VERSION, DetailedCaption, Photo, Verdict, describe, models
 from patchioner.detail.describe import DivideSettings, Given, OwnSettings
 from patchioner.detail.fuse import FilterSettings, FuseSettings, GreedyFuser, filter_statements
 from patchioner.detail.score import DenseScorer
-from patchioner.detail.values import FORMAT, VERSION, DetailedCaption, Photo, Verdict
 from patchioner.images import ImageSource, load_image, why_blank
 from patchioner.model import Patchioner
 from patchioner.pipeline import map_ahead
@@ -87,9 +87,9 @@ class DetailCaptioner:
         self,
         model: Patchioner | str | Path | None = SHIPPED,
         *,
-        describer: values.Describer | None = None,
-        scorer: values.Scorer | Literal["dense"] | None = "dense",
-        fuser: values.Fuser | None = None,
+        describer: detail.Describer | None = None,
+        scorer: detail.Scorer | Literal["dense"] | None = "dense",
+        fuser: detail.Fuser | None = None,
         settings: DetailSettings | str = "careful",
     ) -> None:
         self._settings = preset(settings) if isinstance(settings, str) else settings
@@ -122,7 +122,7 @@ class DetailCaptioner:
         a photo that shows nothing (`patchioner.images.why_blank`) nothing is asked.
         `ImageError`, `RegionError`, `DetailError`: a photo or region cannot be used; a stage gives no answer.
         """
-        opened = photo if isinstance(photo, Photo) else values.open_photo(photo)
+        opened = photo if isinstance(photo, Photo) else detail.open_photo(photo)
         if opened.features is None and self._model is not None:
             opened = replace(opened, features=self._model.encode(opened.image))
         chosen = tuple(describe.divide(opened, regions or (), self._settings.divide, self._model))
@@ -279,7 +279,7 @@ def describe_many(
 ) -> BatchResult:
     """Describe photos, `workers` at the same time, into a file of JSON lines; go on where an earlier run was stopped.
 
-    A line is what `values.to_json` gives, with a "key" besides. A photo is known by its pixels, the regions given for
+    A line is what `detail.to_json` gives, with a "key" besides. A photo is known by its pixels, the regions given for
     it, settings and seed, not by its name. One that fails is reported (`on_error`: name, why) and has no line.
     `on_caption` gets each new description, in the order of the photos, and its JSON values. After a failure that the
     next photo would meet as well no photo is begun any more. When the run is cut short (Ctrl-C, which passes through)
@@ -300,7 +300,7 @@ def describe_many(
         try:
             if stopped:
                 return None
-            photo = values.open_photo(job.load(), name=job.name)
+            photo = detail.open_photo(job.load(), name=job.name)
             given = job.regions(photo.size)
             key = f"{run}-{_digest(_identity(photo, given))[:32]}"
             known = lines is not None and key in lines.first
@@ -332,14 +332,14 @@ def describe_many(
                 continue
             if caption is not None:
                 described += 1
-                told = values.to_json(caption, name, sha256=sha256)
+                told = detail.to_json(caption, name, sha256=sha256)
                 on_caption(caption, told)
                 line = {"format": FORMAT, "version": VERSION, "key": key, **told}
             elif lines is not None:  # that of the same photo, maybe under another name
                 known += 1
                 line = {**lines.values(lines.first[key]), "photo": name}
             if lines is not None:
-                lines.append((key, name), values.dumps(line))
+                lines.append((key, name), detail.dumps(line))
                 found[key, name] = None
     return BatchResult(described, known, tuple(failed), next(iter(stopped), None), tuple(found))
 
@@ -351,7 +351,7 @@ def read_captions(
     `DetailError`: the file is somebody else's, a line is damaged."""
     lines = LineFile(path)
     chosen = lines.places if names is None else names
-    return (values.from_json(lines.values(name)) for name in chosen)
+    return (detail.from_json(lines.values(name)) for name in chosen)
 
 
 def _identity(photo: Photo, given: Sequence[Given]) -> list[object]:

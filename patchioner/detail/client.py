@@ -25,9 +25,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from patchioner.base.errors import DetailError, FutileError, OptionError
 from patchioner.base.optional import require
-from patchioner.detail import models
+from patchioner.detail import Checked, models
 from patchioner.detail.models import Asked, EmptyAnswerError, Question, Take, clean_answer
-from patchioner.detail.values import Checked
 from patchioner.images import data_url
 
 _LOG = logging.getLogger(__name__)

@@ -22,9 +22,8 @@ from PIL import Image, ImageDraw
 
 from decoders.scene_graph import noun_phrases
 from patchioner.base.errors import DetailError, OptionError, PatchionerError, RegionError
-from patchioner.detail import prose
+from patchioner.detail import Checked, DetailRegion, Photo, Rectangle, Regions, Share, Statement, prose
 from patchioner.detail.models import Answer, Asked, AskedModel, Question, mask_digest
-from patchioner.detail.values import Checked, DetailRegion, Photo, Rectangle, Regions, Share, Statement
 from patchioner.images import cut_out
 from patchioner.regions import Box, Mask, NamedRegion, Polygon, Region
 

@@ -15,11 +15,11 @@ from itertools import pairwise, product
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 from decoders.scene_graph import word_set
+from patchioner import detail
 from patchioner.base.errors import DetailError, FutileError
-from patchioner.detail import prose, values
+from patchioner.detail import Claim, DetailRegion, FusedSentence, Photo, Support, Verdict, prose
 from patchioner.detail.describe import overlap_share
 from patchioner.detail.models import AskedModel
-from patchioner.detail.values import Claim, DetailRegion, FusedSentence, Photo, Support, Verdict
 
 _LOG = logging.getLogger(__name__)
 _OVERLAP = 0.1  # share of the smaller region from which two regions may show the same thing
@@ -29,7 +29,7 @@ _Reason = tuple[str, str]  # one of `Verdict.reason`, the reason in words
 
 
 @dataclass(frozen=True)
-class FilterSettings(values.Checked):
+class FilterSettings(detail.Checked):
     """What is kept.
 
     `rules`: hedges, preamble and fragments are dropped, see `clean`; `alike`: similarity from which two claims say the
@@ -42,19 +42,19 @@ class FilterSettings(values.Checked):
     """
 
     rules: bool = True
-    alike: values.Share = 0.6
+    alike: detail.Share = 0.6
     trusted_agreement: Annotated[int, (0, 10_000)] = 0
     whole_sentences: Literal["captions", "always"] = "captions"
-    lone_support: values.Share = 0.2
-    share: values.Share = 0.45
+    lone_support: detail.Share = 0.2
+    share: detail.Share = 0.45
 
 
 def filter_statements(
     photo: Photo,
-    regions: values.Regions,
-    statements: Sequence[values.Statement],
+    regions: detail.Regions,
+    statements: Sequence[detail.Statement],
     *,
-    scorer: values.Scorer | None = None,
+    scorer: detail.Scorer | None = None,
     settings: FilterSettings | None = None,
 ) -> list[Verdict]:
     """Judge each sentence of each statement; of those that say the same one is kept, and names the others.
@@ -172,7 +172,7 @@ def rarely_said(text: str, beside: Beside, share: float) -> _Reason | None:
     return None
 
 
-def unsupported(support: Support, beside: Beside, scorer: values.Scorer, settings: FilterSettings) -> _Reason | None:
+def unsupported(support: Support, beside: Beside, scorer: detail.Scorer, settings: FilterSettings) -> _Reason | None:
     """Why the photo does not support a claim; None where it does."""
     told = settings.share > 0 and beside.others >= _OCCASIONS
     caption = (beside.sentences == 1 and not told) or not support.objects
@@ -213,7 +213,7 @@ _KINDS = ("global", "semantic", "user", "spatial", "grid")  # as a paragraph spe
 
 
 @dataclass(frozen=True)
-class FuseSettings(values.Checked):
+class FuseSettings(detail.Checked):
     """How sentences become a paragraph; chosen on the 114 development photos, `benchmarks.detail` "objects".
 
     `max_words`: at most in the paragraph; `duplicate`: similarity from which two sentences say the same; `new_share`:
@@ -222,8 +222,8 @@ class FuseSettings(values.Checked):
     """
 
     max_words: Annotated[int, (1, 10_000)] = 120
-    duplicate: values.Share = 0.5
-    new_share: values.Share = 0.5
+    duplicate: detail.Share = 0.5
+    new_share: detail.Share = 0.5
     coverage: bool = False
 
 
@@ -234,7 +234,7 @@ class GreedyFuser:
         self._settings = settings or FuseSettings()
         self.settings: dict[str, object] = {"fuser": "greedy", **asdict(self._settings)}
 
-    def fuse(self, photo: Photo, regions: values.Regions, kept: Sequence[Verdict]) -> values.Fused:
+    def fuse(self, photo: Photo, regions: detail.Regions, kept: Sequence[Verdict]) -> detail.Fused:
         """The sentences in order, and verdicts on kept claims that bring nothing new ("duplicate") or do not fit."""
         settings, kept = self._settings, ordered(regions, kept)
         texts = [finished(verdict.claim.text) for verdict in kept]
@@ -262,7 +262,7 @@ class GreedyFuser:
         return [_sentence(texts[place], taken[place]) for place in sorted(taken)], left_out
 
 
-def ordered(regions: values.Regions, kept: Sequence[Verdict]) -> list[Verdict]:
+def ordered(regions: detail.Regions, kept: Sequence[Verdict]) -> list[Verdict]:
     """Kept claims by kind of region: the whole, things, places."""
     ranks = {one.id: _KINDS.index(one.kind) for one in regions}
     return sorted(kept, key=lambda verdict: ranks[verdict.claim.region_id])
@@ -345,7 +345,7 @@ class LanguageFuser:
         own = {"fuser": "language", "model": model.settings, "prompt": PROMPT, "most": _MOST}
         self.settings = {**self._greedy.settings, **own, **self._asking}
 
-    def fuse(self, photo: Photo, regions: values.Regions, kept: Sequence[Verdict]) -> values.Fused:
+    def fuse(self, photo: Photo, regions: detail.Regions, kept: Sequence[Verdict]) -> detail.Fused:
         """As `GreedyFuser.fuse`; "no source": told in no sentence, or only in such as say what no statement says."""
         kept, sentences = ordered(regions, kept), list[FusedSentence]()
         if 2 <= len(kept) <= _MOST:
@@ -430,7 +430,7 @@ def read_written(answer: str, count: int) -> tuple[_Written, ...]:
         if len(answer) > _LONGEST or not 0 <= start < end:
             raise ValueError(f"{answer!r:.60} holds no JSON object")
         found = json.loads(answer[start : end + 1])
-        written: tuple[_Written, ...] = values.read(tuple[_Written, ...], found["sentences"])
+        written: tuple[_Written, ...] = detail.read(tuple[_Written, ...], found["sentences"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
         raise DetailError(f"the answer is not as asked for ({what})") from error

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from patchioner.detail import DetailedCaption, DetailRegion, Photo, Rectangle, Verdict
 from patchioner.detail.score import DenseScorer
-from patchioner.detail.values import DetailedCaption, DetailRegion, Photo, Rectangle, Verdict
 from patchioner.images import data_url
 from patchioner.markup import Attribute, Child, Markup, element, folded, join, page, table
 

@@ -6,9 +6,10 @@ and most colours: `Support.unverifiable` names them. A captioner finds its own c
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -18,20 +19,23 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from decoders.scene_graph import noun_phrases
 from patchioner import Patchioner
 from patchioner.backbones import PatchFeatures
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.optional import read_pretrained, require
-from patchioner.detail import prose
-from patchioner.detail.values import DetailRegion, Photo, Support
-from patchioner.guidance import FloatArray, Logistic
+from patchioner.base.progress import progress
+from patchioner.detail import DetailRegion, Photo, Support, prose
+from patchioner.guidance import Captioned, FloatArray, Logistic, fit_logistic
 from patchioner.images import cut_out
-from patchioner.regions import Region, feature_weights
+from patchioner.regions import Region, WholeImage, feature_weights
 
 KEY = "detail"
 """Under which a model's settings hold its calibration."""
 SENTENCE_INPUTS: Final = ("pooled", "peak", "worst thing", "mean thing", "log things")
-COMMAND: Final = "python -m patchioner.detail.calibrate"
+COMMAND: Final = "patchioner calibrate --detail"
+SENTENCE_RATE, OBJECT_RATE = 0.50, 0.10
+"""Shares that pass: of true sentences with one thing exchanged, and of things that are not there."""
 _SIDE = 5  # patches, of a window whose mean is compared: one patch alone is noisy, more lose small things
 _TEMPERATURE = 0.02  # of the weights of the memory texts near a region
 _TEXTS_KEPT = 20_000
@@ -238,6 +242,70 @@ class DenseScorer:
         features = photo.features or self._model.encode(photo.image)
         tokens = F.normalize(features.tokens.float().cpu(), dim=2)
         return np.asarray((tokens @ self._evidence.embed([sentence])[0]).numpy(), dtype=np.float32)
+
+
+def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int = 0) -> Calibration:
+    """Fit the measures of a model with a text tower on (photo, true captions): 100 at least, a few hundred are better.
+
+    For every true caption a caption of another photo, and the caption with one thing exchanged for one that no caption
+    of the photo names, are the distractors. Measures are fitted by logistic regression; a threshold is where the chosen
+    share of distractors passes. The same pairs and seed give the same. `OptionError`: too few photos, or no text tower.
+    """
+    if len(pairs) < 2:
+        raise OptionError(f"{len(pairs)} photos are too few: give a hundred or more with captions")
+    evidence, generator = Evidence(model), random.Random(seed)
+    said: list[tuple[str, View, str, FloatArray]] = []  # kind, view, text, measures of its things
+    rows: list[FloatArray] = []
+    truth: list[bool] = []
+    for place, (photo, captions) in enumerate(progress(pairs, description="calibrating", unit="photo")):
+        others = [one for at, (_, one) in enumerate(pairs) if at != place]
+        # The memory may hold these very captions; of another photo it would not.
+        view = evidence.view(model.encode(photo), WholeImage(), without=captions)
+        for caption in captions:
+            foreign = generator.choice(generator.choice(others))
+            swapped = swap_thing(caption, _names(others, captions, generator), generator)
+            texts = {"true": caption, "other": foreign}
+            texts |= {"swap": swapped[0]} if swapped else {}
+            for kind, text in texts.items():
+                said.append((kind, view, text, evidence.object_rows(view, prose.things(text))))
+            true = said[-len(texts)][3]
+            false = evidence.object_rows(view, [swapped[1]] if swapped else [])
+            rows += [*true, *false]
+            truth += [True] * len(true) + [False] * len(false)
+    values = np.array(rows).reshape(-1, len(evidence.object_inputs))
+    objects = fit_logistic(evidence.object_inputs, values, truth)
+    absent = objects(values)[~np.array(truth)]
+    objects = replace(objects, threshold=float(np.quantile(absent, 1 - OBJECT_RATE)))
+    rated = [evidence.sentence_row(view, text, rows, objects) for _, view, text, rows in said]
+    measures = np.array(rated)
+    kinds = np.array([kind for kind, *_ in said])
+    sentences = fit_logistic(SENTENCE_INPUTS, measures, kinds == "true")
+    scores = sentences(measures)
+    threshold = float(np.quantile(scores[kinds == "swap"], 1 - SENTENCE_RATE))
+    measured: dict[str, float] = {"photos": len(pairs)}
+    for kind in ("true", "other", "swap"):
+        accepted = scores[kinds == kind] >= threshold
+        measured[f"accepted {kind}"] = round(float(accepted.mean()), 4)
+    return Calibration(replace(sentences, threshold=threshold), objects, measured)
+
+
+def swap_thing(caption: str, names: Iterator[str], draw: random.Random) -> tuple[str, str] | None:
+    """(The caption with one of its things exchanged for the next of `names`, that name); None where it has none."""
+    phrases = [phrase for phrase in noun_phrases(caption) if phrase.name in prose.things(caption)]
+    name = next(names, None)
+    if not phrases or name is None:
+        return None
+    phrase = draw.choice(phrases)
+    return f"{caption[: phrase.start]}{prose.with_article(name)}{caption[phrase.end :]}", name
+
+
+def _names(others: Sequence[Sequence[str]], own: Sequence[str], generator: random.Random) -> Iterator[str]:
+    """Things in captions of other photos that no own caption names, at random."""
+    named = frozenset().union(*map(prose.content_words, own))
+    for _ in range(50):
+        for name in prose.things(generator.choice(generator.choice(others))):
+            if prose.canonical(name.rpartition(" ")[2]) not in named:
+                yield name
 
 
 _UNSEEN: Final = {kind: prose.any_of(kind) for kind in ("number", "colour", "place", "negation")}

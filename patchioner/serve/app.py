@@ -31,11 +31,10 @@ from patchioner.detail import DetailedCaption
 from patchioner.images import is_picture
 from patchioner.model import Patchioner
 from patchioner.regions import Patch
-from patchioner.serve import dialects, schemas
+from patchioner.serve import ServeSettings, dialects, schemas
 from patchioner.serve.engine import LONGEST_TEXT, MOST_TEXTS, Asker, Encoded, Engine, as_json
 from patchioner.serve.guard import Guard, PunctualProtocol
 from patchioner.serve.schemas import RequestError, bad_image, bad_request, failure, named_photo
-from patchioner.serve.settings import ServeSettings
 
 _PAGE = Path(__file__).with_name("static")
 _ALIVE = 5.0  # seconds between signs of life while a description is made

@@ -24,9 +24,8 @@ from patchioner.detail import DetailCaptioner, DetailedCaption, Photo
 from patchioner.model import Patchioner
 from patchioner.pipeline import Batching, attempt
 from patchioner.regions import Region
-from patchioner.serve import schemas
+from patchioner.serve import ServeSettings, content_id, schemas
 from patchioner.serve.schemas import Asked, RequestError, failure, open_photo, region_list
-from patchioner.serve.settings import ServeSettings, content_id
 
 Asking: TypeAlias = Sequence[Any] | None
 logger = logging.getLogger(__name__)

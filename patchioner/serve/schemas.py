@@ -27,7 +27,7 @@ from patchioner.model import Patchioner
 from patchioner.regions import Mask, Region, Weighting, WholeImage, from_coco
 from patchioner.regions.mask import rle_pixels
 from patchioner.results import Caption, Label, alt_text
-from patchioner.serve.settings import ServeSettings
+from patchioner.serve import ServeSettings
 
 T = TypeVar("T")
 _URLSAFE = str.maketrans("-_", "+/")  # base64's other spelling

@@ -22,7 +22,7 @@ from patchioner.base.errors import CheckpointError, OptionError, check_texts
 from patchioner.base.files import check
 from patchioner.base.optional import Registry
 from patchioner.base.weights import Storage, fit_weights
-from patchioner.checkpoints.stored import StoredModule, WeightSource, make_part, read_tensors, settings_of
+from patchioner.checkpoints import StoredModule, WeightSource, make_part, read_tensors, settings_of
 
 TOKENIZER_FILE = "tokenizer.json"
 # Talk2DINO's published names of the two layers; the last is that of older files.

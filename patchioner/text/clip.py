@@ -20,7 +20,7 @@ from patchioner.base.errors import OptionError, TextError
 from patchioner.base.files import check
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
-from patchioner.checkpoints.stored import PRETRAINED, WeightSource, existing_path, part_of, read_tensors, settings_of
+from patchioner.checkpoints import PRETRAINED, WeightSource, existing_path, part_of, read_tensors, settings_of
 from patchioner.text import TOKENIZER_FILE, ShapedTower, TextTower, check_shape, cut_ids, plain_tokenizer
 
 # open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
@@ -225,7 +225,7 @@ class SiglipText(ShapedTower):
         "tokenizer" is a path or ``pretrained:OWNER/NAME``, else in the folder of the weights; fetched weights are
         ``pretrained:OWNER/NAME``.
         """
-        from patchioner.checkpoints.hub import fetch
+        from patchioner.checkpoints import fetch
 
         known = ["tokenizer", *(one.name for one in fields(SiglipTextSettings))]
         own, source = settings_of(config, known), WeightSource.of(config, folder)

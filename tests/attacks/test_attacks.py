@@ -35,9 +35,9 @@ from patchioner import Patchioner, PatchionerError, Polygon
 from patchioner.backbones import TimmViT
 from patchioner.base.progress import guarded
 from patchioner.base.weights import load_weights
+from patchioner.checkpoints import read_yaml
 from patchioner.checkpoints.folder import read_checkpoint
-from patchioner.checkpoints.stored import read_yaml
-from patchioner.cli.main import main
+from patchioner.cli import main
 from patchioner.detail import DetailCaptioner, read_reply
 from patchioner.detail.batch import describe_many
 from patchioner.geometry import fit_image
@@ -180,7 +180,7 @@ module, sys.argv = sys.argv[1], ["-m"]
 __import__(module.split(".")[0])
 class Stop:
     def find_spec(self, name, *_):
-        if name in ("torch", "PIL", "argparse", "patchioner.cli.main"):
+        if name in ("torch", "PIL", "argparse", "patchioner.cli"):
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Stop())
 runpy.run_module(module, run_name="__main__", alter_sys=True)

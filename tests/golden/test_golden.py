@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from patchioner import Patchioner
-from patchioner.cli.main import main
+from patchioner.cli import main
 from tests import golden
 from tests.support import Capture
 

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import normalize
 
 from memory_bank import IndexKind, IndexOptions, MemoryBank
-from memory_bank.index import BankIndex
+from memory_bank.storage import BankIndex
 from patchioner.base.errors import MemoryBankError, MissingExtraError, OptionError
 from tests.memory_bank.conftest import DTYPES, random_rows
 from tests.support import MonkeyPatch

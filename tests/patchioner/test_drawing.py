@@ -9,9 +9,18 @@ from PIL import Image, ImageFont
 
 from patchioner import Caption, drawing
 from patchioner.base.errors import OptionError
-from patchioner.drawing import FINE, MARGIN, PAPER, Display, colour_of, draw_overlay, shapes_of
+from patchioner.drawing import (
+    FINE,
+    MARGIN,
+    PAPER,
+    Display,
+    cluster_captions,
+    colour_of,
+    draw_overlay,
+    draw_patch_map,
+    shapes_of,
+)
 from patchioner.geometry import fit_image
-from patchioner.patch_map import cluster_captions, draw_patch_map
 from patchioner.regions import Box, Mask, Patch, Point, Polygon, Region, Trace, WholeImage
 
 Points = list[tuple[int, int]]

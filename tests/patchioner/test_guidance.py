@@ -20,8 +20,8 @@ from decoders.retrieval import RetrievalDecoder
 from patchioner import Box, Patchioner, RegionSet, WholeImage
 from patchioner.base.errors import CheckpointError, OptionError, TextError
 from patchioner.checkpoints.folder import Candidates, Guidance, KindSettings, ModelSettings, Parts
+from patchioner.cli import main
 from patchioner.cli.calibrate import fitted_odds
-from patchioner.cli.main import main
 from patchioner.embedding import project
 from patchioner.guidance import FEATURES, KEY, Logistic, fit_logistic, read_pairs
 from patchioner.nouns import NounTable

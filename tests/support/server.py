@@ -10,9 +10,9 @@ import uvicorn
 from PIL import Image
 
 from patchioner import Patchioner
+from patchioner.serve import ServeSettings
 from patchioner.serve.app import create_app
 from patchioner.serve.guard import PunctualProtocol
-from patchioner.serve.settings import ServeSettings
 
 
 class _Server(uvicorn.Server):

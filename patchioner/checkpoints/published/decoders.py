@@ -26,8 +26,8 @@ from patchioner.base.errors import CheckpointError, first_line
 from patchioner.base.files import read_json
 from patchioner.base.optional import require
 from patchioner.base.weights import as_float, load_weights
+from patchioner.checkpoints import read_object, read_tensors
 from patchioner.checkpoints.published.files import PublishedFiles, ViecapConfig, as_pattern, base_name
-from patchioner.checkpoints.stored import read_object, read_tensors
 from patchioner.text import TextTower
 
 USUAL_TOKENS = 64  # of ViECap

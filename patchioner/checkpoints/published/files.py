@@ -21,8 +21,7 @@ from patchioner.base.files import read_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.base.weights import as_float
-from patchioner.checkpoints.hub import fetch
-from patchioner.checkpoints.stored import read_object, read_settings, read_yaml
+from patchioner.checkpoints import fetch, read_object, read_settings, read_yaml
 
 T = TypeVar("T")
 # Written in some shipped files or in the README, but read by no published code: accepted, without effect.

@@ -84,7 +84,7 @@ def test_a_fault_inside_a_module_passes_through(tmp_path: Path, monkeypatch: Mon
     ("name", "first"),
     [
         ("decoders.py", "patchioner"),
-        ("memory_bank.py", "patchioner.cli.main"),
+        ("memory_bank.py", "patchioner.cli"),
         ("decoders/__init__.py", "decoders, patchioner"),
     ],
 )

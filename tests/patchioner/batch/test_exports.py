@@ -13,7 +13,7 @@ from patchioner import read_regions
 from patchioner.base.errors import OptionError, UnknownNameError
 from patchioner.batch.exports import BESIDE, EXPORTS, export
 from patchioner.batch.rows import Row, read_rows
-from patchioner.cli.main import main
+from patchioner.cli import main
 from patchioner.regions import Box, Polygon
 from tests.support import Capture
 

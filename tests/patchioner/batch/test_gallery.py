@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from patchioner.batch.gallery import write_gallery
+from patchioner.batch.exports import write_gallery
 from patchioner.batch.rows import Row, read_rows
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

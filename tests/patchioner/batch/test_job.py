@@ -22,10 +22,10 @@ from filelock import FileLock
 from pyarrow import parquet
 
 from patchioner import Box, Mask, Patchioner
-from patchioner.base.cluster import share
 from patchioner.base.errors import OptionError, PatchionerError
+from patchioner.base.optional import share
 from patchioner.batch import Captioner, Reading, Task, job, read_rows, run
-from patchioner.cli.main import main
+from patchioner.cli import main
 from patchioner.regions import NamedRegion
 from tests.patchioner.batch.conftest import BOX, lines
 from tests.support import Capture, MonkeyPatch

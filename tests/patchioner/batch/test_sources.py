@@ -14,11 +14,12 @@ from PIL import Image
 from pyarrow import ipc, parquet
 
 from patchioner import Patchioner
+from patchioner import batch as job
 from patchioner.base.errors import ImageError, OptionError
-from patchioner.batch import job, read_rows, run
+from patchioner.batch import read_rows, run
 from patchioner.batch.sources import Lazy, Reading, Sample, Source, open_source
 from patchioner.batch.tasks import Asked
-from patchioner.cli.main import main
+from patchioner.cli import main
 from patchioner.geometry import fit_image
 from patchioner.regions import Box, WholeImage
 from tests.patchioner.batch.conftest import NAMES

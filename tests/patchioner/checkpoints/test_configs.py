@@ -17,15 +17,14 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from memory_bank import MemoryBank
-from patchioner import Patchioner
+from patchioner import Patchioner, checkpoints
 from patchioner.backbones import BACKBONES, TimmViT, load_backbone
 from patchioner.backbones.clip import ProxyClip
 from patchioner.backbones.dinotxt import DinoTxtViT
 from patchioner.base.errors import CheckpointError
 from patchioner.checkpoints import folder as folders
-from patchioner.checkpoints import hub
+from patchioner.checkpoints import make_part
 from patchioner.checkpoints.folder import build_model, names_parts, read_checkpoint
-from patchioner.checkpoints.stored import make_part
 from patchioner.geometry import Preprocessing
 from patchioner.text import TEXT_TOWERS, Talk2DinoTower, load_tower
 from tests.patchioner.text import test_clip as towers
@@ -224,7 +223,7 @@ def test_siglips_text_is_fetched(tmp_path: Path, monkeypatch: MonkeyPatch) -> No
     state = {f"text.{name}": t for name, t in original.network.state_dict().items()}
     save_file(state, tmp_path / "open_clip_model.safetensors")
     fetch = Mock(side_effect=lambda hub_id, name: tmp_path / name)
-    monkeypatch.setattr(hub, "fetch", fetch)
+    monkeypatch.setattr(checkpoints, "fetch", fetch)
     place = "pretrained:owner/name"
     fetched = build_text_tower({**settings, "tokenizer": place, "weights": place}, tmp_path)
     names = ("tokenizer.json", "open_clip_model.safetensors")

@@ -8,9 +8,8 @@ import pytest
 
 from patchioner import Patchioner
 from patchioner.base.errors import HubError, UnknownNameError
-from patchioner.checkpoints import hub
+from patchioner.checkpoints import folder_bytes, known_models, part_sizes, upload
 from patchioner.checkpoints.folder import SHIPPED, find_model, shipped_models
-from patchioner.checkpoints.hub import folder_bytes, known_models, part_sizes
 from tests.support import MonkeyPatch
 from tests.support.published import as_hub_snapshot, write_capdec
 
@@ -59,7 +58,7 @@ def test_a_hub_that_fails(monkeypatch: MonkeyPatch, tmp_path: Path) -> None:
     fail = Mock(side_effect=type("TransportError", (Exception,), {})("not known\nand more"))
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
     with pytest.raises(HubError, match=r"push to 'owner/mine' \(not known\): hf auth login"):
-        hub.upload(tmp_path, "owner/mine")
+        upload(tmp_path, "owner/mine")
 
 
 def test_pushing_uploads_the_whole_checkpoint(model: Patchioner, checkpoint: Path, monkeypatch: MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from patchioner.base.errors import CheckpointError
-from patchioner.checkpoints.stored import read_tensors, read_yaml
+from patchioner.checkpoints import read_tensors, read_yaml
 from tests.support import MonkeyPatch
 from tests.support.tiny import Trap
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from patchioner.cli.main import main
+from patchioner.cli import main
 from tests.support import Capture, MonkeyPatch
 from tests.support.tiny import noise_photo
 

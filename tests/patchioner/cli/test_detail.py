@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from patchioner import Patchioner
+from patchioner.detail import Photo, Statement, from_json
 from patchioner.detail.describe import PatchionerDescriber
 from patchioner.detail.score import SENTENCE_INPUTS, Calibration, Evidence
-from patchioner.detail.values import Photo, Statement, from_json
 from patchioner.guidance import Logistic
 from tests.patchioner.cli.conftest import Command
 from tests.support import MonkeyPatch

@@ -46,7 +46,7 @@ def test_what_can_be_checked_is_refused_in_a_line_before_a_model_is_loaded(
 
 def test_help_and_a_batch_of_nothing_need_no_torch() -> None:
     code = (
-        "import sys; from patchioner.cli.main import main, VERBS; "
+        "import sys; from patchioner.cli import main, VERBS; "
         "statuses = [main([*words, '--help']) for words in ([], *([verb] for verb in VERBS))]; "
         "statuses.append(main(['batch', 'nowhere', '--out', 'x.jsonl']) != 1); "
         "sys.exit(any(statuses) or 'torch' in sys.modules)"

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from patchioner import Patchioner
-from patchioner.detail.calibrate import calibrate_model
+from patchioner.detail import DetailRegion, Photo, open_photo
 from patchioner.detail.client import ChatClient
-from patchioner.detail.score import Calibration
-from patchioner.detail.values import DetailRegion, Photo, open_photo
+from patchioner.detail.score import Calibration, calibrate_model
 from patchioner.guidance import Captioned
 from tests.support import MonkeyPatch
 from tests.support.chat_server import ChatServer

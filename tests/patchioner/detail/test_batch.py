@@ -14,8 +14,7 @@ from PIL import Image
 from patchioner import Box, Patchioner
 from patchioner.base import errors
 from patchioner.base.files import held
-from patchioner.detail import DetailedCaption, Photo, Statement, Support, batch
-from patchioner.detail.values import FORMAT, FusedSentence, to_json
+from patchioner.detail import FORMAT, DetailedCaption, FusedSentence, Photo, Statement, Support, batch, to_json
 from tests.patchioner.detail.conftest import CASES
 from tests.support import Log, MonkeyPatch
 from tests.support.tiny import noise_photo

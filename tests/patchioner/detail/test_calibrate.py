@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from patchioner import Patchioner
-from patchioner.detail.calibrate import calibrate_model, main
-from patchioner.detail.score import Calibration, DenseScorer
+from patchioner.cli import main
+from patchioner.detail.score import Calibration, DenseScorer, calibrate_model
 from tests.support import Capture
 from tests.support.tiny import TEXTS, noise_photo
 
@@ -25,7 +25,7 @@ def data(tmp_path: Path, model: Patchioner) -> list[str]:
     (tmp_path / "pairs.json").write_text(json.dumps(rows))
     model.save_pretrained(tmp_path / "model")
     given = {"pairs": tmp_path / "pairs.json", "photos": tmp_path, "model": tmp_path / "model"}
-    return [word for name, path in given.items() for word in (f"--{name}", str(path))]
+    return ["calibrate", "--detail"] + [word for name, path in given.items() for word in (f"--{name}", str(path))]
 
 
 def test_a_calibrated_model_is_written_and_scores(data: list[str], tmp_path: Path, capsys: Capture) -> None:
@@ -42,6 +42,7 @@ def test_a_calibrated_model_is_written_and_scores(data: list[str], tmp_path: Pat
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--write", "--model", "nowhere"], "--write needs"), (["--limit", "1"], "1 photos"),
+    (["--boxes", "b.json"], "--boxes"),
 ])  # fmt: skip
 def test_mistakes_are_explained(data: list[str], arguments: list[str], message: str, capsys: Capture) -> None:
     assert main([*data, *arguments]) == 1

@@ -14,8 +14,7 @@ from decoders.scene_graph import noun_phrases
 from patchioner import Box, Mask, Patchioner, Point, Polygon
 from patchioner.base.errors import DetailError, FutileError, OptionError, RegionError
 from patchioner.checkpoints.folder import KINDS, KindSettings
-from patchioner.detail import describe
-from patchioner.detail.values import DetailRegion, Photo, Rectangle, open_photo
+from patchioner.detail import DetailRegion, Photo, Rectangle, describe, open_photo
 from patchioner.regions import NamedRegion
 from tests.patchioner.detail.conftest import CASES, PHOTO, REGIONS, Make
 from tests.support import MonkeyPatch

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchioner.base.errors import DetailError, FutileError
-from patchioner.detail import fuse
+from patchioner.detail import Claim, DetailRegion, Photo, Statement, Support, Verdict, fuse
 from patchioner.detail.prose import similarity_matrix
-from patchioner.detail.values import Claim, DetailRegion, Photo, Statement, Support, Verdict
 from tests.patchioner.detail.conftest import CASES
 
 PHOTO = Photo("p", Image.new("RGB", (100, 100)), "")

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from patchioner import Box, Patchioner, WholeImage
 from patchioner.base.errors import CheckpointError, OptionError
-from patchioner.detail import score
+from patchioner.detail import Photo, score
 from patchioner.detail.prose import with_article
-from patchioner.detail.values import Photo
 from tests.patchioner.detail.conftest import CASES, REGIONS
 from tests.support import MonkeyPatch
 from tests.support.language import END, raw_tokenizer

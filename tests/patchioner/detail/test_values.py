@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from patchioner.base.errors import DetailError, ImageError
-from patchioner.detail.values import Claim, dumps, from_json, open_photo, to_json
+from patchioner.detail import Claim, dumps, from_json, open_photo, to_json
 from patchioner.regions import encode_rle
 from tests.patchioner.detail.conftest import CASES
 from tests.support.tiny import noise_photo

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from patchioner.base.errors import OptionError
-from patchioner.cli.main import main
-from patchioner.serve.settings import ServeSettings
+from patchioner.cli import main
+from patchioner.serve import ServeSettings
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "openapi.json"
 
@@ -39,7 +39,7 @@ def test_the_page_is_served(client: httpx.Client) -> None:
 
 def test_the_server_s_libraries_are_imported_there_alone() -> None:
     code = (
-        "import sys, patchioner.cli.main, patchioner.client, patchioner.serve.settings; "
+        "import sys, patchioner.cli, patchioner.client, patchioner.serve; "
         "sys.exit('fastapi' in sys.modules or 'uvicorn' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from patchioner import Patchioner
-from patchioner.detail.values import DetailedCaption, DetailRegion, FusedSentence
+from patchioner.detail import DetailedCaption, DetailRegion, FusedSentence
 from patchioner.regions import Mask, read_regions
 from patchioner.serve.engine import Engine
 from tests.support.server import running

@@ -9,9 +9,8 @@ from PIL import Image, TiffImagePlugin
 
 from patchioner import Box, Mask, Point, WholeImage
 from patchioner.base.errors import RegionError
-from patchioner.serve import schemas
+from patchioner.serve import ServeSettings, schemas
 from patchioner.serve.schemas import RequestError, named_photo, open_photo, region_list
-from patchioner.serve.settings import ServeSettings
 from tests.patchioner.serve.conftest import cases
 from tests.support import MonkeyPatch
 from tests.support.server import picture_bytes

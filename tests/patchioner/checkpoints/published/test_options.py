@@ -15,10 +15,10 @@ from patchioner import Box, Patchioner, Point, RegionSet, Trace, Weighting, Whol
 from patchioner.backbones import PatchFeatures, TimmViT, preprocess
 from patchioner.backbones.vit import published_heads
 from patchioner.base.errors import OptionError, RegionError
+from patchioner.checkpoints import published as options
 from patchioner.checkpoints.folder import ModelSettings, Parts
-from patchioner.checkpoints.published import options
-from patchioner.checkpoints.published.options import PublishedCaptioner, PublishedOption
-from patchioner.cli.main import main
+from patchioner.checkpoints.published import PublishedCaptioner, PublishedOption
+from patchioner.cli import main
 from patchioner.geometry import Preprocessing
 from patchioner.regions import pool_regions
 from tests.support import Capture, randn
