@@ -24,19 +24,19 @@ from pyarrow import parquet
 from patchioner import Box, Mask, Patchioner
 from patchioner.base.errors import OptionError, PatchionerError
 from patchioner.base.optional import share
-from patchioner.batch import Captioner, Reading, Task, job, read_rows, run
+from patchioner.batch import Captioner, Reading, Report, Task, read_rows, run
 from patchioner.cli import main
 from patchioner.regions import NamedRegion
 from tests.patchioner.batch.conftest import BOX, lines
 from tests.support import Capture, MonkeyPatch
 from tests.support.tiny import noise_photo
 
-Batch = Callable[..., job.Report]
+Batch = Callable[..., Report]
 
 
 @pytest.fixture
 def batch(photos: Path, model: Patchioner, given: dict[str, Any]) -> Batch:
-    def work(out: str = "out.jsonl", **more: Any) -> job.Report:
+    def work(out: str = "out.jsonl", **more: Any) -> Report:
         return run(photos, photos.parent / out, **(given | {"model": model} | more))
 
     return work
