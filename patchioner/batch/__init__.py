@@ -1,7 +1,4 @@
-"""Many photos, one resumable job: rows out, none lost, none doubled; each shard is written whole or not at all.
-
-Torch, Arrow and Ray are loaded where used.
-"""
+"""Many photos, one resumable job: rows out, none lost, none doubled. Torch, Arrow and Ray are loaded where used."""
 
 from __future__ import annotations
 
@@ -35,10 +32,10 @@ if TYPE_CHECKING:
     from patchioner.model import Patchioner
 
 __all__ = ["Captioner", "Job", "Reading", "Report", "Row", "Task", "export", "read_rows", "run", "schema"]
-FORMAT, MANIFEST_VERSION = "patchioner-batch", 1
-_FILE = "_manifest.json"  # which readers of folders of Parquet pass over
 _log = logging.getLogger(__name__)
 _CPUS = 2  # of each worker of Ray: one encodes while the other decodes
+_FORMAT, _VERSION = "patchioner-batch", 1  # of the manifest
+_FILE = "_manifest.json"  # which readers of folders of Parquet pass over
 
 
 @dataclass(frozen=True)
@@ -114,8 +111,8 @@ class Worker:
         from patchioner.checkpoints import model_fingerprint
 
         self.model = model or job.load()
-        own = model_fingerprint(self.model) | {"settings": self.model.settings.to_json()}
-        told = json.dumps(own | {"dtype": str(self.model.dtype)})
+        own = {"settings": self.model.settings.to_json(), "dtype": str(self.model.dtype)}
+        told = json.dumps(model_fingerprint(self.model) | own)
         self.name = hashlib.sha256(told.encode()).hexdigest()[:16]
         run["model"] = json.loads(told)  # now it is all that changes what rows say
         self.manifest = Manifest.open(folder, suffix, run, self.source, job.shards)
@@ -123,11 +120,8 @@ class Worker:
 
     def pending(self) -> list[int]:
         """Shards that are not finished, and to be done over."""
-        return [
-            number
-            for number, path in enumerate(self.manifest.paths())
-            if not path.exists() or (self.job.retry and any(row.error for row in read_rows(path)))
-        ]
+        retry, paths = self.job.retry, enumerate(self.manifest.paths())
+        return [n for n, path in paths if not path.exists() or (retry and any(row.error for row in read_rows(path)))]
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Ray's way to have a shard done: what came of it. Failures of all shards are counted where these meet."""
@@ -154,8 +148,7 @@ class Worker:
         """One row per region of these photos, through the one pipeline."""
         task, places = self.job.task, Counter[str]()
         groups = [Asked(group, whole=task.whole) for group in group_by_content(samples)]
-        asked = [group for group in groups if group.error is None and not group.is_empty]
-        items = [(group.image, group.regions) for group in asked]
+        items = [(one.image, one.regions) for one in groups if one.error is None and not one.is_empty]
         with closing(task.answers(self.model, items)) as answers:
             for group in groups:
                 outcome: Any = group.error or ([] if group.is_empty else next(answers))
@@ -171,8 +164,7 @@ class Worker:
         self.failures += row.error is not None
         most = self.job.max_failures
         if most is not None and self.failures > most:
-            last = f"the last of {row.photo!r}: {row.message}"
-            raise TooManyFailuresError(f"stopped after {self.failures} failures, {last}")
+            raise TooManyFailuresError(f"stopped after {self.failures} failures, the last {row.photo!r}: {row.message}")
         return row
 
     def _retried(self, old: Sequence[Row], samples: Sequence[Sample]) -> list[Row]:
@@ -202,7 +194,7 @@ def run(
 
     Args:
         source: what `open_source` takes, or (photo, regions) pairs: see `patchioner.batch.sources.Pairs`.
-        out: see `Job`, as for the settings.
+        out, settings: see `Job`.
         model: a loaded one, or its name; with Ray its name.
         engine: "local"; "ray": the same shards on the cluster that Ray is connected to; "ray:8": by 8 workers.
 
@@ -246,23 +238,23 @@ def _work_here(worker: Worker, left: Sequence[int]) -> str | None:
 def _work_on_ray(worker: Worker, left: Sequence[int], workers: int) -> str | None:
     """The same on the cluster that Ray is connected to, or a local one; all reach source and output by the same paths.
 
-    Rows are written where they are made; here are only the numbers of each shard. More failures than are allowed, of
-    all workers, stop them.
+    Rows are written where they are made; here are only the numbers of each shard, whose failures are counted together.
     """
-    rows, most = [{"shard": number} for number in left], worker.job.max_failures
-    for came in on_ray(Worker, (worker.job,), rows, workers, _CPUS, worker.job.device):
+    job, rows = worker.job, [{"shard": number} for number in left]
+    for came in on_ray(Worker, (job,), rows, workers, _CPUS, job.device):
         worker.photos += int(came["photos"].sum())
         worker.rows += int(came["regions"].sum())
         worker.failures += int(came["failures"].sum())
-        if most is not None and worker.failures > most:
+        if job.max_failures is not None and worker.failures > job.max_failures:
             return f"stopped after {worker.failures} failures"
     return None
 
 
 def _finished(worker: Worker, seconds: float, stopped: str | None) -> Report:
     """The report of all rows there are, which are joined to the one file that was asked for."""
-    folder, suffix = run_folder(worker.job.out)
-    shards, out = Manifest.read(folder, suffix).paths(), Path(worker.job.out)
+    folder, out = worker.manifest.folder, Path(worker.job.out)
+    # Read anew: another process may have found more photos.
+    shards = Manifest(folder, worker.manifest.suffix, _checked(folder / _FILE)["shards"]).paths()
     finished = [path for path in shards if path.exists()]
     errors = Counter(row.error for path in finished for row in read_rows(path))
     total = errors.total()
@@ -271,8 +263,8 @@ def _finished(worker: Worker, seconds: float, stopped: str | None) -> Report:
     is_older = any(path.stat().st_mtime_ns >= written for path in finished)
     if folder != out and finished == shards and (worker.rows or is_older or not written):
         write_rows(out, chain.from_iterable(map(read_rows, finished)))
-    failed, left_out = {str(key): n for key, n in errors.most_common()}, worker.source.left_out
-    return Report(total, failed, worker.photos, worker.rows, seconds, stopped, left_out)
+    failed = {str(key): n for key, n in errors.most_common()}
+    return Report(total, failed, worker.photos, worker.rows, seconds, stopped, worker.source.left_out)
 
 
 def stage_seconds(job: Job, photos: int = 32) -> dict[str, float]:
@@ -294,8 +286,7 @@ def stage_seconds(job: Job, photos: int = 32) -> dict[str, float]:
                 asked = Asked([sample], whole=job.task.whole)
                 yield load_image(sample.image), asked.regions
 
-    items = timed("reading", read)
-    if not items:
+    if not (items := timed("reading", read)):
         raise ImageError(f"none of the first photos of {job.source!r} can be read: no profile")
     images = [image for image, _ in items]
     model.encode(images[:1])  # what is done once
@@ -325,8 +316,7 @@ class Manifest:
             with TemporaryFile(dir=there):
                 pass
         except OSError as error:
-            reason = f"{there} cannot be written to ({error.strerror}): choose another --out"
-            raise OptionError(reason) from error
+            raise OptionError(f"{there} cannot be written to ({error.strerror}): choose another --out") from error
 
     @classmethod
     def open(cls, folder: Path, suffix: str, run: Mapping[str, Any], source: Source, shards: int | None) -> Self:
@@ -343,14 +333,13 @@ class Manifest:
             found = _found(folder, run)
             per_shard, files = found.get("per_shard", per_shard), found.get("files", {})
             opened = cls(folder, suffix, list(found.get("shards", ())))
-            changed = {name for name, now in stamps.items() if files.get(name, now) != now}
-            if changed:
+            if changed := {name for name, now in stamps.items() if files.get(name, now) != now}:
                 _log.warning("written anew since the last run: %s are done over", sorted(changed))
                 opened._forget(changed, keys)
             known = {key for shard in opened.shards for key in shard}
             fresh = [key for key in keys if key not in known]
             opened.shards += _cut(source.together(fresh), per_shard)
-            now = {"format": FORMAT, "version": MANIFEST_VERSION, "run": run, "per_shard": per_shard}
+            now = {"format": _FORMAT, "version": _VERSION, "run": run, "per_shard": per_shard}
             now |= {"shards": opened.shards, "files": files | stamps}
             if now != found:
                 write_json(folder / _FILE, now)
@@ -365,11 +354,6 @@ class Manifest:
                 with self.lock(number, wait=True):  # another process may be about it
                     self.path(number).unlink(missing_ok=True)
                 self.shards[number] = [key for key in shard if key in here]
-
-    @classmethod
-    def read(cls, folder: Path, suffix: str) -> Self:
-        """That of a run which has begun; OptionError where there is none."""
-        return cls(folder, suffix, _checked(folder / _FILE)["shards"])
 
     def path(self, number: int) -> Path:
         """The file of a shard."""
@@ -414,8 +398,7 @@ def _found(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
     old, now = found["run"], {"model": found["run"].get("model"), **run}
     if changed := differences(old, now):
         told = ", ".join(f"{name} ({_at(old, name)}, now {_at(now, name)})" for name in changed[:8])
-        remedy = "choose another --out, or the same settings"
-        raise OptionError(f"{folder} holds another run: {told} differ; {remedy}")
+        raise OptionError(f"{folder} holds another run: {told} differ; choose another --out, or the same settings")
     return found
 
 
@@ -424,10 +407,10 @@ def _checked(path: Path) -> dict[str, Any]:
         found = read_json(path)
     except CheckpointError as error:
         raise OptionError(f"{path} is no manifest: {error}") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise OptionError(f"{path} is not ours: choose an empty or new folder")
-    if (version := found.get("version")) != MANIFEST_VERSION:  # whose layout may be any
-        raise OptionError(f"{path} has version {version!r}, this release reads {MANIFEST_VERSION}: upgrade")
+    if (version := found.get("version")) != _VERSION:  # whose layout may be any
+        raise OptionError(f"{path} has version {version!r}, this release reads {_VERSION}: upgrade")
     kinds = {"run": dict, "shards": list, "files": dict, "per_shard": int}
     if wrong := [key for key, kind in kinds.items() if not isinstance(found.get(key), kind)]:
         raise OptionError(f"{path} was changed: {wrong} are not as written; choose a new folder")

@@ -5,25 +5,26 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from functools import partial
-from importlib import resources
-from itertools import groupby, islice
+from itertools import chain, groupby, islice, starmap
 from pathlib import Path, PurePosixPath
 from typing import Any, TextIO
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from patchioner.base.errors import ImageError, OptionError, UnknownNameError
-from patchioner.base.files import atomic_path
+from patchioner.base.files import AnyPath, atomic_path
 from patchioner.batch.rows import Row
 from patchioner.images import ImageSource, data_url, load_image
-from patchioner.markup import Attribute, Child, Markup, element, page
+from patchioner.markup import Child, Markup, element, page
 
 BESIDE = ("txt", "json", "xmp")
+Entry = dict[str, Any]
+Photos = Iterable[tuple[str, list[Row]]]
+Size = tuple[int, int]
 _WHOLE = "whole_image"
 _UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # for XML 1.0
 _XMP = {
@@ -37,23 +38,20 @@ _XMP = {
 _FIFTYONE = "fiftyone.core.fields.EmbeddedDocumentField(fiftyone.core.labels.{})"
 _IN_ORDER = """select said from rows join (select photo, min(rowid) as first from rows group by photo)
                using (photo) order by first, rows.rowid"""
-Entry = dict[str, Any]
-Photos = Iterable[tuple[str, list[Row]]]
-Size = tuple[int, int]
+_SIDE = 320  # pixels of the longer side of a thumbnail
+_CSS, _SCRIPT = (Path(__file__).with_name(f"gallery.{one}").read_text("utf-8") for one in ("css", "js"))
 
 
-def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix: str = "") -> int:
+def export(rows: Iterable[Row], to: str, out: AnyPath, *, prefix: str = "") -> int:
     """Write rows in the form of another tool. Files are whole or absent, and few rows are held at a time.
+
+    Returned is how many rows the form has no place for: without text or box, or about regions where it is of photos.
+    UnknownNameError: no such form; OptionError: a photo's name that leads out of the folder.
 
     Args:
         to: a key of `EXPORTS`; docs/batch.md says what each holds.
         out: the file; of those in `BESIDE` the folder that gets a file for each photo, named like it.
         prefix: put before the names of photos inside a file, such as "/data/local-files/?d=" for Label Studio.
-
-    Returns:
-        How many rows the form has no place for: without text or box, or about regions where it is of whole photos.
-
-    OptionError: no such form, or a photo's name that leads out of the folder.
 
     Example:
         >>> export(read_rows("captions.parquet"), "coco", "captioned.json")  # doctest: +SKIP
@@ -66,10 +64,8 @@ def export(rows: Iterable[Row], to: str, out: str | os.PathLike[str], *, prefix:
 
 
 def photos_of(rows: Iterable[Row], front: str = "") -> Generator[tuple[str, list[Row]], None, None]:
-    """(name, its rows) of each photo, in the order of their first rows.
-
-    A table may have them apart: they wait in a nameless database, on the disk where it is large.
-    """
+    """(name, its rows) of each photo, in the order of their first rows."""
+    # A table may have them apart: they wait in a nameless database, on the disk where it is large.
     with closing(sqlite3.connect("")) as disk:
         disk.execute("create table rows (photo text, said text)")
         told = ((json.dumps(row.photo), json.dumps(row.to_dict())) for row in rows)
@@ -108,7 +104,7 @@ class _Ids:
 def _coco(photos: Photos, out: Path, make: Callable[[Row, _Ids], Entry | None]) -> int:
     """Annotations first: they come one by one, and the images and categories are known when all have been seen."""
     annotations, images, categories = _Ids(), _Ids(), _Ids()
-    listed: list[Entry] = []
+    listed, named = list[Entry](), list[Entry]()
 
     def entries() -> Iterator[Entry | None]:
         for name, rows in photos:
@@ -118,11 +114,9 @@ def _coco(photos: Photos, out: Path, make: Callable[[Row, _Ids], Entry | None]) 
                 if (made := make(row, categories)) is not None:
                     made |= {"id": annotations.new(row.annotation_id), "image_id": image}
                 yield made
+        named.extend({"id": number, "name": name} for name, number in categories.known.items())
 
-    return _write(out, "annotations", entries(), lambda: {
-        "images": listed,
-        "categories": [{"id": number, "name": name} for name, number in categories.known.items()],
-    })  # fmt: skip
+    return _write(out, "annotations", entries(), images=listed, categories=named)
 
 
 def _boxed(row: Row, categories: _Ids) -> Entry | None:
@@ -148,20 +142,15 @@ def _alike(given: object, box: list[float]) -> bool:
     """Whether they are the same four numbers, but for rounding."""
     if not isinstance(given, list) or len(given) != 4:
         return False
-    real = all(isinstance(side, int | float) for side in given)
-    return real and all(abs(one - other) <= 1 for one, other in zip(given, box, strict=True))
+    return all(isinstance(one, int | float) and abs(one - other) <= 1 for one, other in zip(given, box, strict=True))
 
 
 def _label_studio(name: str, rows: list[Row]) -> Iterator[Entry | None]:
     """A task with a prediction; the names of its tags are label, box and caption."""
-    results: list[Entry] = []
-    for place, row in enumerate(rows):
-        found = list(_results(place, row, size_of(rows)))
-        results += found
-        yield from [] if found else [None]
-    known = [row.confidence for row in rows if row.confidence is not None]
-    least = {"score": min(known)} if known else {}
-    prediction = {"model_version": rows[0].model, **least, "result": results}
+    found = [list(_results(place, row, size_of(rows))) for place, row in enumerate(rows)]
+    yield from (None for one in found if not one)
+    least = min((row.confidence for row in rows if row.confidence is not None), default=None)
+    prediction = {"model_version": rows[0].model, **_given({"score": least}), "result": [*chain.from_iterable(found)]}
     yield {"data": {"image": name}, "predictions": [prediction]}
 
 
@@ -179,8 +168,7 @@ def _results(place: int, row: Row, size: Size | None) -> Iterator[Entry]:
         named = {} if row.category is None else {"rectanglelabels": [row.category]}
         yield {**common, "from_name": tag, "type": kind, "value": {**where, **named}}
     if row.text is not None:
-        said = {"from_name": "caption", "type": "textarea", "value": {**where, "text": [row.text]}}
-        yield common | said
+        yield {**common, "from_name": "caption", "type": "textarea", "value": {**where, "text": [row.text]}}
 
 
 def _fiftyone(name: str, rows: list[Row]) -> Iterator[Entry | None]:
@@ -191,9 +179,9 @@ def _fiftyone(name: str, rows: list[Row]) -> Iterator[Entry | None]:
         if _is_caption(row):
             whole = {"_cls": "Classification", "label": row.text, **sure}
         elif row.kind != _WHOLE and box is not None:
-            told = {"caption": row.text, "score": row.score, "annotation_id": row.annotation_id}
-            own = {"_cls": "Detection", "label": row.category or "region", "bounding_box": box}
-            found.append({**own, **sure, **_given({**told, "error": row.error})})
+            own = {"_cls": "Detection", "label": row.category or "region", "bounding_box": box, **sure}
+            told = {"caption": row.text, "score": row.score, "annotation_id": row.annotation_id, "error": row.error}
+            found.append(own | _given(told))
         else:
             yield None
     about = {"filepath": name, "tags": [], "metadata": {"_cls": "ImageMetadata", **_sides(rows)}}
@@ -201,20 +189,15 @@ def _fiftyone(name: str, rows: list[Row]) -> Iterator[Entry | None]:
 
 
 def _write_fiftyone(photos: Photos, out: Path) -> int:
-    kinds = {"regions": "Detections", "caption": "Classification"}
-    fields = {name: _FIFTYONE.format(kind) for name, kind in kinds.items()}
-    rest = {"name": out.stem, "media_type": "image", "sample_fields": fields}
-    return _write(out, "samples", _each(photos, _fiftyone), lambda: rest)
-
-
-def _each(photos: Photos, make: Callable[[str, list[Row]], Iterator[Entry | None]]) -> Any:
-    return (entry for name, rows in photos for entry in make(name, rows))
+    fields = {"regions": _FIFTYONE.format("Detections"), "caption": _FIFTYONE.format("Classification")}
+    samples = chain.from_iterable(starmap(_fiftyone, photos))
+    return _write(out, "samples", samples, name=out.stem, media_type="image", sample_fields=fields)
 
 
 def _cvat(photos: Photos, out: Path) -> int:
     """CVAT for images 1.1: boxes and tags with the attributes caption, confidence and annotation_id."""
     left = 0
-    with _text(out) as stream:
+    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write("<annotations>\n<version>1.1</version>\n")
         for number, (name, rows) in enumerate(photos):
             width, height = size_of(rows) or (0, 0)
@@ -230,8 +213,7 @@ def _cvat_shape(image: Element, row: Row) -> bool:
         shape = _inside(image, "tag", label=row.category or "photo", source="auto")
     elif row.kind != _WHOLE and row.bbox is not None:
         edges = dict(zip(("xtl", "ytl", "xbr", "ybr"), row.bbox, strict=True))
-        where: Entry = {"occluded": 0, **edges, "z_order": 0}
-        shape = _inside(image, "box", label=row.category or "region", source="auto", **where)
+        shape = _inside(image, "box", label=row.category or "region", source="auto", occluded=0, **edges, z_order=0)
     else:
         return False
     told = {"caption": row.text, "confidence": row.confidence, "annotation_id": row.annotation_id}
@@ -270,9 +252,8 @@ def _xmp(rows: list[Row], stream: TextIO) -> int:
         for row, (x, y, width, height) in places:
             told = {"mwg-rs:Name": row.category, "mwg-rs:Description": row.text}
             entry = _inside(_inside(bag, "rdf:li"), "rdf:Description", **_given(told))
-            middle = {"stArea:x": x + width / 2, "stArea:y": y + height / 2}
-            sides = {"stArea:w": width, "stArea:h": height, "stArea:unit": "normalized"}
-            _inside(entry, "mwg-rs:Area", **middle, **sides)
+            area = {"stArea:x": x + width / 2, "stArea:y": y + height / 2, "stArea:w": width, "stArea:h": height}
+            _inside(entry, "mwg-rs:Area", **area, **{"stArea:unit": "normalized"})
     stream.write(tostring(meta, encoding="unicode") + "\n")
     return len(rows) - len(places) - len(texts)
 
@@ -301,35 +282,15 @@ def _beside(photos: Photos, folder: Path, write: Callable[..., int], suffix: str
             path = path.with_name(parts[-1] + suffix)
             parts[-1] += "_"
         taken.add(path)
-        with _text(path) as stream:
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
             left += write(rows, stream)
     return left
 
 
-EXPORTS: Mapping[str, Callable[[Photos, Path], int]] = {
-    "coco": lambda photos, out: _coco(photos, out, _boxed),
-    "coco-captions": lambda photos, out: _coco(
-        photos, out, lambda row, _: {"caption": row.text} if _is_caption(row) else None
-    ),
-    "label-studio": lambda photos, out: _write(out, None, _each(photos, _label_studio)),
-    "cvat": _cvat,
-    "fiftyone": _write_fiftyone,
-    "txt": partial(_beside, write=_txt, suffix=".txt"),
-    "json": partial(_beside, write=_json, suffix=".json"),
-    "xmp": partial(_beside, write=_xmp, suffix=".xmp"),
-}
-
-
-@contextmanager
-def _text(path: Path) -> Iterator[TextIO]:
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
-        yield stream
-
-
-def _write(out: Path, key: str | None, entries: Any, rest: Callable[[], Entry] = dict) -> int:
-    """A JSON list of entries, under a key of an object with the rest; how many were None."""
+def _write(out: Path, key: str | None, entries: Iterable[Entry | None], **rest: Any) -> int:
+    """A JSON list of entries, under a key of an object with the rest, which they may fill; how many were None."""
     left, start = 0, "[\n"
-    with _text(out) as stream:
+    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8") as stream:
         stream.write("" if key is None else f'{{"{key}": ')
         for entry in entries:
             if entry is None:
@@ -338,7 +299,7 @@ def _write(out: Path, key: str | None, entries: Any, rest: Callable[[], Entry] =
                 stream.write(start + json.dumps(entry, allow_nan=False))
                 start = ",\n"
         stream.write("[]" if start == "[\n" else "\n]")
-        for name, value in rest().items():
+        for name, value in rest.items():
             stream.write(f',\n"{name}": {json.dumps(value)}')
         stream.write("\n" if key is None else "}\n")
     return left
@@ -372,19 +333,20 @@ def _shares(row: Row, size: Size | None) -> list[float] | None:
     return [x / width, y / height, (right - x) / width, (bottom - y) / height]
 
 
-_SIDE = 320  # pixels of the longer side of a thumbnail
-_CSS, _SCRIPT = (
-    resources.files("patchioner.batch").joinpath(f"gallery.{kind}").read_text("utf-8") for kind in ("css", "js")
-)
-_ORDERS = {"file": "as in the file", "least": "least sure first", "most": "surest first"}
+EXPORTS: Mapping[str, Callable[[Photos, Path], int]] = {
+    "coco": partial(_coco, make=_boxed),
+    "coco-captions": partial(_coco, make=lambda row, _: {"caption": row.text} if _is_caption(row) else None),
+    "label-studio": lambda photos, out: _write(out, None, chain.from_iterable(starmap(_label_studio, photos))),
+    "cvat": _cvat,
+    "fiftyone": _write_fiftyone,
+    "txt": partial(_beside, write=_txt, suffix=".txt"),
+    "json": partial(_beside, write=_json, suffix=".json"),
+    "xmp": partial(_beside, write=_xmp, suffix=".xmp"),
+}
 
 
 def write_gallery(
-    rows: Iterable[Row],
-    photos: Iterable[tuple[str, ImageSource | None]],
-    out: str | os.PathLike[str],
-    *,
-    limit: int = 1000,
+    rows: Iterable[Row], photos: Iterable[tuple[str, ImageSource | None]], out: AnyPath, *, limit: int = 1000
 ) -> int:
     """Write the page, atomically, about 20 KiB a photo; how many photos are on it.
 
@@ -406,36 +368,32 @@ def write_gallery(
             pictures[name] = _thumbnail(source)
         if len(pictures) == len(shown):
             break
-    calibrated = any(row.confidence is not None for one in shown.values() for row in one)
-    by = "confidence" if calibrated else "score"
-    placed = enumerate(shown.items())
-    cards = [_card(own, pictures.get(name), by, data_place=at) for at, (name, own) in placed]
+    by = "confidence" if any(row.confidence is not None for one in shown.values() for row in one) else "score"
+    cards = [_card(own, pictures.get(name), by, at) for at, (name, own) in enumerate(shown.items())]
     with atomic_path(out) as temporary:
         temporary.write_text(_page(cards), encoding="utf-8")
     return len(cards)
 
 
 def _page(cards: list[Markup]) -> str:
-    hashes = (f"'sha256-{_digest(text)}'" for text in (_CSS, _SCRIPT))
-    policy = "default-src 'none'; img-src data:; style-src {}; script-src {}".format(*hashes)
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (_CSS, _SCRIPT))
+    policy = "default-src 'none'; img-src data:; style-src 'sha256-{}'; script-src 'sha256-{}'".format(*digests)
     title = f"{len(cards)} photos, captioned"
-    pressed = {"file": "true"}
+    orders = {"file": "as in the file", "least": "least sure first", "most": "surest first"}
     buttons = [
-        element("button", text, type="button", value=one, aria_pressed=pressed.get(one, "false"))
-        for one, text in _ORDERS.items()
+        element("button", text, type="button", value=one, aria_pressed="true" if one == "file" else "false")
+        for one, text in orders.items()
     ]
     top = element("header", element("h1", title), element("nav", buttons, aria_label="Order"))
-    script = element("script", Markup(_SCRIPT))
-    return page(title, _CSS, top, element("main", cards), script, policy=policy)
+    return page(title, _CSS, top, element("main", cards), element("script", Markup(_SCRIPT)), policy=policy)
 
 
-def _card(rows: list[Row], picture: str | None, by: str, **more: Attribute) -> Markup:
+def _card(rows: list[Row], picture: str | None, by: str, place: int) -> Markup:
     known = [value for row in rows if (value := getattr(row, by)) is not None]
-    name, size = rows[0].photo, size_of(rows)
+    sure, size = str(min(known)) if known else None, size_of(rows)
     drawn = None if size is None or picture is None else _drawn(rows, picture, size)
-    sure = str(min(known)) if known else None
-    listed = element("ol", map(_line, rows))
-    return element("article", element("h2", name), drawn, listed, data_sure=sure, **more)
+    parts = (element("h2", rows[0].photo), drawn, element("ol", map(_line, rows)))
+    return element("article", *parts, data_sure=sure, data_place=place)
 
 
 def _drawn(rows: list[Row], picture: str, size: Size) -> Markup:
@@ -445,32 +403,25 @@ def _drawn(rows: list[Row], picture: str, size: Size) -> Markup:
     for number, row in enumerate(rows, 1):
         if row.bbox is not None:
             x, y, right, bottom = row.bbox
-            box: dict[str, Attribute] = {"x": x, "y": y, "width": right - x, "height": bottom - y}
-            edges = [element("rect", **box), element("rect", **box)]
-            where: dict[str, Attribute] = {"x": x + large / 4, "y": y + large, "font_size": large}
-            label = element("text", number, stroke_width=large / 8, **where)
-            layers.append(element("g", edges, label))
-    about: dict[str, Attribute] = {"role": "img", "aria_label": rows[0].photo}
-    return element("svg", layers, viewBox=f"0 0 {width} {height}", **about)
+            edge = element("rect", x=x, y=y, width=right - x, height=bottom - y)
+            label = element("text", number, x=x + large / 4, y=y + large, font_size=large, stroke_width=large / 8)
+            layers.append(element("g", edge, edge, label))  # a light edge on a dark one
+    return element("svg", layers, viewBox=f"0 0 {width} {height}", role="img", aria_label=rows[0].photo)
 
 
 def _line(row: Row) -> Markup:
     if row.error is not None:
         return element("li", f"{row.error}: {row.message}", class_="failed")
-    told = [f"{row.confidence:.0%} sure"] if row.confidence is not None else []
-    told = [part for part in (row.category, row.annotation_id, *told) if part]
+    sure = None if row.confidence is None else f"{row.confidence:.0%} sure"
+    told = [part for part in (row.category, row.annotation_id, sure) if part]
     said = row.text if row.text is not None else row.reason or "no text"
     return element("li", said, element("small", f" ({', '.join(told)})") if told else None)
 
 
 def _thumbnail(source: ImageSource | None) -> str | None:
-    with suppress(ImageError):
-        picture = None if source is None else load_image(source)
-        if picture is not None:
+    if source is not None:
+        with suppress(ImageError):
+            picture = load_image(source)
             picture.thumbnail((_SIDE, _SIDE))
             return data_url(picture, quality=90)
     return None
-
-
-def _digest(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

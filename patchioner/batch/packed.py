@@ -8,6 +8,7 @@ import json
 import math
 import mmap
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -16,26 +17,22 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, RegionFileError
 from patchioner.base.optional import require
 from patchioner.batch.rows import COLUMNS
-from patchioner.batch.sources import TABLES, TARS, TEXT_TABLES, Lazy, Sample, Source, plain
+from patchioner.batch.sources import Lazy, Sample, Source, plain
 from patchioner.images import is_picture
 from patchioner.regions import RegionFile
 from patchioner.regions.annotators import NAMED
 
 # Keys of JSON beside a photo that make it a file of regions.
 _REGION_KEYS = {"regions", "annotations", "shapes", "objects", "bbox", "segmentation"}
-_IMAGES = (
-    "image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "photo", "path",
-    "image_path", "file_name", "filename", "file",
-)  # fmt: skip
+_IMAGES = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "photo", "path", "image_path",
+           "file_name", "filename", "file")  # fmt: skip
 _REGIONS = ("regions", "annotations", "objects", "boxes", "bboxes", "bbox")
-_NAMES = (
-    "photo", "__key__", "key", "file_name", "filename", "image_path", "path", "image_id", "id",
-)  # fmt: skip
+_NAMES = ("photo", "__key__", "key", "file_name", "filename", "image_path", "path", "image_id", "id")
 _OURS = "tables of rows of patchioner batch"
 _COMPRESSED = {"gz": "gzip", "tgz": "gzip", "zst": "zstd"}
 _MAGIC = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
@@ -43,11 +40,10 @@ _AT_ONCE = 2**20  # bytes
 _ROWS = 256  # of a table that are read as one piece
 _MOST_BESIDE = 2**24  # bytes of a file beside a photo
 _PATH = 4096  # characters
-Read: TypeAlias = "Callable[[int, int], bytes]"
-Members: TypeAlias = "Sequence[tarfile.TarInfo]"
-_Classes: TypeAlias = "dict[str, list[str]]"
+Read = Callable[[int, int], bytes]
+_Classes = dict[str, list[str]]
 # Names of the columns of a table with pictures, regions and the edges of boxes, what their numbers mean, and classes.
-_Columns: TypeAlias = "tuple[str, str | None, tuple[str, ...], dict[str, Any], _Classes]"
+_Columns = tuple[str, str | None, tuple[str, ...], dict[str, Any], _Classes]
 
 
 class Tars(Source):
@@ -56,12 +52,9 @@ class Tars(Source):
     JSON beside the photo is read as its regions where it has any; all of it comes back in `source`, as do texts.
     """
 
-    endings = TARS
-
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        broken = [name for name in self.sizes if self.store.is_local and not self._is_whole(name)]
-        if broken:
+        if broken := [name for name in self.sizes if self.store.is_local and not self._is_whole(name)]:
             raise ImageError(f"no tar, or cut short: {', '.join(map(plain, broken[:8]))}: refetch")
 
     def _is_whole(self, name: str) -> bool:
@@ -82,8 +75,7 @@ class Tars(Source):
                     for stem, members in _grouped(tar):
                         if stem in seen:
                             name = f"{plain(key)}/{plain(members[0].name)}"
-                            reason = f"{name!r} stands apart from others of its stem: join them"
-                            yield Sample(name, error=ImageError(reason))
+                            yield Sample(name, error=ImageError(f"{name!r} is far from others of its stem: join them"))
                         elif any(is_picture(one.name) for one in members):
                             yield self._sample(f"{plain(key)}/", stem, members, read)
                         seen.add(stem)
@@ -91,8 +83,7 @@ class Tars(Source):
                     if read(tar.offset, tar.offset + 512) != bytes(512):
                         raise tarfile.ReadError("it has no end")
             except (tarfile.TarError, OSError, EOFError) as error:
-                reason = f"{key!r} cannot be read to its end ({error}): fetch it again"
-                yield Sample(plain(key), error=ImageError(reason))
+                yield Sample(plain(key), error=ImageError(f"{key!r} cannot be read to its end ({error}): refetch it"))
 
     def _opened(self, key: str) -> tuple[AbstractContextManager[Any], Read]:
         """A tar as a file, and what reads some of its bytes; a compressed one is unpacked on the disk, namelessly."""
@@ -109,7 +100,7 @@ class Tars(Source):
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         return nullcontext(data), lambda start, stop: data[start:stop]
 
-    def _sample(self, tar: str, stem: str, members: Members, read: Read) -> Sample:
+    def _sample(self, tar: str, stem: str, members: Sequence[tarfile.TarInfo], read: Read) -> Sample:
         picture = next(one for one in members if is_picture(one.name))
         name = tar + plain(picture.name)
 
@@ -138,13 +129,8 @@ def _has_regions(content: object) -> bool:
 def _grouped(tar: tarfile.TarFile) -> Iterator[tuple[str, list[tarfile.TarInfo]]]:
     """Neighbours of one stem, up to the first dot of the file name."""
     files = (one for one in tar if one.isfile() and not os.path.basename(one.name).startswith("."))
-    for stem, members in groupby(files, lambda one: _stem(one.name)):
+    for stem, members in groupby(files, lambda one: re.sub(r"\.[^/]*\Z", "", one.name)):
         yield stem, list(members)
-
-
-def _stem(name: str) -> str:
-    folder, slash, tail = name.rpartition("/")
-    return f"{folder}{slash}{tail.partition('.')[0]}"
 
 
 def _content(data: bytes, name: str) -> Any:
@@ -163,43 +149,38 @@ class Tables(Source):
     come back in `source`. OptionError where none holds pictures, or boxes could mean anything.
     """
 
-    endings = TABLES
-
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        how = self.how
-        self.identity |= {"columns": [how.image_column, how.region_column]}
+        self.identity |= {"columns": [self.how.image_column, self.how.region_column]}
         self._opened = lru_cache(2)(self._read)
         self._group = lru_cache(2)(lambda name, group: self._opened(name)[2](group))
         self._columns: dict[str, _Columns] = {}  # of each file
-        for name in list(self.sizes):
+        for name in self.sizes:
             schema = self._opened(name)[1]
-            columns = list(schema.names)
-            if columns == list(COLUMNS) and len(given[1]) > 1:  # what a job wrote among its sources
-                self.left_out[_OURS] = self.left_out.get(_OURS, 0) + 1
-                self.sizes = {key: size for key, size in self.sizes.items() if key != name}
-                continue
-            image = _column(columns, how.image_column, _IMAGES, name)
-            region = _column(columns, how.region_column, _REGIONS, name)
-            if image is None:
-                raise OptionError(f"{name!r} has {columns}: say by --image-column which is the photo")
-            if region in ("boxes", "bboxes", "bbox") and how.box_format is None:
-                raise OptionError(f"{name!r}: say by --box-format what the numbers of {region!r} are")
-            fits = (one for one in NAMED if region is None and set(one[0]) <= set(columns))
-            corners, form = next(fits, ((), None))
-            numbers = {"box_format": form} | how.numbers
-            self._columns[name] = image, region, corners, numbers, _classes_of(schema)
+            if len(self.sizes) == 1 or schema.names != list(COLUMNS):
+                self._columns[name] = self._columns_of(name, schema)
+        if ours := len(self.sizes) - len(self._columns):  # what a job wrote among its sources
+            self.left_out[_OURS] = ours
+            self.sizes = {name: self.sizes[name] for name in self._columns}
         if not self.sizes:
             raise ImageError(f"there are only {_OURS}: give the photos, or one of the tables")
 
+    def _columns_of(self, name: str, schema: Any) -> _Columns:
+        columns, how = schema.names, self.how
+        image = _column(columns, how.image_column, _IMAGES, name)
+        region = _column(columns, how.region_column, _REGIONS, name)
+        if image is None:
+            raise OptionError(f"{name!r} has {columns}: say by --image-column which is the photo")
+        if region in ("boxes", "bboxes", "bbox") and how.box_format is None:
+            raise OptionError(f"{name!r}: say by --box-format what the numbers of {region!r} are")
+        fits = (one for one in NAMED if region is None and set(one[0]) <= set(columns))
+        corners, form = next(fits, ((), None))
+        return image, region, corners, {"box_format": form} | how.numbers, _classes_of(schema)
+
     def keys(self) -> Sequence[str]:
         """``file#group:row`` of every piece."""
-        return [
-            f"{name}#{group}:{start}"
-            for name in self.sizes
-            for group, rows in enumerate(self._opened(name)[0])
-            for start in range(0, rows, _ROWS)
-        ]
+        groups = ((f"{name}#{at}", rows) for name in self.sizes for at, rows in enumerate(self._opened(name)[0]))
+        return [f"{group}:{start}" for group, rows in groups for start in range(0, rows, _ROWS)]
 
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """See `Source`."""
@@ -209,12 +190,10 @@ class Tables(Source):
             try:
                 table = self._group(name, group).slice(start, _ROWS)
             except (PatchionerError, OSError, ValueError, IndexError) as error:
-                reason = f"{key!r} cannot be read ({error}): fetch the file again"
-                yield Sample(plain(key), error=ImageError(reason))
+                yield Sample(plain(key), error=ImageError(f"{key!r} cannot be read ({error}): fetch the file again"))
                 continue
-            rows = _spelled(table.to_pylist(), "", self._columns[name][-1])
-            for number, row in enumerate(rows):
-                place = f"{plain(name)}#{group}:{start + number}"
+            for number, row in enumerate(_spelled(table.to_pylist(), "", self._columns[name][-1]), start):
+                place = f"{plain(name)}#{group}:{number}"
                 yield replace(self._sample(place, row, self._columns[name]), origin=place)
 
     def _sample(self, place: str, row: dict[str, Any], columns: _Columns) -> Sample:
@@ -222,14 +201,12 @@ class Tables(Source):
         picture = _inline(row.pop(of_image))
         given = None if region is None else row.pop(region)
         inner = picture if isinstance(picture, Mapping) else {}
-        named: list[Any] = [picture] if isinstance(picture, str) else []
-        named += [*(row.get(one) for one in _NAMES), inner.get("path")]
+        named = (picture if isinstance(picture, str) else None, *map(row.get, _NAMES), inner.get("path"))
         photo = next((str(one) for one in named if one not in (None, "")), place)
         data = inner.get("bytes") if inner else picture
         data = inner.get("path") if data is None else data
         if not isinstance(data, str | bytes) or not data:
-            reason = f"{place}: {data!r:.60} is no photo: give its bytes or its path"
-            return Sample(photo, source=row, error=ImageError(reason))
+            return Sample(photo, source=row, error=ImageError(f"{place}: {data!r:.60} is no photo: give bytes or path"))
         image = self.store.image(data) if isinstance(data, str) else data
         size = len(data) if isinstance(data, bytes) else self.store.size(data)
         try:
@@ -240,9 +217,8 @@ class Tables(Source):
         except PatchionerError as error:
             return Sample(photo, source=row, error=error)
         except (TypeError, ValueError, RecursionError):
-            held = f"{place}: {region or ', '.join(corners)!r}"
-            reason = f"{held} holds no JSON or numbers, or lists of unequal lengths: mend it"
-            return Sample(photo, source=row, error=RegionFileError(reason))
+            wrong = f"{region or ', '.join(corners)!r} holds no JSON or numbers, or lists of unequal lengths: mend it"
+            return Sample(photo, source=row, error=RegionFileError(f"{place}: {wrong}"))
         return Sample(photo, image, size, file, called, row)
 
     def _read(self, name: str) -> tuple[list[int], Any, Callable[[int], Any]]:
@@ -257,24 +233,19 @@ class Tables(Source):
             if not name.lower().endswith(".parquet"):
                 batches = self._batches(name)
                 schema = batches[0].schema if batches else arrow.schema([])
-                lengths = [len(one) for one in batches]
-                return lengths, schema, lambda group: arrow.Table.from_batches([batches[group]])
+                return [*map(len, batches)], schema, lambda group: arrow.Table.from_batches([batches[group]])
             with self.store.open(name) as stream:
                 file = parquet.ParquetFile(stream)
                 groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
                 return groups, file.schema_arrow, read
-        except PatchionerError:
-            raise
         except (OSError, ValueError) as error:  # Arrow's errors are these
             raise OptionError(f"{name!r} is no table that can be read ({error})") from error
 
     def _batches(self, name: str) -> list[Any]:
         """The record batches of an Arrow file, or of the stream that `datasets` writes."""
         arrow, ipc = require("pyarrow", "batch"), require("pyarrow.ipc", "batch")
-        if self.store.is_local:
-            data = arrow.memory_map(self.store.image(name))
-        else:
-            data = arrow.BufferReader(self.store.read(name))
+        is_here = self.store.is_local
+        data = arrow.memory_map(self.store.image(name)) if is_here else arrow.BufferReader(self.store.read(name))
         try:
             reader = ipc.open_file(data)
             return [reader.get_batch(place) for place in range(reader.num_record_batches)]
@@ -286,8 +257,6 @@ class Tables(Source):
 class TextTables(Tables):
     """CSV and TSV; all cells are texts, so that ids keep their zeros, and nothing where they are empty."""
 
-    endings = TEXT_TABLES
-
     def _read(self, name: str) -> tuple[list[int], Any, Callable[[int], Any]]:
         arrow, text = require("pyarrow", "batch"), require("pyarrow.csv", "batch")
         data = self.store.read(name)
@@ -295,16 +264,12 @@ class TextTables(Tables):
             header = data.partition(b"\n")[0].decode("utf-8-sig").strip()
             delimiter = max(",;\t|", key=header.count)
             names = next(csv.reader([header], delimiter=delimiter), [])
-            table = text.read_csv(
-                arrow.BufferReader(data),
-                parse_options=text.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-                convert_options=text.ConvertOptions(
-                    column_types=dict.fromkeys(names, arrow.string()), null_values=[""], strings_can_be_null=True
-                ),
-            )
+            kinds = dict.fromkeys(names, arrow.string())
+            convert = text.ConvertOptions(column_types=kinds, null_values=[""], strings_can_be_null=True)
+            parse = text.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+            table = text.read_csv(arrow.BufferReader(data), parse_options=parse, convert_options=convert)
         except ValueError as error:  # Arrow's errors are these, and no UTF-8
-            reason = f"{name!r} is no table that can be read ({error}): save it as CSV in UTF-8"
-            raise OptionError(reason) from error
+            raise OptionError(f"{name!r} is no table that can be read ({error}): save it as CSV in UTF-8") from error
         return [len(table)], table.schema, lambda _: table
 
 

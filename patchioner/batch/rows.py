@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from patchioner.base.errors import OptionError, PatchionerError
-from patchioner.base.files import atomic_path
+from patchioner.base.files import AnyPath, atomic_path
 from patchioner.base.optional import require
 
 if TYPE_CHECKING:
     import pyarrow
 
-VERSION = 1
-"""Of the schema; it grows when a column is renamed, removed or means something else."""
+VERSION = 1  # of the schema; it grows when a column is renamed, removed or means something else
 FORMATS = (".parquet", ".jsonl", ".csv")
 _KEY = b"patchioner.rows"
 _AT_ONCE = 1024  # rows that are held while writing
@@ -32,8 +31,7 @@ class Row:
     Attributes:
         photo: its name as the source has it: relative to the folder, or as a list or annotation file spells it.
         index: the region's place among those of the photo in its shard, from 0.
-        annotation_id: of the region in its file, as text.
-        category: what the file calls the region.
+        annotation_id, category: the region's id in its file, as text, and what the file calls it.
         kind: of region: "whole_image", "box", "mask", "polygon", "point", "trace", ...
         bbox: XYXY float pixels of the original photo.
         width, height: of the original photo, pixels.
@@ -81,11 +79,8 @@ class Row:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From `to_dict`, a line of JSON or a row of Arrow; OptionError for columns of another version."""
         if "photo" not in values or not values.keys() <= set(COLUMNS):
-            held = f"columns {sorted(map(str, values))}"
-            raise OptionError(f"{held} are no rows of version {VERSION}: {COLUMNS}")
-        given = dict(values)
-        for name in ("bbox", "embedding"):
-            given[name] = None if given.get(name) is None else tuple(given[name])
+            raise OptionError(f"columns {sorted(map(str, values))} are no rows of version {VERSION}: {COLUMNS}")
+        given: Any = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
         return cls(**given)
 
 
@@ -108,11 +103,8 @@ def schema() -> pyarrow.Schema:
     return arrow.schema(columns, metadata={_KEY: str(VERSION)})
 
 
-def run_folder(out: str | os.PathLike[str]) -> tuple[Path, str]:
-    """(folder of the shards, their suffix) of an output: itself, or FILE.run beside a single file.
-
-    OptionError: neither a folder nor a file of a known suffix, or somewhere that cannot be renamed in.
-    """
+def run_folder(out: AnyPath) -> tuple[Path, str]:
+    """(folder of the shards, their suffix) of an output, itself or FILE.run; OptionError for what can be neither."""
     path, name = Path(out), os.fspath(out)
     if not name or "\0" in name:
         raise OptionError(f"--out {name!r} is no path: name a file or a folder")
@@ -137,17 +129,14 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
             with temporary.open("wb") as stream:
                 _write_parquet(stream, values)
             return
-        text: Any = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
-        with temporary.open("w", **text) as stream:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             if suffix == ".jsonl":
-                for row in values:
-                    stream.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                stream.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in values)
                 return
             table = csv.writer(stream, lineterminator="\n")
             table.writerow(COLUMNS)
             for row in values:
-                cells = row.values()
-                table.writerow([json.dumps(one) if isinstance(one, list) else one for one in cells])
+                table.writerow([json.dumps(one) if isinstance(one, list) else one for one in row.values()])
 
 
 def _write_parquet(stream: Any, values: Iterator[dict[str, Any]]) -> None:
@@ -157,7 +146,7 @@ def _write_parquet(stream: Any, values: Iterator[dict[str, Any]]) -> None:
             writer.write_table(arrow.Table.from_pylist(group, schema=columns))
 
 
-def read_rows(path: str | os.PathLike[str]) -> Iterator[Row]:
+def read_rows(path: AnyPath) -> Iterator[Row]:
     """The rows that a batch job has written, one by one, of its output: a .parquet or .jsonl file, or a folder.
 
     OptionError: no such file, or one that holds something else, or rows of another version.
@@ -195,9 +184,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         found = (file.schema_arrow.metadata or {}).get(_KEY)
         if found != str(VERSION).encode():
             held = "no rows" if found is None else f"rows of version {found.decode()}"
-            raise OptionError(
-                f"{str(path)!r} holds {held}, this release reads rows of version {VERSION}: "
-                "use the release that wrote them, or another --out"
-            )
+            remedy = "use the release that wrote them, or another --out"
+            raise OptionError(f"{str(path)!r} holds {held}, this release reads version {VERSION}: {remedy}")
         for batch in file.iter_batches(_AT_ONCE):
             yield from map(Row.from_dict, batch.to_pylist())

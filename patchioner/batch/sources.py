@@ -24,11 +24,10 @@ from patchioner.regions.annotators import items_given
 from patchioner.regions.items import plain_name
 
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
-TABLES = (".parquet", ".arrow")
-TEXT_TABLES = (".csv", ".tsv")
+TABLES, TEXT_TABLES = (".parquet", ".arrow"), (".csv", ".tsv")
+_LISTS = (".txt", ".lst", ".list")
 _END = 4096  # bytes
 _MOST_NUMBERED, _RANGE = 10**6, re.compile(r"\{(\d+)\.\.(\d+)\}")
-_LISTS = (".txt", ".lst", ".list")
 _NO_REGIONS = RegionFile("", ())
 Sizes: TypeAlias = "Mapping[str, int | None]"
 
@@ -80,8 +79,7 @@ class Reading:
     @property
     def numbers(self) -> dict[str, Any]:
         """What the numbers of regions mean, as `RegionFile` takes it, where that is told."""
-        told = {name: getattr(self, name) for name in ("box_format", "normalized", "exif")}
-        return {name: value for name, value in told.items() if value is not None}
+        return {key: one for key in ("box_format", "normalized", "exif") if (one := getattr(self, key)) is not None}
 
 
 class Store:
@@ -90,8 +88,7 @@ class Store:
     def __init__(self, place: str) -> None:
         self.is_local, fsspec = "://" not in place, require("fsspec", "batch")
         if self.is_local:  # a name may have "::", which joins URLs
-            self.fs = fsspec.filesystem("file")
-            self.root = os.path.abspath(os.path.expanduser(place))
+            self.fs, self.root = fsspec.filesystem("file"), os.path.abspath(os.path.expanduser(place))
             return
         try:
             self.fs, self.root = fsspec.url_to_fs(place)
@@ -124,11 +121,6 @@ class Store:
         found = fs.info(path)
         tags = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "created")
         return f"{found.get('size')} {next((found[tag] for tag in tags if tag in found), None)}"
-
-    def exists(self, name: str) -> bool:
-        """Whether something is there."""
-        fs, path = self._at(name)
-        return bool(fs.exists(path))
 
     def size(self, name: str) -> int | None:
         """Of a file here; None of others, which would have to be asked for it."""
@@ -174,7 +166,6 @@ class Source(ABC):
     """
 
     per_shard: ClassVar[int] = 1  # keys
-    endings: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, store: Store, sizes: Sizes, how: Reading, name: str, regions: RegionFile | None = None) -> None:
         self.store, self.sizes, self.how = store, sizes, how
@@ -185,8 +176,7 @@ class Source(ABC):
         if self.regions is not None:
             path, is_folder = self.regions.path, self.regions.path.is_dir()
             told = str(path.resolve()) if is_folder else file_sha256(path)
-        self.identity: dict[str, Any] = {"source": name, "regions": told, "box_format": None}
-        self.identity |= how.numbers
+        self.identity: dict[str, Any] = {"source": name, "regions": told, "box_format": None, **how.numbers}
         self.left_out: dict[str, int] = {}
 
     def keys(self) -> Sequence[str]:
@@ -201,11 +191,6 @@ class Source(ABC):
         """Of the files that hold many photos, to tell when one was written anew."""
         return {name: self.store.stamp(name) for name in self.sizes}
 
-    @classmethod
-    def takes(cls, name: str) -> bool:
-        """Whether a file is of this kind."""
-        return name.lower().endswith(cls.endings)
-
     @abstractmethod
     def samples(self, keys: Sequence[str]) -> Iterator[Sample]:
         """The photos under these keys, in order."""
@@ -216,24 +201,17 @@ class Photos(Source):
 
     per_shard = 256
 
-    @classmethod
-    def takes(cls, name: str) -> bool:
-        """Whether Pillow reads it."""
-        return is_picture(name)
-
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         if lacking := sum(map(self._lacks, self.sizes)):
             self.left_out["photos without a file of regions"] = lacking
             if self.regions and lacking == len(self.sizes):
-                where, like = self.regions.path, repr(next(iter(self.sizes)))
-                wrong = f"{where} has no file that is called like {like}, nor like another photo"
-                raise RegionFileError(f"{wrong}: check --regions")
+                one = next(iter(self.sizes))
+                raise RegionFileError(f"{self.regions.path} has no file that fits {one!r}, or others: check --regions")
 
     def _lacks(self, name: str) -> bool:
         """Whether it has no file of regions where photos may have one each; that is no error."""
-        of_each = self.regions if self.regions and self.regions.has_own_files else None
-        return of_each is not None and of_each.own_path(name) is None
+        return bool(self.regions and self.regions.has_own_files and self.regions.own_path(name) is None)
 
     def stamps(self) -> dict[str, str]:
         """Of files of regions that are about one each; what was said of a photo stays, and a retry reads it anew."""
@@ -255,14 +233,11 @@ class Photos(Source):
     def _end(self, name: str) -> bytes | None:
         """The digest of the last bytes of a file here."""
         path = self.store.image(name)
-        if not isinstance(path, str):
-            return None
-        try:
-            with open(path, "rb") as stream:
+        if isinstance(path, str):
+            with suppress(OSError), open(path, "rb") as stream:  # which its row will say
                 stream.seek(max(0, os.path.getsize(path) - _END))
                 return hashlib.sha256(stream.read(_END)).digest()
-        except OSError:  # which its row will say
-            return None
+        return None
 
     @cached_property
     def _ambiguous(self) -> Mapping[str, RegionFileError]:
@@ -350,7 +325,7 @@ def open_source(place: Any, reading: Reading | None = None) -> Source:
     if not whole.fs.exists(whole.root):
         if span := _RANGE.search(name):
             return _of_range(name, span, how, identity)
-        head = name.partition("*")[0].partition("?")[0].partition("[")[0]
+        head = re.split(r"[*?[]", name, maxsplit=1)[0]
         store = _folder_of(head)
         found = store.matching(whole.root) if head != name else {}
         if not found:
@@ -377,9 +352,8 @@ def _of_range(name: str, span: re.Match[str], how: Reading, identity: str) -> So
     if not 0 <= int(last) - int(first) < _MOST_NUMBERED:
         raise OptionError(f"{span.group()} in {name!r}: give numbers that rise, at most a million")
     store, tail = _folder_of(name[: span.start()]), name[name.rfind("/", 0, span.start()) + 1 :]
-    numbers = (f"{one:0{len(first)}}" for one in range(int(first), int(last) + 1))
-    names = [tail.replace(span.group(), one) for one in numbers]
-    if missing := [one for one in names if not store.exists(one)]:
+    names = [tail.replace(span.group(), f"{one:0{len(first)}}") for one in range(int(first), int(last) + 1)]
+    if missing := [one for one in names if not store.fs.exists(os.path.join(store.root, one))]:
         raise ImageError(f"nothing at {missing[0]!r}, of {name!r}: check the numbers")
     return _of_files(store, {one: store.size(one) for one in names}, how, identity)
 
@@ -401,11 +375,12 @@ def _of_files(store: Store, sizes: Sizes, how: Reading, identity: str) -> Source
     """By what there is: pictures, else tars, else tables."""
     from patchioner.batch.packed import Tables, Tars, TextTables
 
-    kinds: tuple[type[Source], ...] = (Photos, Tars, Tables, TextTables)
+    kinds: list[tuple[type[Source], tuple[str, ...]]] = [(Tables, TABLES), (TextTables, TEXT_TABLES)]
     wants_table = how.image_column or how.region_column
-    for make in kinds[2:] if wants_table else kinds:
-        wanted = {name: size for name, size in sizes.items() if make.takes(name)}
-        if wanted:
+    if not wants_table:
+        kinds = [(Photos, tuple(readable_formats())), (Tars, TARS), *kinds]
+    for make, endings in kinds:
+        if wanted := {name: size for name, size in sizes.items() if name.lower().endswith(endings)}:
             source = make(store, wanted, how, identity)
             others = (os.path.splitext(name)[1].lower() for name in sizes if name not in wanted)
             source.left_out.update(Counter(one or "without an ending" for one in others))
@@ -428,8 +403,7 @@ def _of_list(store: Store, name: str, how: Reading, identity: str) -> Source:
     data = store.read(name)
     is_wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # PowerShell's lists
     lines = data.decode("utf-16" if is_wide else "utf-8-sig", "surrogateescape").splitlines()
-    named = [line.strip() for line in lines if line.strip()]
-    if not named:
+    if not (named := [line.strip() for line in lines if line.strip()]):
         raise ImageError(f"{identity!r} lists no photo: write one path a line")
     source = Photos(store, {one: store.size(one) for one in named}, how, identity)
     if len(named) > len(source.sizes):
@@ -457,23 +431,18 @@ def _named(store: Store, name: str | None) -> str | None:
     path = name.partition("://")[2].partition("?")[0] if is_url else name
     tails = path.replace("\\", "/").split("/")
     ends = [*("/".join(tails[at:]) for at in range(1, len(tails))), plain_name(tails[-1])]
-    found = next((end for end in ends if store.size(end) is not None), None)
-    return found or (tails[-1] if name.startswith("http") else name)
+    return next((end for end in ends if store.size(end) is not None), tails[-1] if name.startswith("http") else name)
 
 
 def _beside(store: Store, number: str) -> str:
     """The picture of that stem in the folder (COCO pads numbers); where there is none, the name it should have."""
-    suffixes = [suffix for suffix in readable_formats() if is_picture(f"a{suffix}")]
-    stems = (number, number.zfill(12))
-    names = (stem + suffix for suffix in (".jpg", ".jpeg", ".png", *suffixes) for stem in stems)
+    suffixes, stems = (".jpg", ".jpeg", ".png", *readable_formats()), (number, number.zfill(12))
+    names = (stem + suffix for suffix in suffixes for stem in stems)
     return next((name for name in names if store.size(name) is not None), f"{number}.jpg")
 
 
 def as_json(values: Mapping[str, Any]) -> str | None:
-    """JSON text of what a source carries, without bytes; dates and the like by their text, null for no number.
-
-    None for nothing.
-    """
+    """What a source carries as JSON, None for nothing: without bytes, with dates and the like as text, null for NaN."""
     kept = {key: value for key, value in values.items() if not isinstance(value, bytes)}
     text = json.dumps(kept, default=str)
     if "NaN" in text or "Infinity" in text:

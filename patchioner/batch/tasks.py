@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from numbers import Real
 from pathlib import Path
@@ -40,8 +41,7 @@ class Task:
         if self.kind not in TASKS:
             raise OptionError(str(UnknownNameError.among("task", self.kind, TASKS)))
         if (self.kind == "label") != bool(self.texts):
-            raise OptionError(f"the task {self.kind!r} and texts {self.texts!r:.60} do not fit: "
-                              "texts are for 'label', which needs them")  # fmt: skip
+            raise OptionError(f"task {self.kind!r}, texts {self.texts!r:.60}: they are for 'label', which needs them")
         if self.how and self.kind in ("embed", "detail"):
             raise OptionError(f"the task {self.kind!r} takes no {', '.join(self.how)}: omit it")
 
@@ -53,22 +53,17 @@ class Task:
     def identity(self) -> dict[str, Any]:
         """JSON values that decide its answers."""
         how = {key: value for key, value in self.how.items() if value is not None}
-        plain = json.loads(json.dumps(how, default=asdict))
-        return {"task": self.kind, "texts": list(self.texts), "how": plain}
+        return {"task": self.kind, "texts": list(self.texts), "how": json.loads(json.dumps(how, default=asdict))}
 
     def answers(self, model: Patchioner, items: Iterable[Question]) -> Any:
-        """An iterator of what becomes of each photo, in order; it can be closed.
-
-        An item is an answer or an error per region, or the error that cost all of the photo.
-        """
-        ask: Any = {"on_error": "return", **self.how}
+        """A closable iterator: of each photo, in order, an answer or error per region, or the error that cost all."""
         if self.kind == "label":
-            return model.label_many(items, self.texts, **ask)
+            return model.label_many(items, self.texts, on_error="return", **self.how)
         if self.kind == "embed":
             return model.embed_many(items, on_error="return")
         if self.kind == "detail":
             return _described(model, items)
-        return model.caption_many(items, **ask)
+        return model.caption_many(items, on_error="return", **self.how)
 
     def columns(self, answer: Any) -> dict[str, Any]:
         """An answer as columns of its row."""
@@ -77,8 +72,8 @@ class Task:
         if self.kind == "detail":
             return {"text": answer.text or None, "reason": answer.reason}
         if self.kind == "label":
-            sure, best = round(answer.probability, 6), round(max(answer.cosines), 6)
-            return {"text": answer.text, "score": best, "confidence": sure}
+            best = round(max(answer.cosines), 6)
+            return {"text": answer.text, "score": best, "confidence": round(answer.probability, 6)}
         from patchioner.results import alt_text
 
         score = None if math.isnan(answer.score) else round(answer.score, 6)
@@ -129,14 +124,12 @@ def _digest(sample: Sample) -> str | None:
 
 
 class Asked:
-    """A picture with the photos that are it; `whole` asks about whole photos, whatever regions there are.
-
-    It `is_empty` where there is nothing to ask: a file of regions has the photo, and none in it.
-    """
+    """A picture with the photos that are it; `whole` asks about whole photos, whatever regions there are."""
 
     def __init__(self, samples: Sequence[Sample], *, whole: bool) -> None:
         self.samples, self.image, self.error = samples, samples[0].image, samples[0].error
-        self._whole, self.is_empty = whole, not whole and not any(map(_known, samples))
+        self._whole = whole
+        self.is_empty = not whole and not any(map(_known, samples))  # files of regions have them, without any
         self._geometry: ImageGeometry | None = None
         self._entries: list[Sequence[NamedRegion | PatchionerError]] = []
 
@@ -167,10 +160,8 @@ class Asked:
                 if isinstance(answer, NamedRegion):
                     about = about | self._place(answer.region)
                     answer = lost or next(answers)
-                is_error = isinstance(answer, PatchionerError)
-                said = failed(answer) if is_error else columns(answer)  # type: ignore[arg-type]
-                about = about | {"width": width, "height": height, "origin": sample.origin}
-                yield Row(sample.photo, **about, **said)
+                said = failed(answer) if isinstance(answer, PatchionerError) else columns(answer)
+                yield Row(sample.photo, **about, **said, width=width, height=height, origin=sample.origin)
 
     def _place(self, region: Region) -> dict[str, Any]:
         """Kind and bbox; no bbox where the model sees nothing of it."""
@@ -184,14 +175,10 @@ class Asked:
 
 def _known(sample: Sample) -> list[dict[str, Any]]:
     """What is known of each region before the photo is read; one entry where nothing is known of any."""
-    carried = dict(sample.source)
-    try:
-        items = None if sample.regions is None else sample.regions.items(sample.called)
-    except PatchionerError:
-        items = None
-    if items is None or sample.error is not None:
-        return [{"source": as_json(carried)}]
-    return [_about(item, carried) for item in items]
+    with suppress(PatchionerError):
+        if sample.regions is not None and sample.error is None:
+            return [_about(item, sample.source) for item in sample.regions.items(sample.called)]
+    return [{"source": as_json(sample.source)}]
 
 
 def _about(item: Item, carried: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,18 +217,14 @@ class Captioner:
     ) -> None:
         from patchioner.model import Patchioner
 
-        is_name = not isinstance(model, Patchioner)
-        self._model = Patchioner.from_pretrained(model, device=device) if is_name else model
+        self._model = model if isinstance(model, Patchioner) else Patchioner.from_pretrained(model, device=device)
         self._image, self._boxes, self._how = image, boxes, how
 
     def __call__(self, batch: Any) -> Any:
         """The columns of a batch, and "caption", "score" and "error" (text, or None): each a list where boxes are.
 
         A mapping gives a mapping. A `pyarrow.Table` gives one, of the same types whatever became of the batch: so the
-        files that it is written to can be read as one table.
-
-        Raises:
-            OptionError: a column is not there.
+        files that it is written to can be read as one table. OptionError: a column is not there.
         """
         is_table = not isinstance(batch, Mapping)
         names = batch.column_names if is_table else list(batch)
