@@ -26,11 +26,9 @@ _BROKEN = (OSError, ValueError, http.client.HTTPException)
 
 
 class Client:
-    """A server. Every method raises ServerError where it cannot be reached or refuses (`kind` is its word for why).
+    """A server; `timeout` are seconds for one request.
 
-    Args:
-        url, token: of the server.
-        timeout: seconds for one request.
+    ServerError: it cannot be reached, or refuses; `kind` is its word for why.
 
     Example:
         >>> Client("http://127.0.0.1:8000").caption("photo.jpg")[0]["text"]  # doctest: +SKIP
@@ -47,8 +45,7 @@ class Client:
 
     def encode(self, photo: Source) -> dict[str, Any]:
         """Send a photo: its id, width, height and grid. The other methods do so themselves, and again if need be."""
-        body = {"image": base64.b64encode(_read(photo)).decode()}
-        return dict(_load(self._send("/v1/images", body)))
+        return dict(_load(self._send("/v1/images", {"image": base64.b64encode(_read(photo)).decode()})))
 
     def caption(self, photo: Source, regions: Regions = None, **options: Any) -> Answers:
         """A caption for each region, or ``{"error": ...}``; options are those of docs/serve.md, as `candidates`."""
@@ -56,8 +53,7 @@ class Client:
 
     def label(self, photo: Source, regions: Regions, names: list[str], **options: Any) -> Answers:
         """The likeliest name for each region, or ``{"error": ...}``; an option is `threshold`."""
-        options["names"] = names
-        return list(self._ask(photo, "labels", regions, options)["labels"])
+        return list(self._ask(photo, "labels", regions, {**options, "names": names})["labels"])
 
     def embed(self, photo: Source, regions: Regions = None) -> list[Any]:
         """The embedding of each region as a list of numbers, or ``{"error": ...}``."""
@@ -78,10 +74,9 @@ class Client:
             field, _, value = line.strip().partition(b": ")
             name = value if field == b"event" else name
             if field == b"data" and name != b"done":
-                said = json.loads(value)
                 if name == b"error":
-                    raise _refusal(said)
-                yield said
+                    raise _refusal(json.loads(value))
+                yield json.loads(value)
 
     def _ask(self, photo: Source, verb: str, regions: Regions, options: Mapping[str, Any]) -> Any:
         given = {} if regions is None else {"regions": [_plain(one) for one in regions]}

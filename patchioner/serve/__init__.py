@@ -1,7 +1,4 @@
-"""A server of one model: its own API, OpenAI's and Ollama's, a Label Studio backend, and a page (extra ``[serve]``).
-
-Light: here are its settings, and what a photo is called.
-"""
+"""A server of one model (extra ``[serve]``): its own API, OpenAI's and Ollama's, a Label Studio backend, and a page."""
 
 from __future__ import annotations
 
@@ -26,10 +23,7 @@ def _option(default: Any, meaning: str, form: str | None = None, **more: Any) ->
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """How the server is run, and its limits.
-
-    OptionError for a number that makes no sense, no such folder, or an address that others reach without a token.
-    """
+    """How the server is run. OptionError: a number out of bounds, no such folder, others let in without a token."""
 
     host: str = _option("127.0.0.1", "address to listen on")
     port: int = _option(8000, "port to listen on", "N")

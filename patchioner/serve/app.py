@@ -40,8 +40,6 @@ _PAGE = Path(__file__).with_name("static")
 _ALIVE = 5.0  # seconds between signs of life while a description is made
 _MOST_OF = 0.9  # the deadline, at which the connection is cut: a description is given up before
 _MOST_LISTED = 10_000  # photos of `--root`
-
-
 _FILE = {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
 _FORMS = {"multipart/form-data": _FILE, "application/json": schemas.Upload.model_json_schema()}
 _UPLOAD = {"requestBody": {"content": {kind: {"schema": one} for kind, one in _FORMS.items()}}}
@@ -57,8 +55,7 @@ async def upload(request: Request, engine: Asker) -> JSONResponse:
     if not kind.startswith("multipart/form-data"):
         data = await request.body()
         try:  # whatever its content type says
-            text = data.decode(json.detect_encoding(data), "replace")
-            body = schemas.Upload.model_validate_json(text)
+            body = schemas.Upload.model_validate_json(data.decode(json.detect_encoding(data), "replace"))
         except ValidationError as error:
             raise bad_request(why_invalid(error.errors())) from None
         return JSONResponse(_image(await engine.upload(body.image, body.path)))
@@ -72,8 +69,7 @@ async def upload(request: Request, engine: Asker) -> JSONResponse:
 @router.post("/images/{id}/captions", responses={200: {"model": schemas.CaptionsAnswer}})
 async def captions(id: str, question: schemas.CaptionQuestion, engine: Asker) -> JSONResponse:
     """Caption regions, or choose among candidates."""
-    photo, asked = engine.known(id), question.asked(engine.model)
-    found = await engine.captions(photo, question.regions, asked, question.candidates)
+    found = await engine.captions(engine.known(id), question.regions, question.asked(engine.model), question.candidates)
     return JSONResponse({"captions": found})
 
 
@@ -99,8 +95,7 @@ async def embed(id: str, question: schemas.RegionQuestion, engine: Asker) -> JSO
     """Embed regions, before the memory bank."""
     photo = engine.known(id)
     found = await engine.ask(("embed",), photo, question.regions)
-    rows = await as_json(found, torch.Tensor.tolist)
-    return JSONResponse({"dim": photo.features.dim, "embeddings": rows})
+    return JSONResponse({"dim": photo.features.dim, "embeddings": await as_json(found, torch.Tensor.tolist)})
 
 
 @router.post("/images/{id}/explain", responses={200: {"model": schemas.ExplainAnswer}})
@@ -109,12 +104,9 @@ async def explain(id: str, question: schemas.ExplainQuestion, engine: Asker) -> 
     (found,) = await engine.ask(("explain", question.k), engine.known(id), [question.region])
     if isinstance(found, PatchionerError):
         raise found
-    near = torch.tensor(found.similarities) / engine.model.settings.temperature
-    shares = near.softmax(0).tolist()
-    texts = [
-        {"text": text, "similarity": round(cosine, 6), "weight": round(share, 6)}
-        for text, cosine, share in zip(found.texts, found.similarities, shares, strict=True)
-    ]
+    shares = (torch.tensor(found.similarities) / engine.model.settings.temperature).softmax(0).tolist()
+    rows = zip(found.texts, found.similarities, shares, strict=True)
+    texts = [{"text": text, "similarity": round(near, 6), "weight": round(share, 6)} for text, near, share in rows]
     return JSONResponse({"texts": texts, "weights": _rounded(found.weights.tolist())})
 
 
@@ -139,8 +131,7 @@ async def detail(id: str, question: schemas.DetailQuestion, engine: Asker) -> St
     """A long description as server-sent events, one for each sentence."""
     photo = engine.known(id)
     work = asyncio.ensure_future(engine.detail(photo, question.seed, question.preset))
-    seconds = _MOST_OF * engine.settings.deadline
-    return StreamingResponse(_events(work, seconds), media_type="text/event-stream")
+    return StreamingResponse(_events(work, _MOST_OF * engine.settings.deadline), media_type="text/event-stream")
 
 
 @router.get("/models")
@@ -158,17 +149,15 @@ async def model(id: str, engine: Asker) -> JSONResponse:
 
 def _model(engine: Engine) -> dict[str, Any]:
     settings, parts = engine.model.settings, engine.model.parts
-    names = ("bytes", "pixels", "regions")
-    limits = {one: getattr(engine.settings, f"max_{one}") for one in names}
+    limits = {one: getattr(engine.settings, f"max_{one}") for one in ("bytes", "pixels", "regions")}
     known = {"id": settings.name, "object": "model", "created": 0, "owned_by": "patchioner"}
-    able = {
+    return known | {
         "labels": parts.text_tower is not None,
         "explain": parts.bank is not None and parts.bank.texts is not None,
         "detail": "detail" in settings.calibration,
         "confidence": "captions" in settings.calibration,
         "limits": limits | {"texts": MOST_TEXTS, "text": LONGEST_TEXT},
     }
-    return known | able
 
 
 @router.get("/photos")
@@ -231,8 +220,8 @@ async def _events(work: asyncio.Future[DetailedCaption], seconds: float) -> Asyn
     regions = {one.id: one.region.to_json() for one in found.regions}
     for sentence in found.sentences:
         seen = [{"id": name, "region": regions[name]} for name in sentence.region_ids]
-        said = {"text": sentence.text, "support": sentence.support, "regions": seen}
-        yield _event("sentence", said | {"agreement": sentence.agreement})
+        about = {"support": sentence.support, "regions": seen, "agreement": sentence.agreement}
+        yield _event("sentence", {"text": sentence.text, **about})
     yield _event("done", {"text": found.text, "reason": found.reason})
 
 
@@ -280,8 +269,7 @@ def create_app(model: Patchioner, settings: ServeSettings | None = None) -> Fast
     @app.get("/metrics")
     async def metrics() -> Response:
         """Counters for Prometheus."""
-        text = prometheus.generate_latest(engine.metrics.registry)
-        return Response(text, media_type="text/plain; version=0.0.4")
+        return Response(prometheus.generate_latest(engine.metrics.registry), media_type="text/plain; version=0.0.4")
 
     return app
 

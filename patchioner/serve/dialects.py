@@ -23,7 +23,7 @@ from patchioner.base.errors import PatchionerError, RegionError
 from patchioner.pipeline import attempt
 from patchioner.regions.annotators import from_label_studio
 from patchioner.serve.engine import Asker, Encoded, Engine
-from patchioner.serve.schemas import Asked, Decoding, RequestError, bad_request, failure
+from patchioner.serve.schemas import Asked, Decoding, Json, RequestError, bad_request, failure
 
 router = APIRouter()
 Entry = Mapping[str, Any]
@@ -40,21 +40,14 @@ class Lenient(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_null(cls, body: Any) -> Any:
-        fields = body.items() if isinstance(body, dict) else ()
-        return {key: one for key, one in fields if one is not None} if fields else body
+        return {key: one for key, one in body.items() if one is not None} if isinstance(body, dict) else body
 
 
 class Part(Lenient):
     """Of a message of OpenAI's: text, or an image as a data URL, or {"url": one}."""
 
     text: str = ""
-    image_url: dict[str, Any] | str | None = None
-
-    @property
-    def urls(self) -> list[str]:
-        """The image, where there is one."""
-        link = self.image_url.get("url", "") if isinstance(self.image_url, dict) else self.image_url
-        return [] if link is None else [str(link)]
+    image_url: Json | str | None = None
 
 
 class Message(Lenient):
@@ -67,8 +60,10 @@ class Message(Lenient):
         """Text and photos."""
         content = self.content or ""
         parts = [Part(text=content)] if isinstance(content, str) else content
-        urls = [url for part in parts for url in part.urls]
-        return " ".join(part.text for part in parts), [*urls, *(self.images or ())]
+        links = [part.image_url for part in parts]
+        urls = [link.get("url", "") if isinstance(link, dict) else link for link in links]
+        photos = [*(str(url) for url in urls if url is not None), *(self.images or ())]
+        return " ".join(part.text for part in parts), photos
 
 
 class Drawing(Lenient):
@@ -83,14 +78,13 @@ class Drawing(Lenient):
 
     def asked(self, engine: Engine) -> Asked:
         """The same as our own options."""
-        drawn: dict[str, Any] = {}
+        drawn: Json = {}
         most = self.max_completion_tokens or self.max_tokens or self.num_predict or -1
         if most > 0:  # Ollama's -1 is "no limit"
             drawn["max_tokens"] = min(most, engine.model.settings.decode.max_tokens)
         if self.temperature:
             seed = (self.seed or 0) % 2**63  # others may be negative
-            drawn |= {"strategy": "sample", "temperature": self.temperature, "seed": seed}
-            drawn["top_p"] = self.top_p or 1.0
+            drawn |= {"strategy": "sample", "temperature": self.temperature, "seed": seed, "top_p": self.top_p or 1.0}
         return Decoding(**drawn).asked(engine.model)
 
 
@@ -99,21 +93,17 @@ class Conversation(Lenient):
 
     model: str
     messages: list[Message] = Field(min_length=1)
-    regions: list[dict[str, Any]] | None = None
+    regions: list[Json] | None = None
     candidates: list[str] | None = None
 
-    async def answer(self, engine: Engine, drawing: Drawing) -> list[dict[str, Any]]:
-        """A caption, as JSON, for each region of the last photo; boxes in the last message follow `regions`.
-
-        PatchionerError for another model, no photo, or the first region that cannot be used.
-        """
+    async def answer(self, engine: Engine, drawing: Drawing) -> list[Json]:
+        """Captions of the last photo's `regions`, and of boxes in the last message; the first error is raised."""
         engine.require_model(self.model)
         asked, read = drawing.asked(engine), [message.read() for message in self.messages]
         regions = [*(self.regions or ()), *_boxes_in(read[-1][0])]
         images = next((images for _, images in reversed(read) if images), ())
         if len(images) != 1:
-            raise bad_request("send one photo in a message, as base64 or a data URL: "
-                              f"the last that should have one has {len(images)}")  # fmt: skip
+            raise bad_request(f"send one photo in a message, as base64 or a data URL: there are {len(images)}")
         photo = await engine.upload(images[0])
         found = await engine.captions(photo, regions or None, asked, self.candidates)
         for place, error in ((at, one["error"]) for at, one in enumerate(found) if "error" in one):
@@ -121,7 +111,7 @@ class Conversation(Lenient):
         return found
 
 
-def _boxes_in(text: str) -> Iterator[dict[str, Any]]:
+def _boxes_in(text: str) -> Iterator[Json]:
     boxes = _BOX.findall(text)
     if text.lower().count("<box>") != len(boxes):
         raise bad_request("a <box> is not <box>x1,y1,x2,y2</box>")
@@ -132,7 +122,7 @@ def _boxes_in(text: str) -> Iterator[dict[str, Any]]:
         yield {"box": [float(value) for value in values]}
 
 
-def _lines(captions: Sequence[dict[str, Any]]) -> list[str]:
+def _lines(captions: Sequence[Json]) -> list[str]:
     """What a chat says, one line for each region."""
     texts = [one["text"] or f"not sure: {one['reason']}" for one in captions]
     return [*(text + "\n" for text in texts[:-1]), *texts[-1:]]
@@ -151,17 +141,15 @@ async def openai_chat(question: ChatRequest, engine: Asker) -> Response:
     if question.n not in (None, 1):
         raise bad_request("'n' must be 1: a region has one caption")
     found = await question.answer(engine, question)
-    head: dict[str, Any] = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time())}
-    head["model"] = engine.model.settings.name
+    head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": engine.model.settings.name}
     if question.stream:
         return StreamingResponse(_chunks(head, _lines(found)), media_type="text/event-stream")
     message = {"role": "assistant", "content": "".join(_lines(found)), "captions": found}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    whole = {"object": "chat.completion", "choices": [choice], "usage": _USAGE}
-    return JSONResponse(head | whole)
+    return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": _USAGE})
 
 
-def _chunks(head: dict[str, Any], lines: Sequence[str]) -> Iterator[str]:
+def _chunks(head: Entry, lines: Sequence[str]) -> Iterator[str]:
     deltas: list[dict[str, str]] = [{"role": "assistant", "content": line} for line in lines]
     for delta in [*deltas, {}]:
         choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
@@ -176,7 +164,7 @@ class EmbeddingRequest(Lenient):
     model: str
     input: str | list[str] = []
     image: str | None = None
-    regions: list[dict[str, Any]] | None = None
+    regions: list[Json] | None = None
     dimensions: int | None = None
     encoding_format: str = Field(default="float", pattern="^(float|base64)$")
 
@@ -190,11 +178,10 @@ async def embeddings(question: EmbeddingRequest, engine: Asker) -> JSONResponse:
     if texts:
         rows += (await engine.texts(texts)).unbind()
     if question.image is not None:
-        photo = await engine.upload(question.image)
-        rows += await engine.ask(("embed",), photo, question.regions)
+        rows += await engine.ask(("embed",), await engine.upload(question.image), question.regions)
     if not rows:
         raise bad_request("give texts as 'input', or a photo as 'image'")
-    data: list[dict[str, Any]] = []
+    data: list[Json] = []
     for place, row in enumerate(rows):
         if isinstance(row, PatchionerError):
             raise row
@@ -204,8 +191,7 @@ async def embeddings(question: EmbeddingRequest, engine: Asker) -> JSONResponse:
         if question.encoding_format == "base64":
             vector = base64.b64encode(row.cpu().numpy().astype("<f4").tobytes()).decode()
         data.append({"object": "embedding", "index": place, "embedding": vector})
-    answer = {"object": "list", "data": data, "model": question.model}
-    return JSONResponse(answer | {"usage": _USAGE})
+    return JSONResponse({"object": "list", "data": data, "model": question.model, "usage": _USAGE})
 
 
 class OllamaChat(Conversation):
@@ -226,8 +212,7 @@ class OllamaPrompt(OllamaChat):
 @router.post("/api/chat")
 async def ollama_chat(question: OllamaChat, engine: Asker) -> Response:
     """Captions of a photo's regions, one a line."""
-    say: Any = lambda text: {"message": {"role": "assistant", "content": text}}  # noqa: E731
-    return await _reply(question, engine, say)
+    return await _reply(question, engine, lambda text: {"message": {"role": "assistant", "content": text}})
 
 
 @router.post("/api/generate")
@@ -250,11 +235,10 @@ async def ollama_tags(engine: Asker) -> JSONResponse:
 async def _reply(question: OllamaChat, engine: Engine, say: Callable[[str], Entry]) -> Response:
     started = time.monotonic_ns()
     engine.require_model(question.model)
-    lines: list[str] = []
-    if question.messages:
-        lines = _lines(await question.answer(engine, question.options or Drawing()))
+    drawing = question.options or Drawing()
+    lines = _lines(await question.answer(engine, drawing)) if question.messages else []
 
-    def part(text: str) -> dict[str, Any]:
+    def part(text: str) -> Json:
         end = {"done_reason": "stop", "total_duration": time.monotonic_ns() - started}
         more = {"done": False} if text and question.stream else {"done": True, **end}
         return {"model": question.model, "created_at": _now(), **say(text), **more}
@@ -272,9 +256,9 @@ def _now() -> str:
 class PredictRequest(BaseModel):
     """Tasks to look at; what people drew stands in `params.context.result` or in the tasks."""
 
-    tasks: list[dict[str, Any]]
+    tasks: list[Json]
     label_config: str | None = None
-    params: dict[str, Any] | None = None
+    params: Json | None = None
 
 
 @router.post("/setup")
@@ -299,7 +283,7 @@ async def predict(question: PredictRequest, engine: Asker) -> JSONResponse:
     return JSONResponse({"results": results})
 
 
-async def _predict(task: Entry, drawn: Any, names: Entry, engine: Engine) -> dict[str, Any]:
+async def _predict(task: Entry, drawn: Any, names: Entry, engine: Engine) -> Json:
     photo = await _photo(task, names["key"], engine)
     drawings = _drawings(task if drawn is None else drawn)
     regions = await asyncio.to_thread(_regions, drawings, photo.features.geometry.image_size)
@@ -307,13 +291,12 @@ async def _predict(task: Entry, drawn: Any, names: Entry, engine: Engine) -> dic
     for bad in (one["error"] for one in found if "error" in one):
         raise RegionError(bad["message"])
     said = {"from_name": names["text"], "to_name": names["image"], "type": "textarea"}
-    result: list[dict[str, Any]] = [dict(one) for one in drawings]
+    result: list[Json] = [dict(one) for one in drawings]
     for one, drawing in zip(found, drawings or [{"value": {}}], strict=True):
         where = {key: value for key, value in drawing["value"].items() if key not in _NO_PLACE}
         text = {"value": where | {"text": [one["text"] or ""]}, "score": one["confidence"] or 0.0}
         result.append({**drawing, **said, **text})
-    score = min((one["confidence"] or 0.0 for one in found), default=0.0)
-    return {"result": result, "score": score}
+    return {"result": result, "score": min(one["confidence"] or 0.0 for one in found)}
 
 
 def _names(config: str) -> dict[str, str]:
@@ -357,7 +340,6 @@ def _drawings(source: Any) -> list[Entry]:
     return [one for one in known if str(one.get("type")).startswith(_KINDS)]
 
 
-def _regions(drawings: Sequence[Entry], size: tuple[int, int]) -> list[Any] | None:
+def _regions(drawn: Sequence[Entry], size: tuple[int, int]) -> list[Any] | None:
     """Each as our JSON or its error; None, the whole photo, where there are none."""
-    work = lambda some: [from_label_studio(one, size).to_json() for one in some]  # noqa: E731
-    return attempt(work, drawings) if drawings else None
+    return attempt(lambda some: [from_label_studio(one, size).to_json() for one in some], drawn) if drawn else None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import chain
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import prometheus_client as prometheus
@@ -25,9 +26,11 @@ from patchioner.model import Patchioner
 from patchioner.pipeline import Batching, attempt
 from patchioner.regions import Region
 from patchioner.serve import ServeSettings, content_id, schemas
-from patchioner.serve.schemas import Asked, RequestError, failure, open_photo, region_list
+from patchioner.serve.schemas import Asked, Json, RequestError, failure, open_photo, region_list
 
 Asking: TypeAlias = Sequence[Any] | None
+Answer: TypeAlias = Callable[[Any, Sequence[Any]], Sequence[Any]]
+"""A key and what is asked under it -> an answer, or an exception, for each."""
 logger = logging.getLogger(__name__)
 MOST_TEXTS, LONGEST_TEXT = 1000, 2000  # of a request; characters of each
 _AT_ONCE = Batching(photos=10**6, regions=10**6, readers=0, overlap=False)
@@ -49,8 +52,7 @@ class Metrics:
         timed: Any = partial(prometheus.Histogram, buckets=_SECONDS, **known)
         self._latency = timed("request_seconds", "Of requests", ["path"])
         self.stages = timed("stage_seconds", "Of parts of the work", ["stage"])
-        rows: Any = partial(prometheus.Histogram, buckets=_ROWS, **known)
-        self._rows = rows("batch_rows", "Regions, photos or texts", ["stage"])
+        self._rows = prometheus.Histogram("batch_rows", "Regions, photos or texts", ["stage"], buckets=_ROWS, **known)
 
     def request(self, path: str, status: int, seconds: float) -> None:
         """A request has been answered."""
@@ -58,7 +60,7 @@ class Metrics:
         self._latency.labels(path).observe(seconds)
 
     def batch(self, key: Any, rows: int, waited: float, seconds: float) -> None:
-        """A batch has been answered."""
+        """A batch has been answered; its oldest question `waited`."""
         self.stages.labels("wait").observe(waited)
         self.stages.labels(key[0]).observe(seconds)
         self._rows.labels(key[0]).observe(rows)
@@ -74,22 +76,10 @@ class _Job:
 
 
 class Batcher:
-    """A queue that threads empty: the oldest question goes next, with all that are asked alike, up to `most_rows`.
+    """A queue that threads empty: the oldest question goes next, with all that are asked alike, up to `most_rows`."""
 
-    `answer` takes a key and what is asked under it, and gives an answer, or an exception, for each. `observe` is told
-    of each batch its key, its rows, seconds that its oldest waited and seconds of work.
-    """
-
-    def __init__(
-        self,
-        answer: Callable[[Any, Sequence[Any]], Sequence[Any]],
-        workers: int,
-        *,
-        most_rows: int,
-        limit: int = 10**6,
-        observe: Callable[[Any, int, float, float], None] = lambda *_: None,
-    ) -> None:
-        self._answer, self._observe = answer, observe
+    def __init__(self, answer: Answer, workers: int, metrics: Metrics, *, most_rows: int, limit: int) -> None:
+        self._answer, self._metrics = answer, metrics
         self._most_rows, self._limit = most_rows, limit
         self._queue: deque[_Job] = deque()
         self._change, self._stopping = threading.Condition(), False
@@ -150,8 +140,7 @@ class Batcher:
 
     def _work(self) -> None:
         while taken := self._take():
-            batch = [job for job in taken if job.future.set_running_or_notify_cancel()]
-            if not batch:
+            if not (batch := [job for job in taken if job.future.set_running_or_notify_cancel()]):
                 continue
             started, rows = time.monotonic(), sum(job.rows for job in batch)
             for job, answer in zip(batch, self._answers(batch), strict=True):
@@ -159,8 +148,7 @@ class Batcher:
                     job.future.set_exception(answer)
                 else:
                     job.future.set_result(answer)
-            seconds = time.monotonic() - started
-            self._observe(batch[0].key, rows, started - batch[0].since, seconds)
+            self._metrics.batch(batch[0].key, rows, started - batch[0].since, time.monotonic() - started)
 
     def _answers(self, batch: Sequence[_Job]) -> Sequence[Any]:
         """Where a batch fails, each question is answered alone, so that none suffers for another."""
@@ -240,8 +228,7 @@ class Engine:
         self.cache, self.active = PhotoCache(settings.cache_bytes), 0
         # No larger batches than these: whoever asks next need not wait for long.
         most = min(Batching.on(model.device.type).regions, _MOST_ROWS)
-        rows = {"most_rows": most, "limit": 32 * settings.queue}
-        self.batcher = Batcher(self._answer, settings.workers, observe=self.metrics.batch, **rows)
+        self.batcher = Batcher(self._answer, settings.workers, self.metrics, most_rows=most, limit=32 * settings.queue)
         self._piece = max(1, most // 2)
         self._readers = ThreadPoolExecutor(_DECODERS, thread_name_prefix="patchioner-photos")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="patchioner-detail")
@@ -252,8 +239,7 @@ class Engine:
         gauge("waiting_rows", "Rows in the queue").set_function(lambda: self.batcher.waiting)
         gauge("cache_photos", "Encoded photos").set_function(lambda: len(self.cache))
         for name in ("bytes", "hits", "misses", "evicted"):
-            read = partial(getattr, self.cache, name)
-            gauge(f"cache_{name}", "Of encoded photos").set_function(read)
+            gauge(f"cache_{name}", "Of encoded photos").set_function(partial(getattr, self.cache, name))
 
     @property
     def is_full(self) -> bool:
@@ -273,8 +259,7 @@ class Engine:
             return known
         async with self._room:
             with self.metrics.stages.labels("decode").time():
-                loop = asyncio.get_running_loop()
-                image = await loop.run_in_executor(self._readers, open_photo, data, self.settings)
+                image = await asyncio.get_running_loop().run_in_executor(self._readers, open_photo, data, self.settings)
             features = await self.batcher.ask(("encode",), image)
         photo = Encoded(name, data, features)
         self.cache.put(photo)
@@ -292,8 +277,7 @@ class Engine:
         """The photo of that id; RequestError where it is not there, or no more."""
         if found := self.cache.get(name):
             return found
-        message = f"no image {name!r:.40} here (any more): upload it again"
-        raise RequestError(404, "unknown_image", message)
+        raise RequestError(404, "unknown_image", f"no image {name!r:.40} here (any more): upload it again")
 
     def checked(self, texts: Sequence[str]) -> tuple[str, ...]:
         """The texts; TextError where they are too many or too long."""
@@ -307,15 +291,12 @@ class Engine:
         if name not in (own, f"{own}:latest"):
             raise UnknownNameError.among("model", name[:80], [own])
 
-    async def captions(
-        self, photo: Encoded, regions: Asking, asked: Asked, candidates: Asking = None
-    ) -> list[dict[str, Any]]:
+    async def captions(self, photo: Encoded, regions: Asking, asked: Asked, candidates: Asking = None) -> list[Json]:
         """Captions as JSON, or the error of each region."""
-        key: tuple[Any, ...] = ("caption", asked)
-        if candidates is not None:
-            key = ("label", self.checked(candidates), dict(asked).get("min_confidence"))
-        write = schemas.caption_json if candidates is None else schemas.choice_json
-        return await as_json(await self.ask(key, photo, regions), write)
+        if candidates is None:
+            return await as_json(await self.ask(("caption", asked), photo, regions), schemas.caption_json)
+        key = ("label", self.checked(candidates), dict(asked).get("min_confidence"))
+        return await as_json(await self.ask(key, photo, regions), schemas.choice_json)
 
     async def ask(self, key: tuple[Any, ...], photo: Encoded, regions: Asking) -> list[Any]:
         """The answer for each of `region_list`, or its error; in pieces, so that small questions need not wait.
@@ -326,25 +307,21 @@ class Engine:
         read = await asyncio.to_thread(region_list, regions, size, self.settings)
         sound, piece = [one for one in read if isinstance(one, Region)], self._piece
         pieces = [sound[start : start + piece] for start in range(0, len(sound), piece)]
-        seen = photo.features
-        asked = (self.batcher.ask(key, _Regions(seen, some), len(some)) for some in pieces)
-        answered = iter([one for some in await asyncio.gather(*asked) for one in some])
+        asked = (self.batcher.ask(key, _Regions(photo.features, some), len(some)) for some in pieces)
+        answered = chain.from_iterable(await asyncio.gather(*asked))
         return [next(answered) if isinstance(one, Region) else one for one in read]
 
     async def texts(self, texts: Sequence[str]) -> Any:
         """(n, dim) float32 embeddings of texts."""
-        wanted = self.checked(texts)
-        return await self.batcher.ask(("text",), wanted, len(wanted))
+        return await self.batcher.ask(("text",), self.checked(texts), len(texts))
 
     async def detail(self, photo: Encoded, seed: int, preset: str) -> DetailedCaption:
         """A long description; one at a time."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writer, self._describe, photo, seed, preset)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._describe, photo, seed, preset)
 
     def _describe(self, photo: Encoded, seed: int, preset: str) -> DetailedCaption:
         with self.metrics.stages.labels("detail").time():
-            image = open_photo(photo.data, self.settings)
-            seen = Photo("photo", image, photo.id, photo.features)
+            seen = Photo("photo", open_photo(photo.data, self.settings), photo.id, photo.features)
             return self._describer(preset).describe(seen, seed=seed)
 
     def _answer(self, key: Any, asked: Sequence[Any]) -> Sequence[Any]:
@@ -357,15 +334,13 @@ class Engine:
             return list(rows.split([len(texts) for texts in asked]))
         if verb == "explain":
             return [attempt(partial(self._explain, one.features, *how), one.regions) for one in asked]
-        found: Iterable[Any]
-        wanted: Any = {"on_error": "return", "batching": _AT_ONCE}
         if verb == "embed":
-            found = self.model.embed_many(asked, on_error="return")
+            found: Iterable[Any] = self.model.embed_many(asked, on_error="return")
         elif verb == "caption":
-            found = self.model.caption_many(asked, **wanted, **dict(how[0]))
+            found = self.model.caption_many(asked, on_error="return", batching=_AT_ONCE, **dict(how[0]))
         else:
-            names, wanted["threshold"] = how
-            found = self.model.label_many(asked, names, **wanted)
+            names, threshold = how
+            found = self.model.label_many(asked, names, threshold=threshold, on_error="return", batching=_AT_ONCE)
         return list(_each(asked, found))
 
     def _explain(self, seen: PatchFeatures, count: int, regions: Sequence[Region]) -> Sequence[Any]:
@@ -384,11 +359,8 @@ def _each(asked: Sequence[_Regions], outcomes: Iterable[Any]) -> Iterator[list[A
 
 async def as_json(found: Sequence[Any], write: Callable[[Any], Any]) -> list[Any]:
     """Each as JSON, or its error; masks take a while, and so a thread."""
-
-    def work() -> list[Any]:
-        return [failure(one) if isinstance(one, PatchionerError) else write(one) for one in found]
-
-    return await asyncio.to_thread(work)
+    each = (failure(one) if isinstance(one, PatchionerError) else write(one) for one in found)
+    return await asyncio.to_thread(list, each)
 
 
 def _of_app(request: Request) -> Any:

@@ -74,9 +74,8 @@ class Guard:
         finally:
             seconds = time.monotonic() - started
             self._engine.metrics.request(call.path, call.status, seconds)
-            entry = {"id": call.id, "method": method, "path": call.path}
-            entry |= {"status": call.status, "ms": round(1000 * seconds, 1)}
-            logger.info("%s", json.dumps(entry))
+            about = {"path": call.path, "status": call.status, "ms": round(1000 * seconds, 1)}
+            logger.info("%s", json.dumps({"id": call.id, "method": method, **about}))
 
     def _check(self, call: _Call) -> None:
         """RequestError for whoever may not ask."""
@@ -88,14 +87,12 @@ class Guard:
             # HTTP/1.0, which no page speaks, has no name.
             if name not in ("", "localhost", "127.0.0.1", "::1", settings.host.lower()):
                 raise RequestError(403, "forbidden", "this server does not go by that name")
-        origin = call.headers.get("origin")
-        if origin and origin.partition("://")[2] != host:
+        if (origin := call.headers.get("origin")) and origin.partition("://")[2] != host:
             raise RequestError(403, "forbidden", "pages of other sites may not ask this server")
         if settings.token is None or path in _OPEN or path.startswith("/static/"):
             return
         # compare_digest takes time that does not depend on where the two differ
-        given = _token(call.headers.get("authorization", ""))
-        if not hmac.compare_digest(given, settings.token.encode()):
+        if not hmac.compare_digest(_token(call.headers.get("authorization", "")), settings.token.encode()):
             raise RequestError(401, "unauthorized", "send the header 'Authorization: Bearer TOKEN'")
 
     async def _in_time(self, call: _Call, receive: Receive) -> None:
@@ -108,8 +105,7 @@ class Guard:
                 else:
                     await self._until_gone(call, body, receive)
         except TimeoutError:
-            most = f"{self._settings.deadline:g} seconds"
-            raise RequestError(504, "deadline", f"no answer within {most}") from None
+            raise RequestError(504, "deadline", f"no answer within {self._settings.deadline:g} seconds") from None
         finally:
             self._engine.active -= 1
             self._held -= call.length

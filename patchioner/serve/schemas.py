@@ -1,11 +1,8 @@
-"""Requests: photos and regions out of them, within limits, what a client is told is wrong, never in a library's words;
-and the bodies of our own API, which `/openapi.json` shows.
-"""
+"""Requests: photos and regions out of them, within limits; errors, never in a library's words; our API's bodies."""
 
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import math
 import re
@@ -83,7 +80,7 @@ def photo_bytes(text: str) -> bytes:
     text = "".join((unquote(body) if head else body).split())
     try:
         return base64.b64decode(text.translate(_URLSAFE), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise bad_image("the image is no base64 and no data URL") from None
 
 
@@ -198,7 +195,7 @@ def _mask_pixels(entry: Any, size: Size) -> int:
     return rle_pixels(entry, size)
 
 
-_Json = dict[str, Any]
+Json = dict[str, Any]
 _MOST = {"max_tokens": 128, "beam_width": 16, "temperature": 100.0, "length_penalty": 100.0}
 _MOST_WORDS, _COLDEST = 100, 1e-3  # that are banned; of temperatures
 _OF_CAPTIONS = ("plain", "gendered", "style", "min_confidence")
@@ -250,8 +247,9 @@ class Decoding(Strict):
         own = {name: given.pop(name) for name in _OF_CAPTIONS if name in given}
         if "weighting" in given:
             own["weighting"] = Weighting(given.pop("weighting"))
-        options = {"options": decoding(model, **given)} if given else {}
-        return tuple({**own, **options}.items())
+        if given:
+            own["options"] = decoding(model, **given)
+        return tuple(own.items())
 
 
 class Upload(Strict):
@@ -264,7 +262,7 @@ class Upload(Strict):
 class CaptionQuestion(Decoding):
     """Regions to caption; none is the whole photo. With candidates, one of those is chosen."""
 
-    regions: list[_Json] | None = None
+    regions: list[Json] | None = None
     candidates: list[str] | None = None
 
 
@@ -275,7 +273,7 @@ class OneGo(CaptionQuestion, Upload):
 class RegionQuestion(Strict):
     """Regions; none is the whole photo."""
 
-    regions: list[_Json] | None = None
+    regions: list[Json] | None = None
 
 
 class LabelQuestion(RegionQuestion):
@@ -288,7 +286,7 @@ class LabelQuestion(RegionQuestion):
 class ExplainQuestion(Strict):
     """A region, and how many memory texts are wanted."""
 
-    region: _Json
+    region: Json
     k: int = Field(default=5, ge=1, le=100)
 
 
@@ -312,15 +310,13 @@ def _answer(name: str, **kinds: Any) -> type[BaseModel]:
 
 
 Failure = _answer("Failure", error=_answer("Error", type=str, message=str))
-_text: Any = {"text": str | None, "region": _Json}
-_confident: Any = dict.fromkeys(("score", "confidence"), float | None)
-_confident |= dict.fromkeys(("reason", "alt"), str | None)
+_text: Any = {"text": str | None, "region": Json}
+_confident: Any = {"score": float | None, "confidence": float | None, "reason": str | None, "alt": str | None}
 _chosen: Any = {"probability": float, "cosines": list[float], "probabilities": list[float]}
 _near = _answer("MemoryText", text=str, similarity=float, weight=float)
 _captions: Any = {"captions": list[_answer("Caption", **_text, **_confident) | Failure]}  # type: ignore[misc]
 _pair = tuple[float, float]
-_image: Any = {"id": str, "width": int, "height": int, "grid": tuple[int, int]}
-_image |= {"origin": _pair, "cell": _pair}
+_image: Any = {"id": str, "width": int, "height": int, "grid": tuple[int, int], "origin": _pair, "cell": _pair}
 ImageAnswer = _answer("Image", **_image)
 CaptionsAnswer = _answer("Captions", **_captions)
 OneGoAnswer = _answer("ImageAndCaptions", **_image, **_captions)
@@ -330,19 +326,19 @@ ExplainAnswer = _answer("Explanation", texts=list[_near], weights=list[list[floa
 PatchesAnswer = _answer("Similarities", grid=tuple[int, int], similarities=list[list[float]])
 
 
-def caption_json(caption: Caption) -> _Json:
+def caption_json(caption: Caption) -> Json:
     """A caption with all its fields."""
     alt = alt_text(caption) if isinstance(caption.region, WholeImage) else None
     return {"confidence": None, "reason": None, **caption.to_dict(), "alt": alt}
 
 
-def choice_json(label: Label) -> _Json:
+def choice_json(label: Label) -> Json:
     """A candidate that was chosen, as a caption."""
     reason = "none of the candidates is likely enough" if label.text is None else None
     sure = {"score": None, "confidence": round(label.probability, 6), "reason": reason}
     return {"text": label.text, **sure, "region": label.region.to_json(), "alt": None}
 
 
-def failure(error: BaseException) -> _Json:
+def failure(error: BaseException) -> Json:
     """The error of one region, or of a request."""
     return {"error": told(error).to_dict()}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from patchioner.base.errors import OptionError
-from patchioner.serve.engine import Batcher
+from patchioner.serve.engine import Batcher, Metrics
 from patchioner.serve.schemas import RequestError
 
 
@@ -23,7 +23,7 @@ def test_what_waits_and_is_asked_alike_is_answered_together() -> None:
         return [2 * one for one in asked]
 
     async def scene() -> None:
-        batcher = Batcher(double, 1, most_rows=3, limit=7)
+        batcher = Batcher(double, 1, Metrics(), most_rows=3, limit=7)
         tasks = [asyncio.create_task(batcher.ask("first", 0))]
         await asyncio.to_thread(reached.wait)  # the others wait behind it
         for key, number in zip("abaaabc", (1, 2, 3, 4, 5, 13, 6), strict=True):
