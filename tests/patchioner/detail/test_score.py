@@ -58,7 +58,7 @@ def test_model_that_cannot_score_says_what_to_do(model: Patchioner, calibrated: 
     settings = replace(calibrated.settings, projection="none")
     mute = replace(calibrated.parts, tower=None)
     for parts, wrong in (
-        (mute, "no text tower"), (model.parts, r"python -m patchioner\.detail\.calibrate --model"),
+        (mute, "no text tower"), (model.parts, "run patchioner calibrate --detail --model"),
         (replace(calibrated.parts, bank=None, settings=settings), "calibrate it again"),
     ):  # fmt: skip
         with pytest.raises(OptionError, match=wrong):
