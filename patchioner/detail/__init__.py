@@ -7,11 +7,8 @@ Example:
     >>> DetailCaptioner("patchioner-mini").describe("photo.jpg").text  # doctest: +SKIP
     'A train is parked at the station. ...'
 
-Here is what the stages hand to one another, and a description as JSON.
-
-photo -> `DetailRegion`s -> `Statement`s (raw texts) -> `Claim`s (sentences) -> `Verdict`s -> `DetailedCaption`
-
-`to_json` gives one object per photo::
+Photo -> `DetailRegion`s -> `Statement`s (raw texts) -> `Claim`s (sentences) -> `Verdict`s -> `DetailedCaption`: these
+values are here, with the protocols of the stages that make them. As JSON (`to_json`) a description is::
 
     {"format": "patchioner-detail", "version": 1, "photo": "bus.jpg", "sha256": "9f0c..." or null, "size": [640, 480],
      "text": "...", "reason": null or why the text is empty,
@@ -32,14 +29,14 @@ import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
-from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias, cast
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from patchioner.base.errors import DetailError, OptionError, RegionError
+from patchioner.base.errors import DetailError, RegionError
 from patchioner.images import ImageSource, load_image
 from patchioner.regions import Box, Mask, Region, WholeImage, encode_rle
 
@@ -59,7 +56,6 @@ _HOMES |= {"read_reply": "client", "clean_answer": "models"}
 Rectangle = tuple[float, float, float, float]
 RegionKind = Literal["global", "spatial", "semantic", "grid", "user"]
 FORMAT, VERSION = "patchioner-detail", 1
-Share = Annotated[float, (0, 1)]
 
 
 def __getattr__(name: str) -> Any:
@@ -91,18 +87,14 @@ def open_photo(source: ImageSource, model: Patchioner | None = None, *, name: st
     digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height} ".encode())
     digest.update(image.tobytes())
     called = os.fspath(source) if isinstance(source, (str, os.PathLike)) else "photo"
-    features = None if model is None else model.encode(image)
-    return Photo(name or called, image, digest.hexdigest(), features)
+    return Photo(name or called, image, digest.hexdigest(), None if model is None else model.encode(image))
 
 
 @dataclass(frozen=True, eq=False)
 class DetailRegion:
-    """A part of a photo that is described on its own.
-
-    `id` is unique within the photo ("global", "spatial-1"); `kind` "spatial" is a quadrant, "grid" a cell, "semantic" a
-    thing that was found, "user" one that was given; `box` (left, top, right, bottom) in float pixels and `mask`
-    (height, width) bool are of the original photo.
-    """
+    """A part of a photo that is described on its own. `id` is unique within the photo ("global", "spatial-1"); `kind`
+    "spatial" is a quadrant, "grid" a cell, "semantic" a thing that was found, "user" one that was given; `box` (left,
+    top, right, bottom) in float pixels and `mask` (height, width) bool are of the original photo."""
 
     id: str
     kind: RegionKind
@@ -157,13 +149,10 @@ class Support:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a claim may be used, and why not.
-
-    `agreement`: in how many samples something like it was said; `regions`: in whose texts, its own first; `support`: of
-    the photo, None where nothing scored it; `reason`: None when kept, else "preamble", "hedge", "fragment",
-    "unsupported", "object", "duplicate", "length" or "no source"; `note`: the reason in words; `merged`: ids of the
-    claims that say the same.
-    """
+    """Whether a claim may be used, and why not. `agreement`: in how many samples something like it was said; `regions`:
+    in whose texts, its own first; `support`: of the photo, None where nothing scored it; `reason`: None when kept, else
+    "preamble", "hedge", "fragment", "unsupported", "object", "duplicate", "length" or "no source"; `note`: the reason
+    in words; `merged`: ids of the claims that say the same."""
 
     claim: Claim
     kept: bool
@@ -178,8 +167,7 @@ class Verdict:
 @dataclass(frozen=True)
 class FusedSentence:
     """One sentence of the paragraph: the kept claims that it says, where they were said, the largest agreement of them
-    and the smallest support; None where nothing scored them.
-    """
+    and the smallest support; None where nothing scored them."""
 
     text: str
     claim_ids: tuple[str, ...]
@@ -195,9 +183,7 @@ Fused: TypeAlias = tuple[list[FusedSentence], list[Verdict]]
 @dataclass(frozen=True, eq=False)
 class DetailedCaption:
     """A paragraph with its provenance: verdicts on what was `dropped`, by the fuser too, and `kept`; all `regions`;
-    `image_size` (width, height) in pixels; `settings` that made it, ready for JSON. Where `text` is "", `reason` says
-    why.
-    """
+    `image_size` (width, height) in pixels; `settings` that made it, ready for JSON. `reason`: why `text` is ""."""
 
     text: str
     sentences: tuple[FusedSentence, ...]
@@ -241,8 +227,7 @@ def to_json(caption: DetailedCaption, photo: str, *, sha256: str | None = None) 
     """The object described above, of plain JSON values; `DetailError` for what JSON cannot express."""
     head = {"format": FORMAT, "version": VERSION, "photo": photo, "sha256": sha256}
     # Through the text and back: what is handed out is what a file would hold.
-    plain: dict[str, Any] = json.loads(dumps({**head, **_plain(caption)}))
-    return plain
+    return dict(json.loads(dumps({**head, **_plain(caption)})))
 
 
 def dumps(values: Mapping[str, Any]) -> str:
@@ -259,8 +244,7 @@ def from_json(values: object) -> tuple[str, DetailedCaption]:
     if not isinstance(values, Mapping) or values.get("format") != FORMAT:
         raise DetailError(f"no detailed caption ({FORMAT!r}): give a line of --json or --out")
     if values.get("version") != VERSION:
-        wrong = f"the detailed caption has version {values.get('version')!r}, known is {VERSION}"
-        raise DetailError(f"{wrong}: describe the photo again")
+        raise DetailError(f"the caption has version {values.get('version')!r}, not {VERSION}: describe the photo again")
     try:
         plain = {**values}
         for name in ("kept", "dropped"):
@@ -268,13 +252,10 @@ def from_json(values: object) -> tuple[str, DetailedCaption]:
         return str(values["photo"]), read(DetailedCaption, plain)
     except (KeyError, TypeError, ValueError, RegionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
-        photo = values.get("photo")
-        raise DetailError(f"the detailed caption of {photo!r} is damaged: {what}") from error
+        raise DetailError(f"the detailed caption of {values.get('photo')!r} is damaged: {what}") from error
 
 
-_JSON_NAMES = {
-    "image_size": "size", "claim_ids": "claims", "region_ids": "regions", "region_id": "region"
-}  # fmt: skip
+_JSON_NAMES = {"image_size": "size", "claim_ids": "claims", "region_ids": "regions", "region_id": "region"}
 
 
 def _plain(value: Any) -> Any:
@@ -289,16 +270,15 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
 
-_hints: Callable[[Any], dict[str, Any]] = cache(partial(typing.get_type_hints, include_extras=True))
+_hints: Callable[[Any], dict[str, Any]] = cache(typing.get_type_hints)
 
 
 def read(kind: Any, value: Any) -> Any:
     """A value of the annotated kind from JSON; TypeError, ValueError or KeyError where it is of another."""
     kinds, origin = typing.get_args(kind), typing.get_origin(kind)
     if is_dataclass(kind):
-        hints, made = _hints(kind), cast(Any, kind)
-        own = {name: read(hint, value[_JSON_NAMES.get(name, name)]) for name, hint in hints.items()}
-        return made(**own)
+        own = {name: read(hint, value[_JSON_NAMES.get(name, name)]) for name, hint in _hints(kind).items()}
+        return cast(Any, kind)(**own)
     if type(None) in kinds:
         return None if value is None else read(kinds[0], value)
     if origin is tuple and isinstance(value, list):
@@ -312,23 +292,3 @@ def read(kind: Any, value: Any) -> Any:
     if not good:
         raise TypeError(f"{value!r:.40} stands where {kind} should")
     return value
-
-
-class Checked:
-    """Settings refuse (`OptionError`) what their annotations do not allow: the words of a `Literal`, the least and most
-    of an `Annotated` number. None passes."""
-
-    def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
-            origin, parts = typing.get_origin(hint), typing.get_args(hint)
-            value, good, wanted = getattr(self, name), True, ""
-            if origin is Literal:
-                good, wanted = value in parts, f"use one of {', '.join(parts)}"
-            elif origin is Annotated:
-                kind, (least, most) = parts
-                whole = int in (kind, *typing.get_args(kind))
-                number = type(value) is int or (type(value) is float and not whole)
-                good = number and least <= value <= most
-                wanted = f"give a {'whole ' * whole}number from {least} to {most}"
-            if not (good or value is None):
-                raise OptionError(f"{name} is {value!r}: {wanted}")

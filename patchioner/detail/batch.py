@@ -1,6 +1,4 @@
-"""`DetailCaptioner`: one photo in, one faithful paragraph out; and many photos, into a file of JSON lines that survives
-being stopped at any moment.
-"""
+"""`DetailCaptioner`: one photo in, one faithful paragraph out; many photos, into JSON lines that survive every stop."""
 
 from __future__ import annotations
 
@@ -10,7 +8,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from PIL import Image
 
 from patchioner import detail
 from patchioner.base import errors
-from patchioner.base.files import differences, held
+from patchioner.base.files import AnyPath, differences, held
 from patchioner.base.progress import progress
 from patchioner.checkpoints.folder import SHIPPED
 from patchioner.detail import FORMAT, VERSION, DetailedCaption, Photo, Verdict, describe, models
@@ -69,8 +67,7 @@ def preset(name: str, changes: Mapping[str, object] | None = None) -> DetailSett
         if path not in known:
             raise errors.UnknownNameError.among("setting", path, known)
         stage, one = path.split(".")
-        changed = replace(getattr(settings, stage), **{one: value})
-        settings = replace(settings, **{stage: changed})
+        settings = replace(settings, **{stage: replace(getattr(settings, stage), **{one: value})})
     return settings
 
 
@@ -80,8 +77,7 @@ class DetailCaptioner:
     `model`: loaded, or its name; None where no stage needs one. `describer`, `fuser`: None is the model itself, and no
     language model. `scorer`: "dense" is the model's own alignment, calibrated; None: words and agreement decide.
     `settings`: numbers of all stages, or the name of a preset; stages that are given have their own.
-    `OptionError`, `UnknownNameError`: a stage needs a (calibrated) model and there is none; no such model or preset.
-    """
+    `OptionError`, `UnknownNameError`: a stage needs a (calibrated) model and there is none; no such model or preset."""
 
     def __init__(
         self,
@@ -94,8 +90,7 @@ class DetailCaptioner:
     ) -> None:
         self._settings = preset(settings) if isinstance(settings, str) else settings
         self._model = Patchioner.from_pretrained(model) if isinstance(model, (str, Path)) else model
-        ask = self._settings.describe
-        self._describer = describer or describe.PatchionerDescriber(self._needed("describer"), ask)
+        self._describer = describer or describe.PatchionerDescriber(self._needed("describer"), self._settings.describe)
         self._scorer = DenseScorer(self._needed("scorer")) if scorer == "dense" else scorer
         self._fuser = fuser or GreedyFuser(self._settings.fuse)
         self.settings: dict[str, object] = {
@@ -120,8 +115,7 @@ class DetailCaptioner:
 
         `regions`: things to describe besides the whole photo and its parts: boxes, masks, entries of `read_regions`. Of
         a photo that shows nothing (`patchioner.images.why_blank`) nothing is asked.
-        `ImageError`, `RegionError`, `DetailError`: a photo or region cannot be used; a stage gives no answer.
-        """
+        `ImageError`, `RegionError`, `DetailError`: a photo or region cannot be used; a stage gives no answer."""
         opened = photo if isinstance(photo, Photo) else detail.open_photo(photo)
         if opened.features is None and self._model is not None:
             opened = replace(opened, features=self._model.encode(opened.image))
@@ -130,8 +124,7 @@ class DetailCaptioner:
         if blank := why_blank(opened.image):
             return DetailedCaption("", (), (), (), chosen, opened.size, blank, settings)
         statements = self._describer.describe(opened, chosen, seed=seed)
-        how: Any = {"scorer": self._scorer, "settings": self._settings.filter}
-        verdicts = filter_statements(opened, chosen, statements, **how)
+        verdicts = filter_statements(opened, chosen, statements, scorer=self._scorer, settings=self._settings.filter)
         kept = [verdict for verdict in verdicts if verdict.kept]
         sentences, left_out = self._fuser.fuse(opened, chosen, kept) if kept else ([], [])
         said = {name for sentence in sentences for name in sentence.claim_ids}
@@ -141,9 +134,8 @@ class DetailCaptioner:
             raise errors.DetailError(f"the fuser speaks of {sorted(told)}, which are not there")
         used = tuple(verdict for verdict in kept if verdict.claim.id in said)
         unused = (*(verdict for verdict in verdicts if not verdict.kept), *left_out)
-        text, why = " ".join(one.text for one in sentences), _why_empty(unused)
-        parts = tuple(sentences), unused, used, chosen, opened.size
-        return DetailedCaption(text, *parts, None if sentences else why, settings)
+        text, why = " ".join(one.text for one in sentences), None if sentences else _why_empty(unused)
+        return DetailedCaption(text, tuple(sentences), unused, used, chosen, opened.size, why, settings)
 
 
 def _why_empty(unused: Sequence[Verdict]) -> str:
@@ -155,21 +147,17 @@ def _why_empty(unused: Sequence[Verdict]) -> str:
 
 
 # What the next photo would meet as well: models are loaded with the first call, keys are refused with it.
-_FINAL: tuple[type[Exception], ...] = errors.FutileError, errors.HubError, errors.MissingExtraError
-_FINAL += errors.OptionError, errors.UnknownNameError
+_FINAL = errors.FutileError | errors.HubError | errors.MissingExtraError | errors.OptionError | errors.UnknownNameError
 _OPENING = f'{{"format": "{FORMAT}"'.encode()
-Name = tuple[str, str]
-"""(key, photo) of a line."""
-RegionReader = Callable[[tuple[int, int]], Sequence[Given]]
-"""(width, height) of the photo -> what was given for it."""
+Name = tuple[str, str]  # (key, photo) of a line
 
 
 class PhotoJob(NamedTuple):
-    """A photo to describe: name, what reads it (upright, RGB), what gives its regions."""
+    """A photo to describe: name, what reads it (upright, RGB), what tells for its (width, height) the given regions."""
 
     name: str
     load: Callable[[], Image.Image]
-    regions: RegionReader = lambda size: ()
+    regions: Callable[[tuple[int, int]], Sequence[Given]] = lambda size: ()
 
 
 class LineFile:
@@ -177,12 +165,10 @@ class LineFile:
     a kill left of a last line is cut off when the file is opened; a damaged line elsewhere is passed over, with a
     warning. `OptionError`: the file is somebody else's, and not touched."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = Path(path)
-        self.places: dict[Name, int] = {}
-        """Where each line begins."""
-        self.first: dict[str, Name] = {}
-        """Of each key the first line, of whatever photo."""
+        self.places: dict[Name, int] = {}  # where each line begins
+        self.first: dict[str, Name] = {}  # of each key the first line, of whatever photo
         if self.path.exists():
             self._read()
 
@@ -190,8 +176,7 @@ class LineFile:
         """The object of a line."""
         with self.path.open("rb") as file:
             file.seek(self.places[name])
-            found: dict[str, Any] = json.loads(file.readline())
-        return found
+            return dict(json.loads(file.readline()))
 
     def append(self, name: Name, line: str) -> None:
         """Write a line without a line break in it; a second line of one name is not written."""
@@ -211,19 +196,18 @@ class LineFile:
                 whole, line = data.endswith(b"\n"), None
                 with suppress(ValueError, RecursionError):
                     line = json.loads(data) if whole else None
-                named = line if isinstance(line, dict) else {}
-                key, photo = named.get("key"), named.get("photo")
                 # A power cut can leave zeros where the end of a file was to be.
-                start = data[: len(_OPENING)].rstrip(b"\0\n")
-                if isinstance(key, str) and isinstance(photo, str):
-                    self._add((key, photo), size)
-                elif line is not None or not _OPENING.startswith(start):
-                    wrong = f"{str(self.path)!r} is no file of patchioner detail --out, see line {number}"
-                    raise errors.OptionError(f"{wrong}; it is left as it is: choose another name")
-                elif not whole:
-                    break
-                else:
-                    _LOG.warning("%s: line %d is damaged and passed over", self.path, number)
+                ours = _OPENING.startswith(data[: len(_OPENING)].rstrip(b"\0\n"))
+                match line:
+                    case {"key": str(key), "photo": str(photo)}:
+                        self._add((key, photo), size)
+                    case None if ours and not whole:
+                        break
+                    case None if ours:
+                        _LOG.warning("%s: line %d is damaged and passed over", self.path, number)
+                    case _:
+                        wrong = f"{str(self.path)!r} is no file of patchioner detail --out, see line {number}"
+                        raise errors.OptionError(f"{wrong}; it is left as it is: choose another name")
                 size += len(data)
         if size < self.path.stat().st_size:
             os.truncate(self.path, size)
@@ -241,18 +225,16 @@ def _same_run(out: Path, run: str, settings: Mapping[str, Any]) -> Iterator[Line
     with held(out):
         lines = LineFile(out)
         if others := [name for name in lines.places if not name[0].startswith(f"{run}-")]:
-            changed = differences(lines.values(others[0]).get("settings") or {}, settings)
-            why = ", ".join(changed) or "another version"
-            said = f"{str(out)!r} holds {len(others)} photos described with other settings ({why})"
-            raise errors.OptionError(f"{said}: choose another file, or remove it to begin anew")
+            why = ", ".join(differences(lines.values(others[0]).get("settings") or {}, settings)) or "another version"
+            wrong = f"{str(out)!r} holds {len(others)} photos described with other settings ({why})"
+            raise errors.OptionError(f"{wrong}: choose another file, or remove it to begin anew")
         yield lines
 
 
 @dataclass(frozen=True)
 class BatchResult:
     """What became of many photos: how many are `described`, or `known` (had their line); (name, why) of each that
-    `failed`; why the run `stopped` early (a spent budget, a refused key, no such model); (key, photo) of their lines.
-    """
+    `failed`; why the run `stopped` early (a spent budget, a refused key, no such model); (key, photo) of the lines."""
 
     described: int = 0
     known: int = 0
@@ -269,7 +251,7 @@ class BatchResult:
 def describe_many(
     captioner: DetailCaptioner,
     photos: Sequence[PhotoJob | str | Path],
-    out: str | os.PathLike[str] | None = None,
+    out: AnyPath | None = None,
     *,
     seed: int = 0,
     workers: int = 1,
@@ -284,11 +266,8 @@ def describe_many(
     `on_caption` gets each new description, in the order of the photos, and its JSON values. After a failure that the
     next photo would meet as well no photo is begun any more. When the run is cut short (Ctrl-C, which passes through)
     `on_stop` is called, to make those under way end soon: they are waited for, and the file is good as it is. Lines of
-    photos that are not given stay.
-
-    `OptionError`: the file is somebody else's, made with other settings, or another process writes to it. OSError: it
-    cannot be written.
-    """
+    photos that are not given stay. `OptionError`: the file is somebody else's, made with other settings, or another
+    process writes to it. OSError: it cannot be written."""
     jobs = [job if isinstance(job, PhotoJob) else PhotoJob(str(job), partial(load_image, job)) for job in photos]
     settings = json.loads(json.dumps({**captioner.settings, "seed": seed}))
     run = _digest({**settings, "version": VERSION})[:16]
@@ -302,10 +281,11 @@ def describe_many(
                 return None
             photo = detail.open_photo(job.load(), name=job.name)
             given = job.regions(photo.size)
-            key = f"{run}-{_digest(_identity(photo, given))[:32]}"
+            things = [describe.as_region(one, photo.size) for one in given]
+            told = [photo.sha256, [[one.box, one.name, models.mask_digest(one.mask)] for one in things]]
+            key = f"{run}-{_digest(told)[:32]}"
             known = lines is not None and key in lines.first
-            found = None if known else captioner.describe(photo, given, seed=seed)
-            return (key, job.name), photo.sha256, found
+            return (key, job.name), photo.sha256, None if known else captioner.describe(photo, given, seed=seed)
         except Exception as caught:
             error = errors.out_of_memory(caught) or caught
             if not isinstance(error, errors.PatchionerError | OSError):
@@ -315,17 +295,13 @@ def describe_many(
             stopped.append(error)
             return None
 
-    ahead, threads = 2 * workers - 1, workers if workers > 1 else 0
     found: dict[Name, None] = {}
     described, known, failed = 0, 0, list[tuple[str, Exception]]()
-    with ExitStack() as stack:
-        lines = None if out is None else stack.enter_context(_same_run(Path(out), run, settings))
-        outcomes = map_ahead(work, jobs, workers=threads, ahead=ahead, on_stop=on_stop)
-        stack.enter_context(closing(outcomes))
-        for one in progress(outcomes, description="describing", total=len(jobs), unit="photo"):
-            if one is None:
-                continue
-            (key, name), sha256, caption = one
+    opened = nullcontext() if out is None else _same_run(Path(out), run, settings)
+    outcomes = map_ahead(work, jobs, workers=workers if workers > 1 else 0, ahead=2 * workers - 1, on_stop=on_stop)
+    with opened as lines, closing(outcomes):
+        shown = progress(outcomes, description="describing", total=len(jobs), unit="photo")
+        for (key, name), sha256, caption in filter(None, shown):
             if isinstance(caption, Exception):
                 failed.append((name, caption))
                 on_error(name, caption)
@@ -344,19 +320,11 @@ def describe_many(
     return BatchResult(described, known, tuple(failed), next(iter(stopped), None), tuple(found))
 
 
-def read_captions(
-    path: str | os.PathLike[str], names: Sequence[Name] | None = None
-) -> Iterator[tuple[str, DetailedCaption]]:
+def read_captions(path: AnyPath, names: Sequence[Name] | None = None) -> Iterator[tuple[str, DetailedCaption]]:
     """(name of the photo, its description) of the lines of a file of `describe_many`, read one by one; `OptionError`,
     `DetailError`: the file is somebody else's, a line is damaged."""
     lines = LineFile(path)
-    chosen = lines.places if names is None else names
-    return (detail.from_json(lines.values(name)) for name in chosen)
-
-
-def _identity(photo: Photo, given: Sequence[Given]) -> list[object]:
-    things = [describe.as_region(one, photo.size) for one in given]
-    return [photo.sha256, [[one.box, one.name, models.mask_digest(one.mask)] for one in things]]
+    return (detail.from_json(lines.values(name)) for name in (lines.places if names is None else names))
 
 
 def _digest(values: object) -> str:

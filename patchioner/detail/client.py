@@ -11,7 +11,6 @@ import math
 import os
 import random
 import re
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from patchioner.base.errors import DetailError, FutileError, OptionError
+from patchioner.base.files import check
 from patchioner.base.optional import require
-from patchioner.detail import Checked, models
+from patchioner.detail import models
 from patchioner.detail.models import Asked, EmptyAnswerError, Question, Take, clean_answer
 from patchioner.images import data_url
 
@@ -37,20 +37,19 @@ _OPTIONAL = ("n", "seed", "temperature", "max_tokens")
 _PICTURE_TOKENS = 1_000  # about what the paid servers count for a photo of a thousand pixels
 _HINTS = dict.fromkeys((401, 403), "check the key, and the variable that holds it")
 _HINTS |= dict.fromkeys((404, 405), "check the model's name and the base URL")
-_FROM_NOTHING = (0, sys.float_info.max)
 _LONGEST_PAUSE = 120.0  # seconds: a server that asks for more is given up
 
 
 @dataclass
-class Budget(Checked):
+class Budget:
     """Counts, and refuses the call that would go over. Threads may share one; answers from a cache are free.
     `max_calls`: most calls sent, tries again included. `max_cost`: most to spend, by `price_in` and `price_out` of a
     million tokens, which calls under way may exceed. Tokens are estimated for `estimated` calls."""
 
-    max_calls: Annotated[int | None, _FROM_NOTHING] = None
-    max_cost: Annotated[float | None, _FROM_NOTHING] = None
-    price_in: Annotated[float, _FROM_NOTHING] = 0.0
-    price_out: Annotated[float, _FROM_NOTHING] = 0.0
+    max_calls: int | None = None
+    max_cost: float | None = None
+    price_in: float = 0.0
+    price_out: float = 0.0
     calls: int = field(default=0, init=False)
     answered: int = field(default=0, init=False)
     tokens_in: int = field(default=0, init=False)
@@ -59,7 +58,9 @@ class Budget(Checked):
     cost: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check("int [0, inf) or None", self, "max_calls")
+        check("[0, inf) or None", self, "max_cost")
+        check("[0, inf)", self, "price_in price_out")
         if self.max_cost is not None and not (self.price_in or self.price_out):
             raise OptionError(f"max_cost is {self.max_cost!r}: give the price per million tokens")
         self._lock = threading.Lock()
@@ -69,8 +70,7 @@ class Budget(Checked):
         with self._lock:
             for what, most in (("calls", self.max_calls), ("cost", self.max_cost)):
                 if most is not None and getattr(self, what) >= most:
-                    spent = f"{most} {what} is spent; raise max_{what} (--max-{what})"
-                    raise FutileError(f"the budget of {spent} to go on")
+                    raise FutileError(f"the budget of {most} {what} is spent; raise max_{what} (--max-{what}) to go on")
             self.calls += 1
 
     def record(self, tokens_in: int, tokens_out: int, *, estimated: bool = False) -> None:
@@ -113,9 +113,8 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | DetailError:
             for one in filter(words_of_error, [*(one.get("error") for one in choices), reply]):
                 return _error_within(one)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        kind = f"{type(error).__name__}: {str(error)[:80]}"
-        what = f"the reply is not a chat completion ({kind}): {_line(body)[:80]}"
-        return PassingError(f"{what}; does the base URL end in /v1?")
+        what = f"({type(error).__name__}: {str(error)[:80]}): {_line(body)[:80]}"
+        return PassingError(f"the reply is no chat completion {what}; does the base URL end in /v1?")
     if not read:
         return PassingError("the reply has no choices; does the base URL end in /v1?")
     texts = tuple(text for text in map(clean_answer, read) if text)
@@ -126,7 +125,7 @@ def read_reply(body: str, request: Mapping[str, Any]) -> Reply | DetailError:
         return Reply(texts, finish, counts[0], counts[1], False)
     # Four characters are about a token; pictures have a lump sum.
     contents = [message["content"] for message in request["messages"]]
-    parts = [part for one in contents for part in ([{"text": one}] if isinstance(one, str) else one)]  # fmt: skip
+    parts = [part for one in contents for part in ([{"text": one}] if isinstance(one, str) else one)]
     sent = sum(len(one["text"]) // 4 + 1 if "text" in one else _PICTURE_TOKENS for one in parts)
     return Reply(texts, finish, sent, sum(len(text) // 4 + 1 for text in read), True)
 
@@ -189,10 +188,10 @@ _PASSING = re.compile(r"(?i)rate.?limit|overload|unavailable|time.?out|server.?e
 
 def _error_within(body: Any) -> DetailError:
     """What an error in a reply with HTTP 200 means."""
-    error = body.get("error") if isinstance(body, Mapping) else None
-    fields = error if isinstance(error, Mapping) else body if isinstance(body, Mapping) else {}
-    codes = [str(fields.get(name)) for name in ("code", "status", "status_code", "type")]
     said = words_of_error(body)
+    body = body if isinstance(body, Mapping) else {}
+    fields = body["error"] if isinstance(body.get("error"), Mapping) else body
+    codes = [str(fields.get(name)) for name in ("code", "status", "status_code", "type")]
     if statuses := [int(one) for one in codes if re.fullmatch("[45][0-9][0-9]", one)]:
         return judge(statuses[0], said, fields)
     kind = PassingError if any(map(_PASSING.search, codes)) else DetailError
@@ -210,11 +209,11 @@ def judge(status: int, said: str, body: object = None) -> DetailError:
     """What a reply with a status of 300 or more means; `FutileError` where no other request would fare better."""
     about = json.dumps(body, default=str)
     reason, told = f"HTTP {status}: {_line(said)}", f"{said} {about}"
-    if status == 402 or _SPENT.search(told):
+    if status == 402 or re.search(_SPENT, told):
         return FutileError(f"{reason}; the account's quota is spent")
-    if _BLIND.search(told):
+    if re.search(_BLIND, told):
         return FutileError(f"{reason}; ask a model that sees pictures")
-    if status == 403 and _CONTENT.search(about) and not _ABOUT_WHO.search(about):
+    if status == 403 and re.search(_CONTENT, about) and not re.search(_WHO, about):
         return DetailError(f"{reason}; the server refuses this content")
     if status in _HINTS:
         return FutileError(f"{reason}; {_HINTS[status]}")
@@ -222,21 +221,17 @@ def judge(status: int, said: str, body: object = None) -> DetailError:
     return PassingError(reason) if passing else DetailError(reason)
 
 
-_SPENT = re.compile(
-    r"(?i)insufficient.?(quota|balance|credit|fund)|billing.?hard.?limit|balance.?is.?too.?low|arrearage"
-)
-_BLIND = re.compile(
+_SPENT = r"(?i)insufficient.?(quota|balance|credit|fund)|billing.?hard.?limit|balance.?is.?too.?low|arrearage"
+_BLIND = (
     r"(?i)\bmmproj\b|not a multimodal model|(image|vision)( input)?s? (is|are) not supported|"
     r"(model|endpoint)s?.{0,60}(not|n't) support.{0,20}(image|vision)"
 )
 # Codes and words of OpenAI, Azure, DashScope and their like about what was asked or shown, of HTTP 403; about who asks.
-_CONTENT = re.compile(
+_CONTENT = (
     r"(?i)content.?(policy|filter|moderation|violat)|prohibited.?content|moderat|safety|sensitive|flagged|unsafe|"
     r"inappropriate|responsible.?ai|data.?inspection"
 )
-_ABOUT_WHO = re.compile(
-    r"(?i)\b(keys?|account|organi[sz]ation|project|billing|credentials?|subscription|permissions?|country|ip)\b"
-)
+_WHO = r"(?i)\b(keys?|account|organi[sz]ation|project|billing|credentials?|subscription|permissions?|country|ip)\b"
 
 
 def asked_to_wait(headers: Mapping[str, str], said: str) -> float:
@@ -260,8 +255,7 @@ def refused_parameter(error: Any, request: Mapping[str, Any]) -> str | None:
             rf"(['\"`]){name}\1|\b(parameter|argument|field|supplied|name)\W{{1,3}}{name}\b|"
             rf"\b{name}\b\W{{1,2}}(extra inputs|must be|is not|unsupported|not (supported|permitted))"
         )
-        known = getattr(error, "param", None) == name or re.search(told, said, re.IGNORECASE)
-        if name in request and known:
+        if name in request and (getattr(error, "param", None) == name or re.search(told, said, re.IGNORECASE)):
             return name
     # llama.cpp and others name no parameter.
     return "n" if request.get("n", 1) > 1 and "one completion" in said.lower() else None
@@ -276,8 +270,7 @@ def public_url(address: str) -> str:
     except ValueError:  # of the port
         good = False
     if not good:
-        form = "http://localhost:8000/v1"
-        raise OptionError(f"the base URL is no http(s) address; it looks like {form!r}")
+        raise OptionError("the base URL is no http(s) address; it looks like 'http://localhost:8000/v1'")
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
@@ -288,8 +281,7 @@ def _key(variable: str | None, address: str) -> str | None:
     if not key and variable is None and host != "api.openai.com":
         return None
     if not key:
-        remedy = "set it, or give the base URL of a server that needs none"
-        raise OptionError(f"the environment variable {name!r} holds no key; {remedy}")
+        raise OptionError(f"the environment variable {name!r} holds no key; set it, or ask a server that needs none")
     if not key.isascii() or not key.isprintable():
         raise OptionError(f"the key in {name!r} has characters that no key has; copy it again")
     if parts.scheme == "http" and host not in ("localhost", "::1") and not host.startswith("127."):
@@ -308,8 +300,7 @@ class ChatClient(models.AskedModel):
 
     `base_url`: such as "http://localhost:8000/v1"; None: the variable OPENAI_BASE_URL, or OpenAI itself. `key_env`: the
     environment variable that holds the key; None: OPENAI_API_KEY, which may be absent for other servers. `timeout`:
-    seconds for one attempt. `concurrency`: most requests under way at once, those that wait to try again included.
-    """
+    seconds for one attempt. `concurrency`: most requests under way at once, those that wait to try again included."""
 
     def __init__(
         self,
@@ -323,9 +314,8 @@ class ChatClient(models.AskedModel):
         budget: Budget | None = None,
         cache: models.CallCache | None = None,
     ) -> None:
-        if not all(value > 0 for value in (timeout, concurrency, attempts)):
-            told = f"timeout {timeout!r}, concurrency {concurrency!r}, attempts {attempts!r}"
-            raise OptionError(f"{told}: all must be numbers above 0")
+        check("(0, inf)", timeout=timeout)
+        check("int [1, inf)", concurrency=concurrency, attempts=attempts)
         address = base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL
         self.model, self.concurrency, self.url = model, concurrency, public_url(address)
         self.budget, self.cache, self.identity = budget or Budget(), cache, f"openai:{model}"
@@ -365,9 +355,8 @@ class ChatClient(models.AskedModel):
         self._interrupts.add(interrupt)
         with ThreadPoolExecutor(self.concurrency, thread_name_prefix="chat") as pool:
             samples = partial(self._samples, take=take, interrupt=interrupt)
-            futures = [pool.submit(samples, group) for group in groups.values()]
             try:
-                for future in as_completed(futures):
+                for future in as_completed([pool.submit(samples, group) for group in groups.values()]):
                     future.result()
             except BaseException:
                 interrupt.set()
@@ -401,8 +390,7 @@ class ChatClient(models.AskedModel):
         `DetailError`: none; `EmptyAnswerError`: it has no text; `FutileError`: no other call would fare better."""
         content: Any = question.user
         if picture is not None:
-            shown = {"type": "image_url", "image_url": {"url": picture}}
-            content = [shown, {"type": "text", "text": question.user}]
+            content = [{"type": "image_url", "image_url": {"url": picture}}, {"type": "text", "text": question.user}]
         messages = [{"role": "system", "content": question.system}] if question.system else []
         messages.append({"role": "user", "content": content})
         request: dict[str, Any] = {"model": self.model, "messages": messages}
@@ -417,8 +405,7 @@ class ChatClient(models.AskedModel):
                 growing = min(0.5 * 2.0**turn, 60.0) * (1 - 0.25 * random.random())
                 self._pause(pause if pause > 0 else growing, interrupt)
         if isinstance(reply, Reply) and not reply.texts:
-            said = f"the answer is empty ({reply.finish}); raise max_tokens, or ask another model"
-            reply = EmptyAnswerError(said)
+            reply = EmptyAnswerError(f"the answer is empty ({reply.finish}); raise max_tokens, or ask another model")
         if isinstance(reply, DetailError):
             raise type(reply)(f"{self}: {self._hide(str(reply))}")
         return [self._hide(text) for text in reply.texts[:n]]
@@ -430,7 +417,6 @@ class ChatClient(models.AskedModel):
         sent = {name: value for name, value in request.items() if name not in self._refused}
         if "max_tokens" in self._refused:  # the newer name takes its place
             sent["max_completion_tokens"] = request["max_tokens"]
-        found: Reply | DetailError
         refused = None
         if interrupt.is_set() or self._stopped:
             return (FutileError if self._stopped else DetailError)("interrupted")
@@ -443,17 +429,13 @@ class ChatClient(models.AskedModel):
         try:
             raw = self._client.chat.completions.with_raw_response.create(**sent)
             found = read_reply(_decoded(raw), sent)
-        except DetailError as error:  # of `_check_host`
-            found = error
-        except openai.APIConnectionError as error:
-            found = cause = error.__cause__ or error
-            if not isinstance(cause, DetailError):  # else of `_check_host`, by older releases
-                name, times = type(cause).__name__, self._attempts
-                found = PassingError(f"no answer ({name}), {times} times; is the server up?")
+        except (DetailError, openai.APIConnectionError) as error:
+            cause = error.__cause__ or error  # older releases wrap the error of `_check_host`
+            said = f"no answer ({type(cause).__name__}), {self._attempts} times; is the server up?"
+            found = cause if isinstance(cause, DetailError) else PassingError(said)
         except openai.APIStatusError as error:
-            refused, status = refused_parameter(error, sent), int(error.status_code)
-            said = words_of_error(error.body) or str(error.message)
-            found = judge(status, said, error.body)
+            refused = refused_parameter(error, sent)
+            found = judge(int(error.status_code), words_of_error(error.body) or str(error.message), error.body)
             if isinstance(found, PassingError):
                 found.after = asked_to_wait(error.response.headers, error.response.text)
         if refused is not None:

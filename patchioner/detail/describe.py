@@ -15,22 +15,21 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from decoders import DecodeOptions
 from decoders.scene_graph import noun_phrases
 from patchioner.base.errors import DetailError, OptionError, PatchionerError, RegionError
-from patchioner.detail import Checked, DetailRegion, Photo, Rectangle, Regions, Share, Statement, prose
+from patchioner.base.files import check
+from patchioner.detail import DetailRegion, Photo, Rectangle, Regions, Statement, prose
 from patchioner.detail.models import Answer, Asked, AskedModel, Question, mask_digest
 from patchioner.images import cut_out
+from patchioner.model import Patchioner
 from patchioner.regions import Box, Mask, NamedRegion, Polygon, Region
-
-if TYPE_CHECKING:
-    from decoders import DecodeOptions
-    from patchioner.model import Patchioner
-    from patchioner.results import Caption
+from patchioner.results import Caption
 
 _LOG = logging.getLogger(__name__)
 Size = tuple[int, int]
@@ -88,8 +87,7 @@ def _cells(x: Iterable[float], y: Iterable[float]) -> list[Rectangle]:
     return [(left, top, right, bottom) for top, bottom in down for left, right in across]
 
 
-Given = NamedRegion | Region
-"""What a user may give as a region: a value of ours, or an entry of a region file."""
+Given = NamedRegion | Region  # what a user may give as a region: a value of ours, or an entry of a region file
 
 
 def as_region(given: Given, image_size: Size) -> DetailRegion:
@@ -111,11 +109,9 @@ def as_region(given: Given, image_size: Size) -> DetailRegion:
             width, height = map(float, image_size)
             box = max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
             if area(box) <= 0.0:
-                where = "the {}x{} image".format(*image_size)
-                raise RegionError(f"{given} has nothing inside {where}: give its pixels")
+                raise RegionError(f"{given} has nothing inside the {width:.0f}x{height:.0f} image: give its pixels")
             return DetailRegion("user", "user", box)
-    forms = "a Box, Mask or Polygon, or an entry of read_regions"
-    raise RegionError(f"{given!r:.80} is no region with an inside: give {forms}")
+    raise RegionError(f"{given!r:.80} is no region with an inside: give a Box, Mask, Polygon or entry of read_regions")
 
 
 def union_of_named(things: Sequence[DetailRegion], caption: str, size: Size) -> Rectangle | None:
@@ -133,20 +129,22 @@ def union_of_named(things: Sequence[DetailRegion], caption: str, size: Size) -> 
 
 
 @dataclass(frozen=True)
-class DivideSettings(Checked):
-    """Which regions a photo is divided into, besides the whole of it and the things that are given.
-
-    `spatial`: "quadrants", a "grid" of `rows` and `columns`, "both", or "none". Given boxes with IoU above `merge_iou`
-    are united; quadrants grow by those no larger than `growing_area`, a share of the photo. `objects`: "each" given
-    thing is a region; "union": the one box around those that the caption of the whole photo names, as published.
-    """
+class DivideSettings:
+    """Which regions a photo is divided into, besides the whole of it and the things that are given."""
 
     spatial: Literal["quadrants", "grid", "both", "none"] = "both"
-    rows: Annotated[int, (1, 1000)] = 3
-    columns: Annotated[int, (1, 1000)] = 3
-    growing_area: Share = 0.25
-    merge_iou: Share = 0.5
+    rows: int = 3  # of the grid
+    columns: int = 3
+    growing_area: float = 0.25  # share of the photo: quadrants grow by given boxes that are no larger
+    merge_iou: float = 0.5  # given boxes with a greater IoU are united for that
+    # Regions are "each" given thing; or, as published, the box around those that the caption of the whole photo names.
     objects: Literal["each", "union"] = "each"
+
+    def __post_init__(self) -> None:
+        check(("quadrants", "grid", "both", "none"), self, "spatial")
+        check(("each", "union"), self, "objects")
+        check("int [1, 1000]", self, "rows columns")
+        check("[0, 1]", self, "growing_area merge_iou")
 
 
 def divide(
@@ -158,38 +156,31 @@ def divide(
     chosen = settings or DivideSettings()
     regions = (as_region(one, photo.size) for one in given)
     things = found = [replace(one, id=f"user-{n}") for n, one in enumerate(regions, 1)]
-    if chosen.objects == "union":
+    if chosen.objects == "union" and found:
         if model is None:
             raise OptionError("objects='union' goes by a caption: give a model, or objects='each'")
-        told = model.caption(photo.features or photo.image, style="sentence") if found else ()
-        caption = told[0].text if told else None
-        box = union_of_named(found, caption or "", photo.size)
+        (told,) = model.caption(photo.features or photo.image, style="sentence")
+        box = union_of_named(found, told.text or "", photo.size)
         things = [DetailRegion("semantic-1", "semantic", box)] if box else []
     parts = [whole_photo(photo.size), *things]
     if chosen.spatial in ("quadrants", "both"):
         parts += _grown_quadrants([one.box for one in found], photo.size, chosen)
     if chosen.spatial in ("grid", "both"):
-        counts = chosen.columns, chosen.rows
-        edges = (np.linspace(0, side, n + 1) for side, n in zip(photo.size, counts, strict=True))
-        cells = enumerate(_cells(*edges), 1)
-        parts += [DetailRegion(f"grid-{n}", "grid", box) for n, box in cells]
+        width, height = photo.size
+        cells = _cells(np.linspace(0, width, chosen.columns + 1), np.linspace(0, height, chosen.rows + 1))
+        parts += [DetailRegion(f"grid-{n}", "grid", box) for n, box in enumerate(cells, 1)]
     if photo.features is None:
         return parts
-    visible = photo.features.geometry.visible
-    return [one for one in parts if shared_area(one.box, visible) > 0]
+    return [one for one in parts if shared_area(one.box, photo.features.geometry.visible) > 0]
 
 
 def _grown_quadrants(things: Sequence[Rectangle], size: Size, settings: DivideSettings) -> list[DetailRegion]:
     largest = settings.growing_area * size[0] * size[1]
-    growing = [box for box in things if area(box) <= largest]
-    merged = merge_overlapping(growing, settings.merge_iou)
-    parts = []
+    merged = merge_overlapping([box for box in things if area(box) <= largest], settings.merge_iou)
     # Split as published; a photo one pixel wide or high at one half.
-    edges = ([0, side // 2 or 0.5, side] for side in size)
-    for number, part in enumerate(_cells(*edges), 1):
-        box = bounding_union([part, *(box for box in merged if share_inside(box, part) > _GROW)])
-        parts.append(DetailRegion(f"spatial-{number}", "spatial", box))
-    return parts
+    cells = _cells(*([0, side // 2 or 0.5, side] for side in size))
+    grown = (bounding_union([part, *(box for box in merged if share_inside(box, part) > _GROW)]) for part in cells)
+    return [DetailRegion(f"spatial-{n}", "spatial", box) for n, box in enumerate(grown, 1)]
 
 
 def whole_photo(image_size: Size) -> DetailRegion:
@@ -198,32 +189,31 @@ def whole_photo(image_size: Size) -> DetailRegion:
 
 
 @dataclass(frozen=True)
-class OwnSettings(Checked):
-    """How our captioner is asked: its caption is one short sentence, so that several come from several sub-regions.
+class OwnSettings:
+    """How our captioner is asked: its caption is one short sentence, so that several come from several sub-regions."""
 
-    `samples`: captions of a region; `jitter`: how far a sub-region is moved, as a share of its region's sides (0: it is
-    the region itself); `scales`: sizes of sub-regions, in turn (above 1 shows an object in its surroundings);
-    `sampled`: "alternate": every second further sample is drawn from the decoder at `temperature` and `top_p`, the
-    others decoded as the checkpoint does; "all", as published for language models; "none".
-    """
-
-    samples: Annotated[int, (1, 1000)] = 5
-    jitter: Annotated[float, (0, 0.49)] = 0.1
-    scales: tuple[float, ...] = (0.8, 1.25, 0.6, 1.0)
+    samples: int = 5  # captions of a region
+    jitter: float = 0.1  # how far a sub-region is moved, as a share of its region's sides; 0: it is the region itself
+    scales: tuple[float, ...] = (0.8, 1.25, 0.6, 1.0)  # of sub-regions, in turn; above 1 with what is around
+    # Which samples are drawn from the decoder, not decoded as the checkpoint does: every second further one, or all, as
+    # published for language models.
     sampled: Literal["alternate", "all", "none"] = "alternate"
-    temperature: Annotated[float, (1e-6, 100)] = 0.3
-    top_p: Annotated[float, (1e-6, 1)] = 0.9
+    temperature: float = 0.3  # of what is drawn
+    top_p: float = 0.9
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check("int [1, 1000]", self, "samples")
+        check("[0, 0.49]", self, "jitter")
+        check(("alternate", "all", "none"), self, "sampled")
+        check("[1e-6, 100]", self, "temperature")
+        check("[1e-6, 1]", self, "top_p")
         if not self.scales or not all(0.05 <= scale <= 4 for scale in self.scales):
             raise OptionError(f"scales {self.scales} must hold numbers from 0.05 to 4")
 
 
 class PatchionerDescriber:
     """Describe regions with our own captioner (a `Describer`): sample 0 is the sentence that it gives of a region,
-    others are of sub-regions, moved and scaled at random, or drawn from the decoder. Nothing is encoded again.
-    """
+    others are of sub-regions, moved and scaled at random, or drawn from the decoder. Nothing is encoded again."""
 
     def __init__(self, model: Patchioner, settings: OwnSettings | None = None) -> None:
         self._model, self._settings = model, settings or OwnSettings()
@@ -235,16 +225,12 @@ class PatchionerDescriber:
         sample's number and the seed; not on the other regions."""
         features = self._model.encode(photo.image) if photo.features is None else photo.features
         visible, samples = features.geometry.visible, range(self._settings.samples)
-        asked = {
-            (one.id, sample): self._sub_region(photo, one, sample, seed, visible)
-            for one, sample in product(regions, samples)
-        }
+        asked = {(one.id, n): self._sub_region(photo, one, n, seed, visible) for one, n in product(regions, samples)}
         captions: dict[tuple[str, int], Caption] = {}
         decodings = {sample: self._decoding(sample, seed) for sample in samples}
         for options in dict.fromkeys(decodings.values()):
             keys = [key for key in asked if decodings[key[1]] == options]
-            some = [asked[key] for key in keys]
-            found = self._model.caption(features, some, options=options, style="sentence")
+            found = self._model.caption(features, [asked[key] for key in keys], options=options, style="sentence")
             captions.update(zip(keys, found, strict=True))
         return [Statement(*key, captions[key].text or "", captions[key].score) for key in asked]
 
@@ -255,15 +241,14 @@ class PatchionerDescriber:
             return None
         # A draw depends on seed and embedding: the same region twice needs a seed of its own.
         own = seed + (sample if settings.jitter == 0 else 0)
-        plain, warm = self._model.settings.decode, settings.temperature
-        return replace(plain, strategy="sample", temperature=warm, top_p=settings.top_p, seed=own)
+        plain = self._model.settings.decode
+        return replace(plain, strategy="sample", temperature=settings.temperature, top_p=settings.top_p, seed=own)
 
     def _sub_region(self, photo: Photo, region: DetailRegion, sample: int, seed: int, visible: Rectangle) -> Region:
         scales, jitter = self._settings.scales, self._settings.jitter
         if sample == 0 or jitter == 0:
             return region.region
-        names = (zlib.crc32(name.encode()) for name in (photo.sha256, region.id))
-        source = np.random.default_rng([seed, sample, *names])
+        source = np.random.default_rng([seed, sample, *(zlib.crc32(one.encode()) for one in (photo.sha256, region.id))])
         right, down = source.uniform(-jitter, jitter, 2).tolist()
         return sub_region(region, scales[(sample - 1) % len(scales)], (right, down), visible)
 
@@ -296,16 +281,13 @@ def shown(image: Image.Image, region: DetailRegion) -> Image.Image:
     """The picture of a region's box, RGB: sides of 32 to 1024 pixels, no aspect ratio over 10 where that can be."""
     picture = image.convert("RGB")
     if region.kind != "global":
-        spans: list[tuple[float, float]] = []
-        for low, high, extent in zip(region.box[:2], region.box[2:], image.size, strict=True):
-            low = min(max(low, 0.0), extent - 1.0)
-            spans.append((low, min(max(high, low + 1.0), float(extent))))
-        sides = [high - low for low, high in spans]
-        for axis, (low, high) in enumerate(spans):  # with what is around what is too small or thin
-            more = max(0.0, max(_LEAST, sides[1 - axis] / _SLIMMEST) - sides[axis]) / 2
-            spans[axis] = (max(0.0, low - more), min(float(image.size[axis]), high + more))
-        (left, right), (top, bottom) = spans
-        picture = cut_out(picture, (left, top, right, bottom))
+        extent = np.array(image.size, dtype=np.float64)
+        low = np.clip(region.box[:2], 0, extent - 1)
+        high = np.clip(region.box[2:], low + 1, extent)
+        sides = high - low
+        # With what is around what is too small or thin.
+        more = np.maximum(np.maximum(_LEAST, sides[::-1] / _SLIMMEST) - sides, 0) / 2
+        picture = cut_out(picture, (*np.maximum(low - more, 0), *np.minimum(high + more, extent)))
     picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
     shortest = max(_LEAST, math.ceil(max(picture.size) / _SLIMMEST))
     size = (max(picture.width, shortest), max(picture.height, shortest))
@@ -325,9 +307,8 @@ class VisionDescriber:
         max_tokens: int = 512,
         temperatures: tuple[float, float] = (0.2, 0.7),
     ) -> None:
+        check("int [1, inf)", samples=samples)
         self.model, self.samples = model, samples
-        if type(samples) is not int or samples < 1:
-            raise OptionError(f"samples is {samples!r}: give a whole number from 1 on")
         self._temperatures, self._sampling = temperatures, {"max_tokens": max_tokens}
         asked = {"samples": samples, "temperatures": list(temperatures), **self._sampling}
         self.settings = {"describer": model.settings["text_model"], **model.settings, **asked}
@@ -339,14 +320,9 @@ class VisionDescriber:
         answers = self.model.answers([one for several in asked.values() for one in several])
         found: list[Statement] = []
         for name, several in asked.items():
-            failed: list[PatchionerError] = []
-            for question, _ in several:
-                one = answers[question.key]
-                if isinstance(one, Answer):
-                    text = plain_text(one.text)
-                    found.append(Statement(name, question.sample, text, one.log_prob))
-                else:
-                    failed.append(one)
+            said = [(question.sample, answers[question.key]) for question, _ in several]
+            found += [Statement(name, n, plain_text(a.text), a.log_prob) for n, a in said if isinstance(a, Answer)]
+            failed = [one for _, one in said if isinstance(one, PatchionerError)]
             where = f"{photo.name}, region {name!r}"
             if len(failed) == len(several):
                 raise DetailError(f"{where}: no description; {failed[0]}")
@@ -357,14 +333,12 @@ class VisionDescriber:
     def _asked(self, photo: Photo, region: DetailRegion, seed: int) -> list[Asked]:
         """Regions are told apart by what is seen of them, not by their ids."""
         whole = region.kind == "global"
-        temperature = self._temperatures[0 if whole else 1]
-        sampling = {"temperature": temperature, **self._sampling, **self.model.sampling}
+        sampling = {"temperature": self._temperatures[0 if whole else 1], **self._sampling, **self.model.sampling}
         box = None if whole else [float(edge) for edge in region.box]
         seen = {"photo": photo.sha256, "box": box, "mask": mask_digest(region.mask)}
         one = Question("describe", self.model.identity, PROMPT, "", sampling, seed, shown=seen)
         picture = functools.partial(shown, photo.image, region)
-        samples = 1 if whole else self.samples
-        return [(replace(one, sample=sample), picture) for sample in range(samples)]
+        return [(replace(one, sample=n), picture) for n in range(1 if whole else self.samples)]
 
 
 def plain_text(answer: str) -> str:

@@ -12,11 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
-from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from decoders.scene_graph import word_set
 from patchioner import detail
 from patchioner.base.errors import DetailError, FutileError
+from patchioner.base.files import check
 from patchioner.detail import Claim, DetailRegion, FusedSentence, Photo, Support, Verdict, prose
 from patchioner.detail.describe import overlap_share
 from patchioner.detail.models import AskedModel
@@ -29,24 +30,25 @@ _Reason = tuple[str, str]  # one of `Verdict.reason`, the reason in words
 
 
 @dataclass(frozen=True)
-class FilterSettings(detail.Checked):
-    """What is kept.
+class FilterSettings:
+    """What is kept."""
 
-    `rules`: hedges, preamble and fragments are dropped, see `clean`; `alike`: similarity from which two claims say the
-    same; `trusted_agreement`: from so many samples on a claim is kept without support, 0: never; `whole_sentences`:
-    which need the scorer's support as a whole: "captions": texts of one sentence that no share of samples tells of, and
-    sentences of which no thing is scored; "always": all; `lone_support`: a thing drops its sentence where its own
-    support is below this and none of two or more other samples of overlapping regions names it, 0: never; `share`: of a
-    text of one sentence each thing must be named by this share of the samples about overlapping regions (about the
-    region alone where a user gave it), each other word by half of it, 0: no such test.
-    """
-
-    rules: bool = True
-    alike: detail.Share = 0.6
-    trusted_agreement: Annotated[int, (0, 10_000)] = 0
+    rules: bool = True  # hedges, preamble and fragments are dropped, see `clean`
+    alike: float = 0.6  # similarity from which two claims say the same
+    trusted_agreement: int = 0  # from so many samples on a claim is kept without support; 0: never
+    # Which need the scorer's support as a whole: texts of one sentence that no share of samples tells of, and sentences
+    # of which no thing is scored; or all.
     whole_sentences: Literal["captions", "always"] = "captions"
-    lone_support: detail.Share = 0.2
-    share: detail.Share = 0.45
+    # A thing of less support drops its sentence where none of 2 or more other samples of overlapping regions names it.
+    lone_support: float = 0.2
+    # Of a text of one sentence each thing must be named by this share of the samples about overlapping regions (about
+    # the region alone where a user gave it), each other word by half of it; 0: no such test.
+    share: float = 0.45
+
+    def __post_init__(self) -> None:
+        check("[0, 1]", self, "alike lone_support share")
+        check("int [0, 10000]", self, "trusted_agreement")
+        check(("captions", "always"), self, "whole_sentences")
 
 
 def filter_statements(
@@ -62,13 +64,11 @@ def filter_statements(
     chosen, by_id = settings or FilterSettings(), {region.id: region for region in regions}
     unknown = sorted({one.region_id for one in statements} - by_id.keys())
     if len(by_id) < len(regions) or unknown:
-        ids = f"statements about {unknown}, regions {[region.id for region in regions]}"
-        raise DetailError(f"{ids}: every id must be there once")
+        raise DetailError(f"statements about {unknown}, regions {[one.id for one in regions]}: give every id once")
     claims: list[Claim] = []
     for one in statements:
         for place, text in enumerate(prose.split_sentences(one.text)):
-            told = (text, one.region_id, one.sample, place, one.log_prob)
-            claims.append(Claim(f"c{len(claims) + 1}", *told))
+            claims.append(Claim(f"c{len(claims) + 1}", text, one.region_id, one.sample, place, one.log_prob))
     verdicts: dict[str, Verdict] = {}
 
     def left_by(why_not: Callable[[Claim], _Reason | None], some: Sequence[Claim]) -> list[Claim]:
@@ -89,11 +89,9 @@ def filter_statements(
         supports = scorer.score(photo, [(by_id[one[0].region_id], one[0].text) for one in groups])
     for group, support in zip(groups, supports, strict=True):
         reason, agreement = None, len({one.text_id for one in group})
-        trusted = 0 < chosen.trusted_agreement <= agreement
-        if scorer is not None and support is not None and not trusted:
+        if scorer is not None and support is not None and not 0 < chosen.trusted_agreement <= agreement:
             reason = unsupported(support, beside[group[0].text_id], scorer, chosen)
-        for verdict in _of_group(group, agreement, support, reason):
-            verdicts[verdict.claim.id] = verdict
+        verdicts |= {one.claim.id: one for one in _judged(group, agreement, support, reason)}
     return [verdicts[claim.id] for claim in claims]
 
 
@@ -112,7 +110,7 @@ def clean(sentence: str) -> _Reason | None:
     return None
 
 
-def agreeing_groups(claims: Sequence[Claim], near: _Pairs, alike: float = 0.6) -> list[list[Claim]]:
+def agreeing_groups(claims: Sequence[Claim], near: _Pairs, alike: float) -> list[list[Claim]]:
     """Claims that say the same, grouped, ordered by their first claim. A claim joins the group to whose first claim it
     is most `alike`, if it is enough so (`similarity_matrix`) and their regions are `near`. First in its group then
     stands the claim most like the others, of those the fullest."""
@@ -121,8 +119,7 @@ def agreeing_groups(claims: Sequence[Claim], near: _Pairs, alike: float = 0.6) -
     for index, claim in enumerate(claims):
         beside = [first for first in groups if (claim.region_id, claims[first].region_id) in near]
         best = max(beside, key=lambda first: float(likeness[index, first]), default=index)
-        joins = likeness[index, best] >= alike
-        groups.setdefault(best if joins else index, []).append(index)
+        groups.setdefault(best if likeness[index, best] >= alike else index, []).append(index)
     found = []
     for group in groups.values():
         total = likeness[:, group].sum(axis=1)
@@ -167,8 +164,7 @@ def rarely_said(text: str, beside: Beside, share: float) -> _Reason | None:
     for word, least in needed.items():
         found = (beside.said.get(word, 0) + 1) / (beside.others + 1)
         if found < least:
-            told = f"{found:.0%} of {beside.others + 1} texts say {word!r}, not {least:.0%}"
-            return "unsupported", told
+            return "unsupported", f"{found:.0%} of {beside.others + 1} texts say {word!r}, not {least:.0%}"
     return None
 
 
@@ -193,14 +189,12 @@ def unsupported(support: Support, beside: Beside, scorer: detail.Scorer, setting
     return "object", f"{sign}, which none of {beside.others} other texts names"
 
 
-def _of_group(
-    group: Sequence[Claim], agreement: int, support: Support | None, reason: _Reason | None
-) -> Iterator[Verdict]:
+def _judged(group: Sequence[Claim], agreement: int, support: Support | None, why: _Reason | None) -> Iterator[Verdict]:
     """The first claim's verdict is the group's; the others of a kept group are merged into it."""
     first, *others = group
     regions = tuple(dict.fromkeys(claim.region_id for claim in group))
-    why, note = reason or (None, "")
-    verdict = rest = Verdict(first, why is None, agreement, regions, support, why, note)
+    reason, note = why or (None, "")
+    verdict = rest = Verdict(first, why is None, agreement, regions, support, reason, note)
     if why is None:
         rest = dropped(verdict, "duplicate", f'says the same as {first.id}: "{first.text}"')
         verdict = replace(verdict, merged=tuple(claim.id for claim in others))
@@ -213,18 +207,18 @@ _KINDS = ("global", "semantic", "user", "spatial", "grid")  # as a paragraph spe
 
 
 @dataclass(frozen=True)
-class FuseSettings(detail.Checked):
-    """How sentences become a paragraph; chosen on the 114 development photos, `benchmarks.detail` "objects".
+class FuseSettings:
+    """How sentences become a paragraph; chosen on the 114 development photos, `benchmarks.detail` "objects"."""
 
-    `max_words`: at most in the paragraph; `duplicate`: similarity from which two sentences say the same; `new_share`:
-    of a sentence's things, those that no sentence before it names, 0 asks for none; `coverage`: the sentence that adds
-    most content per word comes first, not the one that most samples agree on: for long texts by a language model.
-    """
-
-    max_words: Annotated[int, (1, 10_000)] = 120
-    duplicate: detail.Share = 0.5
-    new_share: detail.Share = 0.5
+    max_words: int = 120  # of the paragraph
+    duplicate: float = 0.5  # similarity from which two sentences say the same
+    new_share: float = 0.5  # of a sentence's things, that no sentence before it names; 0 asks for none
+    # The sentence that adds most content per word is first, not what most samples agree on: for large models' texts.
     coverage: bool = False
+
+    def __post_init__(self) -> None:
+        check("int [1, 10000]", self, "max_words")
+        check("[0, 1]", self, "duplicate new_share")
 
 
 class GreedyFuser:
@@ -241,8 +235,6 @@ class GreedyFuser:
         alike, left, named = prose.similarity_matrix(texts), settings.max_words, set[str]()
         taken: dict[int, list[Verdict]] = {}  # place of a sentence -> of whom it speaks
         left_out: list[Verdict] = []
-        said = "the paragraph names its things already"
-        full = f"other sentences have more to say in {left} words"
         agreed = [(-one.agreement, -one.support.score if one.support else 0.0) for one in kept]
         places = sorted(range(len(texts)), key=agreed.__getitem__)
         for place in _by_coverage(texts, kept, taken) if settings.coverage else places:
@@ -252,8 +244,9 @@ class GreedyFuser:
             if same is not None and alike[place, same] >= settings.duplicate:
                 taken[same].append(verdict)
             elif settings.new_share and len(own - named) < max(settings.new_share * len(own), 1e-9):
-                left_out.append(dropped(verdict, "duplicate", said))
+                left_out.append(dropped(verdict, "duplicate", "the paragraph names its things already"))
             elif words > left:
+                full = f"other sentences have more to say in {settings.max_words} words"
                 left_out.append(dropped(verdict, "length", full))
             else:
                 taken[place] = [verdict]
@@ -305,7 +298,7 @@ def finished(text: str) -> str:
 def _sentence(text: str, verdicts: Sequence[Verdict]) -> FusedSentence:
     """A sentence of the paragraph that says what the claims say."""
     claims = dict.fromkeys(one.claim.id for one in verdicts)
-    regions = dict.fromkeys(name for one in verdicts for name in (one.claim.region_id, *one.regions))  # fmt: skip
+    regions = dict.fromkeys(name for one in verdicts for name in (one.claim.region_id, *one.regions))
     scores = [one.support.score for one in verdicts if one.support is not None]
     agreement = max(one.agreement for one in verdicts)
     return FusedSentence(text, tuple(claims), tuple(regions), agreement, min(scores, default=None))
@@ -355,8 +348,7 @@ class LanguageFuser:
             return self._greedy.fuse(photo, regions, kept)
         told = {name for sentence in sentences for name in sentence.claim_ids}
         note = "the language model told it in no sentence that its statements support"
-        untold = [one for one in kept if one.claim.id not in told]
-        return sentences, [dropped(one, "no source", note) for one in untold]
+        return sentences, [dropped(one, "no source", note) for one in kept if one.claim.id not in told]
 
     def _written(self, statements: str, count: int) -> Sequence[_Written]:
         """What the model answers; asked a second time with the error; nothing in the end."""
@@ -384,8 +376,7 @@ class LanguageFuser:
         for one in written:
             sources = [verdicts[number - 1] for number in dict.fromkeys(one.ids)]
             text = finished(one.text)
-            claims = [source.claim.text for source in sources]
-            if words := unsourced_words(text, claims, allowed=_ALLOWED):
+            if words := unsourced_words(text, [source.claim.text for source in sources], allowed=_ALLOWED):
                 _LOG.info("dropped %r: no statement says %s", text, ", ".join(words))
             elif len(text.split()) <= left and text.casefold() not in found:
                 found[text.casefold()] = _sentence(text, sources)
@@ -397,8 +388,7 @@ def unsourced_words(text: str, claims: Sequence[str], allowed: Collection[str] =
     """Content words and negations of a sentence that none of its claims has, sorted; forms and synonyms count as one. A
     sentence that puts the words of its claims together in another sense passes."""
     said = " ".join(claims)
-    spoken = [prose.content_words(one) for one in (said, *claims)]
-    terms = (prose.words_of(said), allowed, *spoken)
+    terms = (prose.words_of(said), allowed, *map(prose.content_words, (said, *claims)))
     known = {prose.root(word) for words in terms for word in words}
     words = prose.content_words(text)
     new = {word for word in words if known.isdisjoint(map(prose.root, (word, *word.split("-"))))}
@@ -438,8 +428,7 @@ def read_written(answer: str, count: int) -> tuple[_Written, ...]:
         if not any(map(str.isalnum, one.text)):
             raise DetailError(f"the text {one.text!r:.60} of a sentence must be words")
         if not one.ids or not 1 <= min(one.ids) <= max(one.ids) <= count:
-            where = f"ids of {one.text!r:.60} are {list(one.ids)!r:.60}"
-            raise DetailError(f"{where}; give numbers from 1 to {count}")
+            raise DetailError(f"ids of {one.text!r:.60} are {list(one.ids)!r:.60}; give numbers from 1 to {count}")
     if not written:
         raise DetailError("the answer has no sentences; give at least one")
     return written

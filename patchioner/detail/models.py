@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import threading
 from abc import ABC, abstractmethod
@@ -24,15 +23,13 @@ from PIL import Image
 from torch import Tensor
 
 from patchioner.base.errors import DetailError, OptionError, PatchionerError
-from patchioner.base.files import atomic_path
+from patchioner.base.files import AnyPath, atomic_path
 from patchioner.base.optional import read_pretrained, require
 from patchioner.base.weights import usable_device
 from patchioner.pipeline import attempt
 
 _LOG = logging.getLogger(__name__)
-LONGEST_ANSWER = 50_000
-"""Characters of an answer that are kept; a paragraph has a thousand."""
-_EXTRA = "language-models"
+LONGEST_ANSWER = 50_000  # characters of an answer that are kept; a paragraph has a thousand
 _AT_ONCE = 8  # texts of a batch
 _ENDS = 1 << 16  # bytes at both ends of a file of weights that are read to tell it from others
 
@@ -53,19 +50,16 @@ _CLOSES = (
 )
 _FRAME = r"(?:<\|(?:begin|end)_of_(?:box|solution)\|>|<\|(?:START|END)_RESPONSE\|>)"
 _MARK = r"(?:<[|｜][\w▁]+[|｜]>|</s>|<(?:bos|eos|end_of_utterance)>|<(?:start|end)_of_turn>|\[/?INST\])"
-_NO_ANSWER = tuple(
-    re.compile(pattern, re.DOTALL | re.IGNORECASE)
-    for pattern in (
-        # Channels of harmony, with or without their marks: only the final one is an answer.
-        r"\A.*<\|channel\|>final[^<]{0,99}(?:<\|constrain\|>\w*)?<\|message\|>|\Aanalysis.*assistantfinal",
-        r"\A\s*(?:<\|start\|>assistant)?<\|channel\|>.*",
-        # Thoughts ahead of the answer, or instead of it; who speaks; thoughts without their opening mark.
-        rf"\A(?:\s*{_OPENS}.*?(?:{_CLOSES}|\Z)|\s*(?!{_CLOSES}){_MARK}(?:assistant|model)?|"
-        rf"\s*(?:ASSISTANT:|<s>)|(?:(?!{_OPENS}).)*?{_CLOSES})+",
-        _FRAME,
-        # Calls of tools, and what a model wrote after its turn.
-        rf"<(tool_call|function_calls?)>.*?(?:</\1>|\Z)|\[TOOL_CALLS\].*|{_MARK}.*",
-    )
+_NO_ANSWER = (
+    # Channels of harmony, with or without their marks: only the final one is an answer.
+    r"\A.*<\|channel\|>final[^<]{0,99}(?:<\|constrain\|>\w*)?<\|message\|>|\Aanalysis.*assistantfinal",
+    r"\A\s*(?:<\|start\|>assistant)?<\|channel\|>.*",
+    # Thoughts ahead of the answer, or instead of it; who speaks; thoughts without their opening mark.
+    rf"\A(?:\s*{_OPENS}.*?(?:{_CLOSES}|\Z)|\s*(?!{_CLOSES}){_MARK}(?:assistant|model)?|"
+    rf"\s*(?:ASSISTANT:|<s>)|(?:(?!{_OPENS}).)*?{_CLOSES})+",
+    _FRAME,
+    # Calls of tools, and what a model wrote after its turn.
+    rf"<(tool_call|function_calls?)>.*?(?:</\1>|\Z)|\[TOOL_CALLS\].*|{_MARK}.*",
 )
 # An answer that is wrapped as a whole: a fence of Markdown, a tag.
 _WRAPPED = re.compile(
@@ -75,16 +69,13 @@ _WRAPPED = re.compile(
 
 
 def clean_answer(text: str, *, limit: int = LONGEST_ANSWER) -> str:
-    """A model's text without what could harm a file, a page or a terminal; its words stay as they are.
-
-    Removed: control characters, marks that reorder or hide text, lone surrogates, reasoning ahead of the answer (or
-    instead of it), calls of tools, marks of chat templates, the fence or tag around it all, white space at both ends,
-    and what comes after `limit` characters.
-    """
+    """A model's text without what could harm a file, a page or a terminal; its words stay as they are. Removed: control
+    characters, marks that reorder or hide text, lone surrogates, reasoning ahead of the answer or in its place, calls
+    of tools, marks of chat templates, the fence or tag around all, outer white space, all after `limit` characters."""
     text = _UNFIT.sub("", text[: 4 * limit].replace("\r\n", "\n"))
     text = _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
     for pattern in _NO_ANSWER:  # of marks that such characters no longer break up
-        text = pattern.sub("", text)
+        text = re.sub(pattern, "", text, flags=re.DOTALL | re.IGNORECASE)
     text = text.strip()
     if wrapped := _WRAPPED.match(text):
         text = (wrapped[1] or wrapped[3] or "").strip()
@@ -98,21 +89,16 @@ def whole_sentences(text: str) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """All that decides an answer, without secrets. Two equal questions are asked once.
+    """All that decides an answer, without secrets. Two equal questions are asked once."""
 
-    `stage`, `model`: who asks ("describe", "fuse"), whom (`AskedModel.identity`); `user`, `system`: what it is asked,
-    and was told beforehand; `sampling`: "temperature", "max_tokens" and the like; `seed`, `sample`: of the run, and
-    which of several answers to the same words; `shown`: what tells the picture that is shown, in JSON values.
-    """
-
-    stage: str
-    model: str
+    stage: str  # who asks: "describe", "fuse"
+    model: str  # whom: `AskedModel.identity`
     user: str
-    system: str = ""
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    sample: int = 0
-    shown: Mapping[str, Any] = field(default_factory=dict)
+    system: str = ""  # what the model is told beforehand
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # "temperature", "max_tokens" and the like
+    seed: int = 0  # of the run
+    sample: int = 0  # which of several answers to the same words
+    shown: Mapping[str, Any] = field(default_factory=dict)  # what tells the picture that is shown, in JSON values
 
     @property
     def key(self) -> str:
@@ -134,8 +120,7 @@ class Answer:
     log_prob: float | None = None
 
 
-Asked = tuple[Question, Callable[[], Image.Image] | None]
-"""A question, and what makes the picture that it is about."""
+Asked = tuple[Question, Callable[[], Image.Image] | None]  # and what makes the picture that it is about
 Take = Callable[[Question, Answer | PatchionerError], None]
 
 
@@ -153,10 +138,9 @@ def mask_digest(mask: npt.NDArray[np.bool_] | None) -> str | None:
 
 class CallCache:
     """A folder of answers, `ab/abcd….json` for the question whose key is abcd…, that threads and processes may share. A
-    damaged file counts as absent, with a warning. A model of the same name on two servers is taken for one: give each
-    its own folder."""
+    damaged file counts as absent, with a warning. A name on two servers is taken for one model: give each a folder."""
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: AnyPath) -> None:
         self.folder = Path(folder)
 
     def path(self, question: Question) -> Path:
@@ -184,8 +168,8 @@ class CallCache:
             with atomic_path(self.path(question)) as temporary:
                 temporary.write_text(_entry(question, answer), encoding="utf-8")
         except OSError as error:
-            said = f"{self.folder}: the answer cannot be kept ({error.strerror})"
-            raise DetailError(f"{said}; make room or choose another folder") from error
+            wrong = f"{self.folder}: the answer cannot be kept ({error.strerror})"
+            raise DetailError(f"{wrong}; make room or choose another folder") from error
 
 
 def _entry(question: Question, answer: Answer) -> str:
@@ -234,13 +218,9 @@ class AskedModel(ABC):
 
 
 class LocalModel(AskedModel):
-    """A causal language model, or one that `sees` pictures (image-text-to-text), loaded when it is first asked.
-
-    Threads take turns. Each text has its own random numbers: it is the same in any batch, up to rounding; batches are
-    halved whenever memory runs out.
-
-    `name`: hub id or folder; `device`: None is a GPU if there is one, where weights are as stored; float32 on a CPU.
-    """
+    """A causal language model, or one that `sees` pictures (image-text-to-text), loaded when it is first asked. Threads
+    take turns. Each text has its own random numbers: it is the same in any batch, up to rounding; batches are halved
+    where memory ends. `name`: hub id or folder; `device`: None is a GPU if there is one. On a CPU it is of float32."""
 
     def __init__(
         self, name: str, *, sees: bool = False, device: str | None = None, cache: CallCache | None = None
@@ -259,7 +239,13 @@ class LocalModel(AskedModel):
     def parts(self) -> tuple[Any, Any]:
         """The network, in evaluation mode on its device, and its tokenizer or processor; the first call loads them."""
         with self._lock:
-            self._loaded = self._loaded or self._load()
+            if self._loaded is None:
+                kinds = "AutoTokenizer", "AutoModelForCausalLM"
+                if self._sees:
+                    kinds = "AutoProcessor", "AutoModelForImageTextToText"
+                offline = not Path(self.name).is_dir() and not self._reachable()
+                processor, network = read_pretrained(self.name, *kinds, dtype=self.dtype, offline=offline)
+                self._loaded = network.to(self._device).eval(), processor
             return self._loaded
 
     def write(self, asked: Sequence[Asked], take: Take) -> None:
@@ -281,8 +267,8 @@ class LocalModel(AskedModel):
         longest, length = int(questions[0].sampling["max_tokens"]), inputs["input_ids"].shape[1]
         most = getattr(network.config.get_text_config(), "max_position_embeddings", None)
         if not self._sees and isinstance(most, int) and length + longest > most:
-            said = f"{self.name}: a prompt of {length} tokens and an answer of {longest} exceed the model's"
-            raise DetailError(f"{said} {most}; ask for less, or take a model that reads more")
+            wrong = f"{self.name}: a prompt of {length} tokens and an answer of {longest} exceed the model's {most}"
+            raise DetailError(f"{wrong}; ask for less, or take a model that reads more")
         tokenizer = getattr(processor, "tokenizer", processor)
         temperatures = [float(one.sampling["temperature"]) for one in questions]
         sampler = SeededSampler([one.own_seed for one in questions], temperatures, longest)
@@ -294,18 +280,10 @@ class LocalModel(AskedModel):
             found.append(Answer(text, log_prob) if text else EmptyAnswerError(said))
         return found
 
-    def _load(self) -> tuple[Any, Any]:
-        kinds = "AutoTokenizer", "AutoModelForCausalLM"
-        if self._sees:
-            kinds = "AutoProcessor", "AutoModelForImageTextToText"
-        offline = not Path(self.name).is_dir() and not self._reachable()
-        dtype = getattr(torch, self.dtype, "auto")
-        processor, network = read_pretrained(self.name, *kinds, dtype=dtype, offline=offline)
-        return network.to(self._device).eval(), processor
-
     def _reachable(self) -> bool:
         """Whether the hub answers. Asked once: left to itself, the library tries for minutes, file by file."""
-        hub = require("huggingface_hub", _EXTRA)
+        import huggingface_hub as hub
+
         try:
             hub.get_hf_file_metadata(hub.hf_hub_url(self.name, "config.json"), timeout=10)
         except (hub.errors.HfHubHTTPError, ValueError):
@@ -341,12 +319,11 @@ def prompted(processor: Any, name: str, pictures: list[Image.Image], texts: Sequ
         tokenizer.pad_token = tokenizer.eos_token
     options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
     if getattr(processor, "chat_template", None):
-        own: Any = {"tokenize": False, "add_generation_prompt": True}
         prompts = []
         for text in texts:
             shown = [{"type": "image"}, {"type": "text", "text": text}] if pictures else text
             told = [{"role": "user", "content": shown}]
-            prompts.append(str(processor.apply_chat_template(told, **own)))
+            prompts.append(processor.apply_chat_template(told, tokenize=False, add_generation_prompt=True))
         # A template that writes the mark of beginning itself must not get a second one.
         if tokenizer.bos_token and prompts[0].startswith(tokenizer.bos_token):
             options["add_special_tokens"] = False
@@ -361,25 +338,20 @@ def prompted(processor: Any, name: str, pictures: list[Image.Image], texts: Sequ
 
 class SeededSampler:
     """Chooses the next token of each row with random numbers of that row's own: a logits processor of `transformers`.
-
-    A token is drawn by softmax(logits / temperature), on the CPU, so that a seed means the same on every device; at a
-    temperature of 0 it is the most probable. It alone is left over, so that the model's own greedy choice takes it.
-    """
+    Drawn by softmax(logits / temperature), on the CPU, so that a seed means the same on every device, or the most
+    probable at a temperature of 0, it alone is left over, so that the model's own greedy choice takes it."""
 
     def __init__(self, seeds: Sequence[int], temperatures: Sequence[float], steps: int) -> None:
         self.steps, self._temperatures = steps, temperatures
         self._draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.log_probs: list[Tensor] = []
-        """Of the tokens chosen, at temperature 1: one (rows,) float32 per step."""
+        self.log_probs: list[Tensor] = []  # of the tokens chosen, at temperature 1: one (rows,) float32 per step
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """(rows, vocabulary) logits -> the same with all but one token per row at minus infinity."""
         logits = scores.float().cpu()
         if torch.isnan(logits).any():
-            said = "the model gives values that are not numbers"
-            raise DetailError(f"{said}; take one that is stored as float32 or bfloat16")
-        rows = zip(logits, self._temperatures, self._draws, strict=True)
-        taken = torch.stack([_drawn(*row) for row in rows])
+            raise DetailError("the model gives values that are no numbers; take one stored as float32 or bfloat16")
+        taken = torch.stack([_drawn(*row) for row in zip(logits, self._temperatures, self._draws, strict=True)])
         self.log_probs.append(logits.log_softmax(dim=1).gather(1, taken)[:, 0])
         return torch.full_like(scores, float("-inf")).scatter_(1, taken.to(scores.device), 0.0)
 
@@ -396,11 +368,10 @@ def generated(
     """One text per row: tokens without prompt and end mark, and their mean log-probability, the end mark's included. Of
     the model's own generation settings, those stay that shape the logits (repetition penalty, suppressed tokens) and
     the end marks; sampling is the sampler's alone, without beams."""
-    transformers: Any = require("transformers", _EXTRA)
-    pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    transformers: Any = require("transformers", "language-models")
     config = transformers.GenerationConfig(
         do_sample=False, num_beams=1, temperature=1.0, top_p=1.0, top_k=50, max_new_tokens=sampler.steps,
-        pad_token_id=next(one for one in pads if one is not None), return_dict_in_generate=False,
+        pad_token_id=tokenizer.pad_token_id or 0, return_dict_in_generate=False,
     )  # fmt: skip
     processors = transformers.LogitsProcessorList([sampler])
     with torch.inference_mode():

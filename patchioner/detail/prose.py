@@ -18,8 +18,7 @@ from patchioner.nouns import PEOPLE
 FloatArray = npt.NDArray[np.float64]
 _TEXT = Path(__file__).with_name("words.txt").read_text(encoding="utf-8")
 _, *_PARTS = re.split(r"^\[(.+)\]\n", re.sub("(?m)^#.*\n", "", _TEXT), flags=re.MULTILINE)
-LISTS = dict(zip(_PARTS[::2], _PARTS[1::2], strict=True))
-"""Word lists and prompts by their names, as they are written in words.txt."""
+LISTS = dict(zip(_PARTS[::2], _PARTS[1::2], strict=True))  # word lists and prompts by name, as they are written there
 _SETS = {name: word_set(text) for name, text in LISTS.items()}
 
 
@@ -57,8 +56,7 @@ def split_sentences(text: str) -> list[str]:
 
     Items of a list ("1. A bench. 2. A tree", bullets, one below the other or glued into a line) become sentences of
     their own, without their marks and with a full stop; so does a title ("A bench: It is made of wood"). What leads in
-    to a list stays a sentence that ends in a colon. Quoted stops, abbreviations, initials and decimals end nothing.
-    """
+    to a list stays a sentence that ends in a colon. Quoted stops, abbreviations, initials and decimals end nothing."""
     plain = html.unescape(text.replace("\r", "\n").replace("\0", " "))
     for pattern, left in _MARKS:
         plain = pattern.sub(left, plain)
@@ -170,8 +168,7 @@ def _lemma(token: Token) -> str | None:
 
 def things(sentence: str) -> list[str]:
     """Names of the things in a sentence that can be pointed at, each once, in order."""
-    names = [phrase.name for phrase in noun_phrases(sentence) if phrase.head not in _NOT_THINGS]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(one.name for one in noun_phrases(sentence) if one.head not in _NOT_THINGS))
 
 
 _PEOPLE = PEOPLE | _SETS["people"]
@@ -211,10 +208,7 @@ def words_of(text: str) -> list[str]:
 def root(word: str) -> str:
     """What forms of a lower-case word, and words that mean the same, share; not a word itself."""
     plain = canonical(singular(word.removesuffix("'s").removesuffix("'")))
-    for ending in ("ing", "ed", "es", "s", "d"):
-        if plain.endswith(ending) and len(plain) - len(ending) >= 3:
-            plain = plain[: -len(ending)]
-            break
+    plain = re.sub(r"(?<=...)(?:ing|ed|es|s|d)\Z", "", plain)
     if len(plain) > 3 and plain[-1] == plain[-2]:
         plain = plain[:-1]  # sitting -> sit
     return plain.removesuffix("e")

@@ -20,16 +20,14 @@ from PIL import Image
 from patchioner.detail import DetailedCaption, DetailRegion, Photo, Rectangle, Verdict
 from patchioner.detail.score import DenseScorer
 from patchioner.images import data_url
-from patchioner.markup import Attribute, Child, Markup, element, folded, join, page, table
+from patchioner.markup import Child, Markup, element, folded, join, page, table
 
 _LARGEST, _QUALITY = 1024, 82  # pixels of the longer side of an embedded photo; of its JPEG
 _FINEST, _TINT = 400, 150  # pixels of the longer side of a mask that is drawn; its opacity
 _SMOOTH = 160  # pixels of the longer side of a heat map
 # Night blue, violet, red, orange, light yellow, with opacities: hot is bright, also for those who cannot tell red from
 # green, and cold is dark, so that a map shows on any photo.
-_COLOURS: Final = (
-    (8, 12, 52, 185), (84, 18, 108, 165), (222, 58, 58, 140), (255, 186, 40, 140), (255, 246, 150, 150)
-)  # fmt: skip
+_COLOURS: Final = ((8, 12, 52, 185), (84, 18, 108, 165), (222, 58, 58, 140), (255, 186, 40, 140), (255, 246, 150, 150))
 _HOW = (
     "Point at a sentence, tap it or reach it with the Tab key: the regions that it comes from are outlined, and warm "
     "colours show where the photo supports it most. Sentences that were left out are struck through, with the reason."
@@ -60,8 +58,7 @@ def report_html(photos: Iterable[ReportPhoto]) -> str:
     links = [element("li", element("a", name, href=f"#p{n}")) for n, name in enumerate(names, 1)]
     header = element("header", element("h1", title), element("p", _HOW, class_="quiet"))
     nav = element("nav", element("ol", links), aria_label="Photos") if len(names) > 1 else None
-    rules = "\n".join(map(_lighting, range(most)))
-    return page(title, css + rules, header, nav, element("main", sections))
+    return page(title, css + "\n".join(map(_lighting, range(most))), header, nav, element("main", sections))
 
 
 def _lighting(item: int) -> str:
@@ -81,8 +78,7 @@ class _Section:
 
     def __init__(self, photo: ReportPhoto, name: str) -> None:
         self._photo, self._name, self._caption = photo, name, photo.caption
-        named = [one for one in photo.caption.regions if one.name]
-        self._names = {one.id: f"{one.name} ({one.id})" for one in named}
+        self._names = {one.id: f"{one.name} ({one.id})" for one in photo.caption.regions if one.name}
         self.items: list[tuple[str, ...]] = []
 
     def markup(self) -> Markup:
@@ -108,9 +104,7 @@ class _Section:
         if not caption.sentences:
             reason = caption.reason or "no sentence was left"
             return element("p", f"Nothing is said of this photo: {reason}.", class_="empty")
-        links: list[Child] = []
-        for one in caption.sentences:
-            links += [self._item(one.text, one.region_ids), " "]
+        links = [(self._item(one.text, one.region_ids), " ") for one in caption.sentences]
         return element("p", links, class_="paragraph")
 
     def _called(self, region_ids: Iterable[str]) -> str:
@@ -125,8 +119,7 @@ class _Section:
             support = None if one.support is None else f"{one.support:.2f}"
             rows.append((number, said, self._called(one.region_ids), one.agreement, support))
         head = ["sentence", "said", "of", "samples", "support"]
-        title = "Where each sentence comes from"
-        return folded(title, table("Sources", head, rows)) if rows else None
+        return folded("Where each sentence comes from", table("Sources", head, rows)) if rows else None
 
     def _dropped(self) -> Markup | None:
         dropped, parts = self._caption.dropped, list[Child]()
@@ -139,8 +132,7 @@ class _Section:
             heading, dull = f"{reason} ({reasons[reason]})", reason in _DULL
             entries = element("ul", map(self._left_out, alike.values()), class_="dropped")
             parts.append(folded(heading, entries) if dull else [element("h4", heading), entries])
-        title = f"Left out: {len(dropped)}"
-        return element("div", element("h3", title), parts) if dropped else None
+        return element("div", element("h3", f"Left out: {len(dropped)}"), parts) if dropped else None
 
     def _left_out(self, alike: Sequence[Verdict]) -> Markup:
         """Verdicts on one text, for one reason."""
@@ -160,8 +152,7 @@ class _Section:
             mask, link = "yes" if one.mask is not None else None, self._item(one.id, (one.id,))
             rows.append((link, one.name, one.kind, box, mask, said[one.id]))
         head = ["region", "name", "kind", "box in pixels", "mask", "sentences"]
-        caption = "Regions: left, top, right, bottom in pixels of the photo"
-        return folded(f"Regions: {len(rows)}", table(caption, head, rows))
+        return folded(f"Regions: {len(rows)}", table("Regions: left, top, right, bottom in the photo", head, rows))
 
     def _picture(self) -> Markup:
         width, height = self._caption.image_size
@@ -171,8 +162,8 @@ class _Section:
         small = self._photo.image.convert("RGB")
         small.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
         photo = _image(data_url(small, quality=_QUALITY), (0, 0, width, height))
-        box, label = f"0 0 {width} {height}", f"Photo {self._photo.name}"
-        return element("svg", photo, layers, viewBox=box, role="img", aria_label=label)
+        label = f"Photo {self._photo.name}"
+        return element("svg", photo, layers, viewBox=f"0 0 {width} {height}", role="img", aria_label=label)
 
     def _outlined(self, region: DetailRegion) -> Markup:
         """A region's layer: bright for what was said of it, faint for what was said of others and of it as well."""
@@ -186,8 +177,7 @@ def _doubts(verdict: Verdict) -> Markup | None:
     """What of a claim no score can support."""
     if verdict.support is None or not verdict.support.unverifiable:
         return None
-    text = f" (not verifiable: {'; '.join(verdict.support.unverifiable)})"
-    return element("span", text, class_="quiet")
+    return element("span", f" (not verifiable: {'; '.join(verdict.support.unverifiable)})", class_="quiet")
 
 
 def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> dict[str, Markup]:
@@ -198,8 +188,7 @@ def heat_maps(photo: Photo, caption: DetailedCaption, source: DenseScorer) -> di
     low, high = cells.min(axis=0).tolist(), cells.max(axis=0).tolist()
     box: Rectangle = (low[0], low[1], high[2], high[3])
     texts = dict.fromkeys(sentence.text for sentence in caption.sentences)
-    urls = {text: data_url(_coloured(source.heat_map(photo, text)), "PNG") for text in texts}
-    return {text: _image(url, box) for text, url in urls.items()}
+    return {text: _image(data_url(_coloured(source.heat_map(photo, text)), "PNG"), box) for text in texts}
 
 
 def _coloured(values: npt.NDArray[np.float32]) -> Image.Image:
@@ -215,9 +204,8 @@ def _coloured(values: npt.NDArray[np.float32]) -> Image.Image:
 
 
 def _image(url: str, box: Rectangle) -> Markup:
-    left, top, right, bottom = box
-    sides: dict[str, Attribute] = {"x": left, "y": top, "width": right - left, "height": bottom - top}  # fmt: skip
-    return element("image", href=url, **sides, preserveAspectRatio="none")
+    x, y, right, bottom = box
+    return element("image", href=url, x=x, y=y, width=right - x, height=bottom - y, preserveAspectRatio="none")
 
 
 def _outline(region: DetailRegion, image_size: tuple[int, int]) -> Markup:

@@ -30,12 +30,10 @@ from patchioner.guidance import Captioned, FloatArray, Logistic, fit_logistic
 from patchioner.images import cut_out
 from patchioner.regions import Region, WholeImage, feature_weights
 
-KEY = "detail"
-"""Under which a model's settings hold its calibration."""
+KEY = "detail"  # under which a model's settings hold its calibration
 SENTENCE_INPUTS: Final = ("pooled", "peak", "worst thing", "mean thing", "log things")
 COMMAND: Final = "patchioner calibrate --detail"
-SENTENCE_RATE, OBJECT_RATE = 0.50, 0.10
-"""Shares that pass: of true sentences with one thing exchanged, and of things that are not there."""
+SENTENCE_RATE, OBJECT_RATE = 0.50, 0.10  # shares that pass: of sentences with a thing exchanged, of absent things
 _SIDE = 5  # patches, of a window whose mean is compared: one patch alone is noisy, more lose small things
 _TEMPERATURE = 0.02  # of the weights of the memory texts near a region
 _TEXTS_KEPT = 20_000
@@ -44,6 +42,14 @@ _BLIP_THRESHOLD = 0.3  # published, of (ITM + ITC) / 2 of BLIP; it means nothing
 
 # Things that photos show: what the name of a thing is compared with, so that its score means something.
 NOUNS: Final = tuple(" ".join(noun.split()) for noun in prose.LISTS["nouns"].split(","))
+_UNSEEN: Final = {kind: prose.any_of(kind) for kind in ("number", "colour", "place", "negation")}
+
+
+def unverifiable(sentence: str) -> tuple[str, ...]:
+    """What of a sentence no contrastive score can support, in words."""
+    said = sentence.lower()
+    parts = (f"{kind}: {found.group()}" for kind, pattern in _UNSEEN.items() for found in pattern.finditer(said))
+    return tuple(dict.fromkeys(parts))
 
 
 @dataclass(frozen=True)
@@ -74,17 +80,14 @@ class Calibration:
         """That of a model; `OptionError`, with the command that makes one, where it has none."""
         stored = model.settings.calibration.get(KEY)
         if stored is None:
-            raise OptionError(
-                f"{model.settings.name!r} has no calibration, so its cosines mean nothing as support: run {COMMAND} "
-                "--model FOLDER --pairs pairs.json --photos PHOTOS --write"
-            )
+            remedy = f"run {COMMAND} --model FOLDER --pairs pairs.json --photos PHOTOS --write"
+            raise OptionError(f"{model.settings.name!r} has no calibration, so its cosines mean nothing: {remedy}")
         return cls.from_json(stored, f"calibration of {model.settings.name!r}")
 
 
 class View(NamedTuple):
     """A region: its (dim,) unit embedding, (n, dim) unit means of windows inside it; (mean, deviation) of the
-    vocabulary's cosines with the one, and of its best with the others; (memory rows,) shares: how near each text is.
-    """
+    vocabulary's cosines with the one, and of its best with the others; (memory rows,) shares: how near each text is."""
 
     pooled: Tensor
     windows: Tensor
@@ -99,8 +102,7 @@ class Evidence:
 
     def __init__(self, model: Patchioner) -> None:
         if model.parts.text_tower is None:
-            wrong = f"{model.settings.name!r} has no text tower, so it cannot score sentences"
-            raise OptionError(f"{wrong}: give another model or scorer")
+            raise OptionError(f"{model.settings.name!r} has no text tower to score with: give another model or scorer")
         self.model = model
         self._known: dict[str, Tensor] = {}
         self._lock = threading.Lock()
@@ -110,7 +112,7 @@ class Evidence:
         self.object_inputs: tuple[str, ...] = ("pooled", "peak")
         if bank is not None and bank.texts is not None:
             self.object_inputs = ("pooled", "peak", "memory")
-            self._memory = F.normalize(bank.embeddings().float().cpu(), dim=1)
+            self._memory = _unit(bank.embeddings())
             self._rows = {text: row for row, text in enumerate(bank.texts)}
             places: dict[str, list[int]] = {}
             for place, text in enumerate(bank.texts):
@@ -124,14 +126,12 @@ class Evidence:
             if len(self._known) > _TEXTS_KEPT:
                 self._known.clear()
             if unknown := [text for text in dict.fromkeys(texts) if text not in self._known]:
-                rows = F.normalize(self.model.embed_text(unknown).float().cpu(), dim=1)
-                self._known.update(zip(unknown, rows, strict=True))
+                self._known.update(zip(unknown, _unit(self.model.embed_text(unknown)), strict=True))
             return torch.stack([self._known[text] for text in texts])
 
     def view(self, features: PatchFeatures, region: Region, without: Collection[str] = ()) -> View:
         """A region of an encoded photo, ready to be compared; memory texts in `without` are left aside."""
-        pooled = self.model.embed_regions(features, [region], crop=False)[0]
-        pooled = F.normalize(pooled.float().cpu(), dim=0)
+        pooled = _unit(self.model.embed_regions(features, [region], crop=False)[0])
         windows = _windows(features, region)
         peaks = (windows @ self._vocabulary.T).amax(0)
         weights = None
@@ -155,8 +155,7 @@ class Evidence:
         compared = self.compare(view, [prose.with_article(name) for name in names])
         if view.weights is None:
             return compared
-        memory = np.array([self._log_odds(view.weights, name) for name in names])
-        return np.column_stack([compared, memory.reshape(-1)])
+        return np.column_stack([compared, [self._log_odds(view.weights, name) for name in names]])
 
     def _log_odds(self, weights: FloatArray, name: str) -> float:
         """How much more often memory texts near a region name a thing than all do; 0 for what no text names."""
@@ -171,6 +170,10 @@ class Evidence:
         logits = objects.logits(rows) if len(rows) else np.zeros(1)
         whole = self.compare(view, [text])[0]
         return np.array([*whole, logits.min(), logits.mean(), np.log(len(rows) + 1)])
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return F.normalize(rows.float().cpu(), dim=-1)
 
 
 def _scale(values: Tensor) -> tuple[float, float]:
@@ -199,23 +202,19 @@ class DenseScorer:
     regressions make probabilities of that: from `threshold` (None: as calibrated) on a sentence is supported, below
     `object_threshold` a thing is not there.
 
-    `OptionError`: no text tower, no calibration, or one that was made with other measures.
-    """
+    `OptionError`: no text tower, no calibration, or one that was made with other measures."""
 
     def __init__(self, model: Patchioner, *, threshold: float | None = None) -> None:
         self.calibration = Calibration.of(model)
-        stored = self.calibration.sentences.threshold
-        self.threshold = stored if threshold is None else threshold
+        self.threshold = self.calibration.sentences.threshold if threshold is None else threshold
         self.object_threshold = self.calibration.objects.threshold
         self._model, self._evidence = model, Evidence(model)
-        expected, given = self._evidence.object_inputs, self.calibration.objects.inputs
+        name, expected, given = model.settings.name, self._evidence.object_inputs, self.calibration.objects.inputs
         if expected != given:
-            raise OptionError(
-                f"the calibration of {model.settings.name!r} measures {given}, this model {expected} (was its memory "
-                f"exchanged?): calibrate it again with {COMMAND}"
-            )
-        told = {"model": model.settings.name, "threshold": self.threshold}
-        self.settings = {"type": "dense", **told, "calibration": self.calibration.to_json()}
+            wrong = f"the calibration of {name!r} measures {given}, the model {expected} (was its memory exchanged?)"
+            raise OptionError(f"{wrong}: calibrate it again with {COMMAND}")
+        told = {"type": "dense", "model": name, "threshold": self.threshold}
+        self.settings = {**told, "calibration": self.calibration.to_json()}
 
     @torch.inference_mode()
     def score(self, photo: Photo, sentences: Sequence[tuple[DetailRegion, str]]) -> list[Support]:
@@ -233,15 +232,13 @@ class DenseScorer:
         rows = self._evidence.object_rows(view, names)
         row = self._evidence.sentence_row(view, sentence, rows, fitted.objects)
         scores = [round(float(score), 4) for score in fitted.objects(rows)]
-        objects = tuple(zip(names, scores, strict=True))
-        return Support(float(fitted.sentences(row)[0]), objects, unverifiable(sentence))
+        return Support(float(fitted.sentences(row)[0]), tuple(zip(names, scores, strict=True)), unverifiable(sentence))
 
     @torch.inference_mode()
     def heat_map(self, photo: Photo, sentence: str) -> npt.NDArray[np.float32]:
         """Where in the photo a sentence is supported: (rows, columns) float32 cosines of its patches, -1 to 1."""
         features = photo.features or self._model.encode(photo.image)
-        tokens = F.normalize(features.tokens.float().cpu(), dim=2)
-        return np.asarray((tokens @ self._evidence.embed([sentence])[0]).numpy(), dtype=np.float32)
+        return np.asarray((_unit(features.tokens) @ self._evidence.embed([sentence])[0]).numpy(), dtype=np.float32)
 
 
 def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int = 0) -> Calibration:
@@ -249,8 +246,7 @@ def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int 
 
     For every true caption a caption of another photo, and the caption with one thing exchanged for one that no caption
     of the photo names, are the distractors. Measures are fitted by logistic regression; a threshold is where the chosen
-    share of distractors passes. The same pairs and seed give the same. `OptionError`: too few photos, or no text tower.
-    """
+    share of distractors passes. The same pairs and seed give the same. `OptionError`: too few photos, no text tower."""
     if len(pairs) < 2:
         raise OptionError(f"{len(pairs)} photos are too few: give a hundred or more with captions")
     evidence, generator = Evidence(model), random.Random(seed)
@@ -262,31 +258,26 @@ def calibrate_model(model: Patchioner, pairs: Sequence[Captioned], *, seed: int 
         # The memory may hold these very captions; of another photo it would not.
         view = evidence.view(model.encode(photo), WholeImage(), without=captions)
         for caption in captions:
-            foreign = generator.choice(generator.choice(others))
-            swapped = swap_thing(caption, _names(others, captions, generator), generator)
-            texts = {"true": caption, "other": foreign}
-            texts |= {"swap": swapped[0]} if swapped else {}
+            texts = {"true": caption, "other": generator.choice(generator.choice(others))}
+            if swapped := swap_thing(caption, _names(others, captions, generator), generator):
+                texts["swap"] = swapped[0]
             for kind, text in texts.items():
                 said.append((kind, view, text, evidence.object_rows(view, prose.things(text))))
             true = said[-len(texts)][3]
             false = evidence.object_rows(view, [swapped[1]] if swapped else [])
             rows += [*true, *false]
             truth += [True] * len(true) + [False] * len(false)
-    values = np.array(rows).reshape(-1, len(evidence.object_inputs))
-    objects = fit_logistic(evidence.object_inputs, values, truth)
-    absent = objects(values)[~np.array(truth)]
+    objects = fit_logistic(evidence.object_inputs, rows, truth)
+    absent = objects(rows)[~np.array(truth)]
     objects = replace(objects, threshold=float(np.quantile(absent, 1 - OBJECT_RATE)))
-    rated = [evidence.sentence_row(view, text, rows, objects) for _, view, text, rows in said]
-    measures = np.array(rated)
+    measures = np.array([evidence.sentence_row(view, text, rows, objects) for _, view, text, rows in said])
     kinds = np.array([kind for kind, *_ in said])
     sentences = fit_logistic(SENTENCE_INPUTS, measures, kinds == "true")
     scores = sentences(measures)
     threshold = float(np.quantile(scores[kinds == "swap"], 1 - SENTENCE_RATE))
-    measured: dict[str, float] = {"photos": len(pairs)}
-    for kind in ("true", "other", "swap"):
-        accepted = scores[kinds == kind] >= threshold
-        measured[f"accepted {kind}"] = round(float(accepted.mean()), 4)
-    return Calibration(replace(sentences, threshold=threshold), objects, measured)
+    passed = scores >= threshold
+    measured = {f"accepted {kind}": round(float(passed[kinds == kind].mean()), 4) for kind in ("true", "other", "swap")}
+    return Calibration(replace(sentences, threshold=threshold), objects, {"photos": len(pairs), **measured})
 
 
 def swap_thing(caption: str, names: Iterator[str], draw: random.Random) -> tuple[str, str] | None:
@@ -308,17 +299,6 @@ def _names(others: Sequence[Sequence[str]], own: Sequence[str], generator: rando
                 yield name
 
 
-_UNSEEN: Final = {kind: prose.any_of(kind) for kind in ("number", "colour", "place", "negation")}
-
-
-def unverifiable(sentence: str) -> tuple[str, ...]:
-    """What of a sentence no contrastive score can support, in words."""
-    parts = []
-    for kind, pattern in _UNSEEN.items():
-        parts += [f"{kind}: {found.group()}" for found in pattern.finditer(sentence.lower())]
-    return tuple(dict.fromkeys(parts))
-
-
 Matcher = Callable[[Image.Image, Sequence[str]], npt.ArrayLike]
 """(picture, n sentences) -> (n,) numbers, higher where a sentence fits better; on a scale of its own."""
 
@@ -337,17 +317,14 @@ class IndependentScorer:
         scores = np.zeros(len(sentences))
         for name, box in {region.id: region.box for region, _ in sentences}.items():
             asked = [place for place, (region, _) in enumerate(sentences) if region.id == name]
-            texts = [sentences[place][1] for place in asked]
-            scores[asked] = self._match(cut_out(photo.image, box), texts)
+            scores[asked] = self._match(cut_out(photo.image, box), [sentences[place][1] for place in asked])
         shares = np.clip(scores, 0.0, 1.0).tolist()
-        pairs = zip(shares, sentences, strict=True)
-        return [Support(share, (), unverifiable(text)) for share, (_, text) in pairs]
+        return [Support(share, (), unverifiable(text)) for share, (_, text) in zip(shares, sentences, strict=True)]
 
 
 def load_blip(checkpoint: str) -> Matcher:
     """(Matching probability + cosine) / 2 of BLIP, as published, from a hub id or folder."""
-    kinds = "AutoProcessor", "BlipForImageTextRetrieval"
-    processor, model = read_pretrained(checkpoint, *kinds, dtype=torch.float32)
+    processor, model = read_pretrained(checkpoint, "AutoProcessor", "BlipForImageTextRetrieval", dtype=torch.float32)
     model.eval()
 
     @torch.inference_mode()
@@ -355,8 +332,7 @@ def load_blip(checkpoint: str) -> Matcher:
         pixels = processor.image_processor(images=picture, return_tensors="pt")["pixel_values"]
         seen = model.vision_model(pixel_values=pixels).last_hidden_state
         # The published system reads 35 tokens: the tail of a long sentence is never seen.
-        how: Any = {"padding": True, "truncation": True, "max_length": 64, "return_tensors": "pt"}
-        texts = processor.tokenizer(list(sentences), **how)
+        texts = processor.tokenizer(list(sentences), padding=True, truncation=True, max_length=64, return_tensors="pt")
         words = {"input_ids": texts["input_ids"], "attention_mask": texts["attention_mask"]}
         patches = seen.expand(len(sentences), -1, -1)
         seen_all = torch.ones(patches.shape[:2], dtype=torch.long)
@@ -385,10 +361,6 @@ def load_clip(checkpoint: str) -> Matcher:
         return np.asarray((said @ seen[0]).double().numpy())
 
     return match
-
-
-def _unit(rows: Tensor) -> Tensor:
-    return F.normalize(rows.float(), dim=-1)
 
 
 SCORERS: Final[Mapping[str, Callable[[str], Matcher]]] = {"blip": load_blip, "clip": load_clip}
