@@ -37,12 +37,10 @@ FEWEST = 20
 MOST_HELD_OUT = 1000  # enough for a steady loss, few enough to be measured often
 _RECORD = "adaptation.json"
 _REPORTS = 10
-# Behind the bank: noise of strengths up to what separates paraphrases, and a few rows that skip the bank.
-_PROJECTED = 0.9
+_PROJECTED = 0.9  # of rows; the others skip the bank
 
 _Type = Literal["prefix_gpt2", "viecap", "meacap", "prefix_lm"]
 _Tune = Literal["frozen", "full"]
-
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +90,7 @@ class NewDecoder:
     def create(self, texts: Sequence[str], tower: TextTower, dim: int, seed: int) -> TextDecoder:
         """The decoder, for embeddings of width `dim`; `texts` give a vocabulary, `tower` embeds names of entities."""
         if self.type == "prefix_gpt2":
-            sizes = ("layers", "width", "heads", "vocab_size", "positions")
-            shape = {name: getattr(self, name) for name in sizes}
+            shape = {name: getattr(self, name) for name in ("layers", "width", "heads", "vocab_size", "positions")}
             return PrefixGPT2Decoder.create(texts, embedding_dim=dim, seed=seed, **shape)
         how = {"tune": self.tune} if self.type == "prefix_lm" else {}
         kind: Any = DECODERS.get(self.type)
@@ -140,9 +137,8 @@ class GapNoise:
 
     def __call__(self, embeddings: Tensor) -> Tensor:
         """Unit embeddings (n, dim) -> corrupted unit embeddings; draws from torch's global generator."""
-        spread = self.strongest - self.weakest
         rows, device = (len(embeddings), 1), embeddings.device
-        sigma = self.weakest + spread * torch.rand(rows, device=device)
+        sigma = self.weakest + (self.strongest - self.weakest) * torch.rand(rows, device=device)
         noisy = F.normalize(embeddings + sigma * torch.randn_like(embeddings), dim=1)
         if self.bank is None:
             return noisy
@@ -152,8 +148,7 @@ class GapNoise:
 
 def normalise(text: str) -> str:
     """Lower case, no final full stop, no blanks before punctuation: how the decoder is to write."""
-    lowered = " ".join(text.lower().split()).strip(" .")
-    return re.sub(r"\s+([,.;:!?'])", r"\1", lowered)
+    return re.sub(r"\s+([,.;:!?'])", r"\1", " ".join(text.lower().split()).strip(" ."))
 
 
 @dataclass(frozen=True)
@@ -198,11 +193,10 @@ def gather(
     counts = [corpus[text] for text in own]
     if validation is None:
         return Corpus(tuple(own), tuple(counts), _chosen(len(own), share, seed))
-    known, offered = set(own), _fitting(validation, fits, "validation")
-    others = [text for text in offered if text not in known]
+    offered = _fitting(validation, fits, "validation")
+    others = [text for text in offered if text not in corpus]
     if len(others) < len(offered):
-        left = len(offered) - len(others)
-        logger.warning("validation: left out %d sentences of the corpus itself", left)
+        logger.warning("validation: left out %d sentences of the corpus itself", len(offered) - len(others))
     if not others:
         raise TextError("no validation sentence is left: give sentences that the corpus lacks")
     others = [others[row] for row in _chosen(len(others), 1.0, seed)]
@@ -221,8 +215,7 @@ def _fitting(corpus: Iterable[str], fits: Callable[[Sequence[str]], Sequence[boo
     texts = list(corpus)
     found = list(zip(texts, fits(texts), strict=True))
     if left := [text for text, fit in found if not fit]:
-        wrong = "%s: left out %d sentences longer than the decoder can write, such as %r"
-        logger.warning(wrong, name, len(left), left[0][:80])
+        logger.warning("%s: left out %d sentences longer than it can write, such as %r", name, len(left), left[0][:80])
     return [text for text, fit in found if fit]
 
 
@@ -276,17 +269,15 @@ def adapt(
         seed=training.seed,
     )
     training = _paced(training, len(corpus.training), decoder.max_tokens)
-    options = asdict(training) | {"fresh": fresh and asdict(fresh), "bank_rows": bank_rows}
-    identity = _identity(source, tower, decoder, corpus, {**options, "storage": storage})
+    options = asdict(training) | {"fresh": fresh and asdict(fresh), "bank_rows": bank_rows, "storage": storage}
+    identity = _identity(source, tower, decoder, corpus, options)
     with RunFolder.claim(out, identity, resume=resume, record=_RECORD) as run:
         if run.finished:
             logger.info("%s is finished: nothing left to do", out)
             return out
         embeddings = embed_texts(tower.encode, corpus.texts, run.work / "embeddings").float()
-        how: Any = {"resume": resume, "on_report": on_report}
-        how["checkpoint_folder"] = run.work / "decoder"
-        temperature = source.settings.temperature
-        reports = _train(decoder, corpus, embeddings, training, bank_rows, temperature, **how)
+        how: Any = {"resume": resume, "on_report": on_report, "checkpoint_folder": run.work / "decoder"}
+        reports = _train(decoder, corpus, embeddings, training, bank_rows, source.settings.temperature, **how)
         # A share of the corpus belongs in the bank that is kept, a validation file does not.
         rows = corpus.training if corpus.foreign else range(len(corpus.texts))
         bank = _bank(corpus, embeddings, rows, bank_rows, training.seed)
@@ -294,8 +285,7 @@ def adapt(
         parts = Parts(source.backbone, decoder, bank, tower, settings, source.nouns)
         write_checkpoint(parts, out, storage=storage)
         loss = reports[-1].validation_loss if reports else None
-        done = {"sentences": len(corpus.training), "bank_rows": len(bank), "validation_loss": loss}
-        run.finish(done)
+        run.finish({"sentences": len(corpus.training), "bank_rows": len(bank), "validation_loss": loss})
     return out
 
 
@@ -344,8 +334,7 @@ def _train(
     if not training.noise_sigma or decoder.needs_memory:
         memory = _bank(corpus, embeddings, corpus.training, bank_rows, training.seed)
     if not training.noise_sigma and memory is not None:
-        there = memory.to(decoder.device)
-        corrupt = GapNoise(there, temperature=temperature, share=_PROJECTED)
+        corrupt = GapNoise(memory.to(decoder.device), temperature=temperature, share=_PROJECTED)
     how |= {"corrupt": corrupt, "memory": memory, "held_out": corpus.held_out}
     return train_decoder(decoder, corpus.texts, embeddings, training, **how)
 
@@ -368,7 +357,6 @@ def _starting_decoder(
         prompter = getattr(source.decoder, "prompter", None)
         decoder = copy.deepcopy(source.decoder, {id(prompter): prompter})
     else:
-        kind = type(source.decoder).__name__
-        raise OptionError(f"a {kind} cannot be trained further: train a decoder from scratch")
+        raise OptionError(f"a {type(source.decoder).__name__} cannot be trained further: train one from scratch")
     decoder.network.to(source.decoder.device, torch.float32)
     return decoder

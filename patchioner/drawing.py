@@ -1,6 +1,6 @@
-"""A photo with its regions, numbered tags, and the list of their captions; Pillow and numpy only.
+"""A photo with its regions, numbered tags and a list of their captions, or coloured by what patches say.
 
-Regions are drawn on a transparent layer at twice the display size, reduced once at the end: that smooths edges.
+Pillow and numpy only. Regions are drawn on a layer at twice the display size, reduced once: that smooths edges.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ Captioned: TypeAlias = Caption | Label
 Colour: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 FloatArray = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
+_Size = tuple[int, int]
 _Place = tuple[float, float]
 _Rectangle = tuple[float, float, float, float]
 
@@ -33,6 +35,7 @@ FAINT_INK: Colour = (110, 110, 118)
 PAPER: Colour = (250, 250, 248)
 WHITE: Colour = (255, 255, 255)
 BLACK: Colour = (0, 0, 0)
+OTHER: Colour = (150, 150, 150)  # of patches whose captions are in no group
 
 # Smaller photos are enlarged, so that tags do not hide them; both are long sides on the page.
 SMALLEST, LARGEST = 720, 1400
@@ -41,6 +44,8 @@ COLUMN = 340  # a column of the list is at least this wide, in pixels
 MAX_LISTED = 80  # a longer list is no longer a picture
 FINE = 2  # layer pixels per display pixel
 _TINT = 80  # opacity (0..255) of the colour inside masks and rings
+_OPACITY = 0.5  # of the colour of patches
+_ALIKE = 0.3  # Jaccard overlap of the things that captions name, from which one stands for the other
 
 _COLOURS: tuple[Colour, ...] = (
     (230, 57, 70), (33, 158, 235), (255, 196, 0), (46, 184, 92), (170, 82, 220), (255, 128, 30),
@@ -50,15 +55,10 @@ _COLOURS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Display:
-    """A photo at display size that remembers its original size.
+    """A photo at display size that remembers its original size."""
 
-    Attributes:
-        photo: RGB, its long side within 720..1400 pixels.
-        image_size: (width, height) of the original photo: regions are in its pixels.
-    """
-
-    photo: Image.Image
-    image_size: tuple[int, int]
+    photo: Image.Image  # RGB, its long side within 720..1400 pixels
+    image_size: _Size  # (width, height) of the original: regions are in its pixels
 
     @classmethod
     def of(cls, image: Image.Image) -> Display:
@@ -118,6 +118,35 @@ def draw_overlay(
     ]
     if len(entries) > MAX_LISTED:
         entries[MAX_LISTED:] = [Entry(None, "", f"… and {len(entries) - MAX_LISTED} more")]
+    return add_list(photo, entries, display.font)
+
+
+def draw_patch_map(image: Image.Image, captions: Sequence[Captioned], geometry: ImageGeometry) -> Image.Image:
+    """Colour every patch by what its caption says.
+
+    Args:
+        image: the photo.
+        captions: of `Patch` regions of this grid, in any order, else OptionError; other patches stay uncoloured.
+        geometry: the patch grid (`features.geometry`).
+
+    Returns:
+        A new RGB picture with a legend: twelve captions and their shares of the captioned patches; the rest is grey.
+    """
+    display = Display.of(image)
+    clusters = cluster_captions([caption.text for caption in captions])
+    rows, columns = geometry.grid
+    cells, entries = np.full((rows, columns), -1, dtype=np.int64), []
+    for number, cluster in enumerate(clusters):
+        for member in cluster.members:
+            region = captions[member].region
+            if not isinstance(region, Patch) or region.row >= rows or region.col >= columns:
+                raise OptionError(f"{region!r} is no Patch of the {rows} x {columns} grid: use draw_overlay")
+            cells[region.row, region.col] = number
+        colour = colour_of(number) if cluster.text else OTHER
+        share = f"{100 * cluster.share:.0f} %" if cluster.share >= 0.005 else "< 1 %"
+        entries.append(Entry(colour, share, cluster.text or "other"))
+    colours = [entry.colour or OTHER for entry in entries]
+    photo = _coloured(display.photo, _pixel_clusters(cells, display, geometry), colours)
     return add_list(photo, entries, display.font)
 
 
@@ -187,7 +216,7 @@ def _mask_shape(array: npt.NDArray[np.bool_], bounds: FloatArray, display: Displ
     return Shape("mask", np.stack([low, high]), inside)
 
 
-def draw_shapes(shapes: Sequence[tuple[Shape, Colour]], size: tuple[int, int], *, width: int) -> Image.Image:
+def draw_shapes(shapes: Sequence[tuple[Shape, Colour]], size: _Size, *, width: int) -> Image.Image:
     """Draw parts on a transparent RGBA layer of (width, height) display pixels, the later ones on top."""
     layer = Image.new("RGBA", (size[0] * FINE, size[1] * FINE), (0, 0, 0, 0))
     draw = ImageDraw.Draw(layer)
@@ -258,7 +287,7 @@ def _draw_tags(photo: Image.Image, parts: Sequence[Sequence[Shape]], font: Font)
             draw_badge(draw, place[:2], size, colour_of(number), str(number + 1), font)
 
 
-def _anchors(shape: Shape, extent: Sequence[float], size: tuple[int, int], roomy: bool) -> list[_Place]:
+def _anchors(shape: Shape, extent: Sequence[float], size: _Size, roomy: bool) -> list[_Place]:
     """Where the tag of a shape may go, best first, as top left corners in display pixels."""
     x1, y1, x2, y2 = extent
     x, y = (value / FINE for value in shape.anchor)
@@ -273,9 +302,7 @@ def _anchors(shape: Shape, extent: Sequence[float], size: tuple[int, int], roomy
     return [(x - width / 2, y - height), (x - width / 2, y2), (x2, y1), (x1 - width, y1), *around]
 
 
-def _free_place(
-    anchors: Sequence[_Place], size: tuple[int, int], photo: tuple[int, int], hidden: Sequence[_Rectangle]
-) -> _Rectangle:
+def _free_place(anchors: Sequence[_Place], size: _Size, photo: _Size, hidden: Sequence[_Rectangle]) -> _Rectangle:
     """The first anchor where a tag hides nothing, else the one that hides least."""
     places: list[_Rectangle] = []
     for x, y in anchors:
@@ -340,16 +367,12 @@ def add_list(photo: Image.Image, entries: Sequence[Entry], font: Font) -> Image.
     beside = photo.width <= 1.25 * photo.height and len(entries) <= 24
     width = max(COLUMN, round(photo.width * 0.45) if beside else photo.width)
     panel = draw_list(entries, width, 1 if beside else width // COLUMN, font)
-    if beside:
-        corner = (photo.width + MARGIN, 0)
-        size = corner[0] + panel.width, max(photo.height, panel.height)
-    else:
-        corner = (0, photo.height + MARGIN)
-        size = max(photo.width, panel.width), corner[1] + panel.height
-    page = Image.new("RGB", (size[0] + 2 * MARGIN, size[1] + 2 * MARGIN), PAPER)
-    page.paste(photo, (MARGIN, MARGIN))
-    page.paste(panel, (corner[0] + MARGIN, corner[1] + MARGIN))
-    return page
+    left, top = (photo.width + MARGIN, 0) if beside else (0, photo.height + MARGIN)
+    size = (max(photo.width, left + panel.width), max(photo.height, top + panel.height))
+    page = Image.new("RGB", size, PAPER)
+    page.paste(photo)
+    page.paste(panel, (left, top))
+    return ImageOps.expand(page, MARGIN, PAPER)
 
 
 def draw_list(entries: Sequence[Entry], width: int, columns: int, font: Font) -> Image.Image:
@@ -366,12 +389,11 @@ def draw_list(entries: Sequence[Entry], width: int, columns: int, font: Font) ->
         blocks.append((entry, rows, max(len(rows) * step, badge[1]) + round(step * 0.5)))
     # A block goes into the column where its middle falls, so a long one is not pushed over by its first line.
     share = sum(height for _, _, height in blocks) / columns
-    places, tops, seen = [], [0] * columns, 0.0
+    places, tops = [], [0] * columns
     for _, _, height in blocks:
-        column = min(columns - 1, int((seen + height / 2) / share))
+        column = min(columns - 1, int((sum(tops) + height / 2) / share))
         places.append((column * (column_width + MARGIN), tops[column]))
         tops[column] += height
-        seen += height
     panel = Image.new("RGB", (width, max(1, *tops)), PAPER)
     draw = ImageDraw.Draw(panel)
     for (entry, rows, _), (left, top) in zip(blocks, places, strict=True):
@@ -390,60 +412,20 @@ def line_height(font: Font) -> int:
     return round((bottom - top) * 1.25)
 
 
-def badge_size(text: str, font: Font) -> tuple[int, int]:
+def badge_size(text: str, font: Font) -> _Size:
     """(width, height) in pixels of a badge around a text."""
     height = round(line_height(font) * 1.1)
     return max(height, round(font.getlength(text)) + height // 2), height
 
 
-def draw_badge(
-    draw: ImageDraw.ImageDraw, corner: _Place, size: tuple[int, int], colour: Colour, text: str, font: Font
-) -> None:
+def draw_badge(draw: ImageDraw.ImageDraw, corner: _Place, size: _Size, colour: Colour, text: str, font: Font) -> None:
     """A rounded, haloed badge with centred text; `corner` is its top left."""
-    box = (corner[0], corner[1], corner[0] + size[0] - 1, corner[1] + size[1] - 1)
-    draw.rounded_rectangle(box, radius=size[1] // 4, fill=colour, outline=(0, 0, 0), width=1)
+    box = (*corner, corner[0] + size[0] - 1, corner[1] + size[1] - 1)
+    draw.rounded_rectangle(box, radius=size[1] // 4, fill=colour, outline=BLACK, width=1)
     # Centred by the height of a digit: "mm" would leave room for descenders that badges never have.
     digit = -font.getbbox("0", anchor="ls")[1]
     baseline = (corner[0] + size[0] / 2, corner[1] + (size[1] + digit) / 2)
-    if text:
-        draw.text(baseline, text, fill=ink_on(colour), font=font, anchor="ms")
-
-
-Numbers = npt.NDArray[np.int64]
-OTHER: Colour = (150, 150, 150)
-_OPACITY = 0.5
-_ALIKE = 0.3  # Jaccard overlap of the things that captions name, from which one stands for the other
-
-
-def draw_patch_map(image: Image.Image, captions: Sequence[Captioned], geometry: ImageGeometry) -> Image.Image:
-    """Colour every patch by what its caption says.
-
-    Args:
-        image: the photo.
-        captions: of `Patch` regions of this grid, in any order, else OptionError; other patches stay uncoloured.
-        geometry: the patch grid (`features.geometry`).
-
-    Returns:
-        A new RGB picture with a legend: twelve captions and their shares of the captioned patches; the rest is grey.
-    """
-    display = Display.of(image)
-    clusters = cluster_captions([caption.text for caption in captions])
-    rows, columns = geometry.grid
-    cells, entries = np.full((rows, columns), -1, dtype=np.int64), []
-    for number, cluster in enumerate(clusters):
-        for member in cluster.members:
-            region = captions[member].region
-            if not isinstance(region, Patch) or region.row >= rows or region.col >= columns:
-                raise OptionError(
-                    f"{region!r} is no Patch of the {rows} x {columns} grid: use draw_overlay for other regions"
-                )
-            cells[region.row, region.col] = number
-        colour = colour_of(number) if cluster.text else OTHER
-        share = f"{100 * cluster.share:.0f} %" if cluster.share >= 0.005 else "< 1 %"
-        entries.append(Entry(colour, share, cluster.text or "other"))
-    colours = [entry.colour or OTHER for entry in entries]
-    photo = _coloured(display.photo, _pixel_clusters(cells, display, geometry), colours)
-    return add_list(photo, entries, display.font)
+    draw.text(baseline, text, fill=ink_on(colour), font=font, anchor="ms")
 
 
 def _pixel_clusters(cells: Numbers, display: Display, geometry: ImageGeometry) -> Numbers:
@@ -476,12 +458,11 @@ def _coloured(photo: Image.Image, per_pixel: Numbers, colours: Sequence[Colour])
 
 
 class Cluster(NamedTuple):
-    """Captions that say about the same: the one that stands for all ("" for those that fit nowhere), their places in
-    the list, ascending, and their part of all, 0..1."""
+    """Captions that say about the same."""
 
-    text: str
-    members: tuple[int, ...]
-    share: float
+    text: str  # the one that stands for all; "" of those that fit nowhere
+    members: tuple[int, ...]  # their places in the list, ascending
+    share: float  # their part of all, 0..1
 
 
 def cluster_captions(texts: Sequence[str | None], *, limit: int = 12) -> list[Cluster]:

@@ -22,8 +22,7 @@ from patchioner.regions import Box, Region, Weighting, WholeImage, pool_regions
 _CROPS_AT_ONCE = 32
 _SURROUNDINGS = 0.25  # of a crop that is added, on each side, in sides of the region
 _SHARE = 0.5  # of a crop beside what is pooled: whole, captions name more that is not there
-# Of the photo's input size: such crops name as much as whole ones, for a tenth of a pass.
-_SMALLER = 3 / 8
+_SMALLER = 3 / 8  # of the photo's input size: such crops name as much as whole ones, for a tenth of a pass
 
 
 def shares(regions: Sequence[Region], geometry: ImageGeometry) -> Tensor:
@@ -35,28 +34,22 @@ def shares(regions: Sequence[Region], geometry: ImageGeometry) -> Tensor:
 
 
 @torch.inference_mode()
-def project(embeddings: Tensor, settings: ModelSettings, bank: MemoryBank | None) -> Tensor:
+def project(rows: Tensor, settings: ModelSettings, bank: MemoryBank | None) -> Tensor:
     """Carry (n, dim) region embeddings over the gap between images and text, as a checkpoint's settings say."""
     if settings.projection == "raw":
-        return embeddings
+        return rows
     if settings.projection == "none" or bank is None:
-        return F.normalize(embeddings, dim=1)
-    return bank.project(
-        embeddings, temperature=settings.temperature, normalize=settings.normalize, top_k=settings.top_k
-    )
+        return F.normalize(rows, dim=1)
+    return bank.project(rows, temperature=settings.temperature, normalize=settings.normalize, top_k=settings.top_k)
 
 
 def embed_pooled(
     features: PatchFeatures, regions: Sequence[Region], settings: ModelSettings, weighting: Weighting | None = None
 ) -> Tensor:
-    """Pool regions from the patch tokens of one photo, (n, dim) float32.
+    """Pool n regions from the patch tokens of one photo, (n, dim) float32, by weighting and context of each kind.
 
-    Args:
-        features: of the photo.
-        regions: n of them; each kind may have settings of its own.
-        settings: weighting and context of each kind. Where there is a context, the row is the unit pooled token plus
-            that share of the unit CLS token; else the pooled token.
-        weighting: of all regions, in place of the settings'.
+    Where there is a context, the row is the unit pooled token plus that share of the unit CLS token; else the pooled
+    token. A `weighting` is of all regions, in place of the settings'.
 
     Raises:
         RegionError: the model sees nothing of a region.
@@ -101,8 +94,7 @@ def embed_crops(
     for place, box, outer, crop in zip(parts, boxes, wide, crops, strict=True):
         left, top = math.floor(outer[0]), math.floor(outer[1])
         inner = Box(box[0] - left, box[1] - top, box[2] - left, box[3] - top)
-        near = F.normalize(embed_pooled(crop, [inner], settings, weighting)[0], dim=0)
-        rows[place] += _SHARE * near
+        rows[place] += _SHARE * F.normalize(embed_pooled(crop, [inner], settings, weighting)[0], dim=0)
     return rows
 
 
@@ -119,8 +111,7 @@ def _encoded_crops(
     if features.image is None:
         raise OptionError("to cut regions out, encode the photo with keep_image=True")
     for start in range(0, len(bounds), _CROPS_AT_ONCE):
-        part = bounds[start : start + _CROPS_AT_ONCE]
-        crops = [cut_out(features.image, one) for one in part]
+        crops = [cut_out(features.image, one) for one in bounds[start : start + _CROPS_AT_ONCE]]
         yield from backbone.encode([_scaled(backbone, crop, scale) for crop in crops])
 
 

@@ -13,8 +13,7 @@ from patchioner.base.errors import OptionError
 from patchioner.base.files import check
 
 Fit = Literal["stretch", "crop", "pad", "aspect"]
-MOST_SIZE = 16384
-"""Longest side of a network's input."""
+MOST_SIZE = 16384  # longest side of a network's input
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -24,26 +23,20 @@ class ImageGeometry:
 
     ``model pixel = original pixel * scale + offset`` for each axis; a patch is ``patch_size`` model pixels wide.
 
-    Attributes:
-        image_size: (width, height) of the original photo, in pixels.
-        grid: (rows, columns) of patches.
-        patch_size: side of a patch in model pixels.
-        scale: (x, y) model pixels per original pixel.
-        offset: (x, y) model pixels added after scaling; negative where a crop cuts, positive where padding adds.
-        fit: which of the fits made it, or None; only the published arithmetic asks for it.
-
     Example:
         >>> geometry = fit_image((640, 480), mode="stretch", size=518, patch_size=14)
         >>> geometry.grid, geometry.to_grid(np.array([[320.0, 240.0]])).tolist()
         ((37, 37), [[18.5, 18.5]])
     """
 
-    image_size: tuple[int, int]
-    grid: tuple[int, int]
-    patch_size: int
-    scale: tuple[float, float]
-    offset: tuple[float, float]
-    fit: Fit | None = None
+    image_size: tuple[int, int]  # (width, height) of the original photo, in pixels
+    grid: tuple[int, int]  # (rows, columns) of patches
+    patch_size: int  # side of a patch in model pixels
+    scale: tuple[float, float]  # (x, y) model pixels per original pixel
+    offset: tuple[
+        float, float
+    ]  # (x, y) model pixels added after scaling: below 0 where a crop cuts, above where padded
+    fit: Fit | None = None  # which of the fits made it; only the published arithmetic asks for it
 
     @property
     def model_size(self) -> tuple[int, int]:
@@ -52,13 +45,11 @@ class ImageGeometry:
 
     def to_grid(self, points: npt.ArrayLike) -> FloatArray:
         """Original pixels (n, 2) as (x, y) -> (column, row) in patch units; 0..columns, 0..rows is on the grid."""
-        pixels = np.asarray(points, dtype=np.float64)
-        return (pixels * self.scale + self.offset) / self.patch_size
+        return (np.asarray(points, dtype=np.float64) * self.scale + self.offset) / self.patch_size
 
     def to_pixels(self, grid_points: npt.ArrayLike) -> FloatArray:
         """(column, row) in patch units (n, 2) -> original pixels (x, y); the inverse of `to_grid`."""
-        cells = np.asarray(grid_points, dtype=np.float64)
-        return (cells * self.patch_size - self.offset) / self.scale
+        return (np.asarray(grid_points, dtype=np.float64) * self.patch_size - self.offset) / self.scale
 
     def cell_boxes(self) -> FloatArray:
         """XYXY boxes of all patches in original pixels, (rows * columns, 4), row-major."""
@@ -103,10 +94,8 @@ class Preprocessing:
             raise OptionError(f"input size {self.size} is over {MOST_SIZE}: no photo is so large")
         if self.patch_size < 1 or self.size < self.patch_size or self.size % self.patch_size:
             lower = max(self.patch_size, self.size - self.size % max(self.patch_size, 1))
-            raise OptionError(
-                f"input size {self.size} is not a positive multiple of the patch size {self.patch_size}: "
-                f"try {lower} or {lower + self.patch_size}"
-            )
+            near = f"{lower} or {lower + self.patch_size}"
+            raise OptionError(f"size {self.size} is no positive multiple of patch size {self.patch_size}: try {near}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != 3 or not all(math.isfinite(value) for value in values):
                 raise OptionError(f"{name} is {values}: give three finite numbers, for R, G and B")

@@ -12,9 +12,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,56 +24,39 @@ from torch.nn import functional as F
 from decoders import Decoded, DecodeOptions, TrainableDecoder
 from decoders.guidance import Guide
 from patchioner.base.errors import CheckpointError, OptionError, TextError
-from patchioner.checkpoints.folder import Candidates, Guidance, KindSettings, ModelSettings, Style
+from patchioner.base.files import check
+from patchioner.checkpoints.folder import Candidates, KindSettings, ModelSettings, Parts, Style
 from patchioner.embedding import project
 from patchioner.images import Doubt, ImageSource
-from patchioner.nouns import COLOURS, cut_to_shown, keep_shown_colours
-from patchioner.regions import WholeImage
+from patchioner.nouns import COLOURS, NounTable, cut_to_shown, keep_shown_colours
+from patchioner.pipeline import Embedded
+from patchioner.regions import Region, WholeImage
 from patchioner.results import Caption
 
-if TYPE_CHECKING:
-    from patchioner.checkpoints.folder import Parts
-    from patchioner.nouns import NounTable
-    from patchioner.pipeline import Embedded
-    from patchioner.regions import Region
-
-KEY = "captions"
-"""Under which a model's settings hold the calibration of its captions."""
+KEY = "captions"  # under which a model's settings hold the calibration of its captions
 FEATURES = ("noun", "noun in photo", "likeness", "size", "kind")
 """What confidence rests on: z-scores, among regions that people ask about, of the caption's best noun with the region
 and with the whole photo; the cosine of these two; the logarithm of the region's share of the photo; the noun's odds."""
 FloatArray = npt.NDArray[np.float64]
-Captioned = tuple[ImageSource, Sequence[str]]
-"""A photo and its true captions."""
+Captioned = tuple[ImageSource, Sequence[str]]  # a photo and its true captions
 _USUAL, _MOST = 1.5, 3.0  # z-score that speaks neither for nor against, and how far from it counts
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """n regions of any photos.
-
-    Attributes:
-        regions: n.
-        embeddings: (n, dim) of the regions, before the projection.
-        photos: (p, dim) of the whole photos.
-        owners: (n,) int64, which of them each region is of.
-        shares: (n,) of the photo that each takes.
-        projected: (n, dim) `embeddings` as the decoder takes them.
-    """
+    """n regions of any photos."""
 
     regions: Sequence[Region]
-    embeddings: Tensor
-    photos: Tensor
-    owners: Tensor
-    shares: Tensor
-    projected: Tensor
+    embeddings: Tensor  # (n, dim) of the regions, before the projection
+    photos: Tensor  # (p, dim) of the whole photos
+    owners: Tensor  # (n,) int64: which of the photos each region is of
+    shares: Tensor  # (n,) of the photo that each takes
+    projected: Tensor  # (n, dim) `embeddings` as the decoder takes them
 
-    def rows(self, places: Sequence[int]) -> Asked:
+    def rows(self, at: list[int]) -> Asked:
         """Some of them."""
-        at = list(places)
-        regions, shares = [self.regions[place] for place in at], self.shares[at]
-        own = self.owners[at], shares, self.projected[at]
-        return Asked(regions, self.embeddings[at], self.photos, *own)
+        regions = [self.regions[place] for place in at]
+        return Asked(regions, self.embeddings[at], self.photos, self.owners[at], self.shares[at], self.projected[at])
 
 
 @torch.inference_mode()
@@ -99,53 +81,35 @@ def write(
         style: of captions; plain ones are sentences unless phrases are asked for.
     """
     near = parts.settings.crop_candidates if crops else None
-    alike: dict[tuple[Guidance | None, Candidates | None, bool], list[int]] = {}
+    alike: dict[KindSettings, list[int]] = {}
     for place, region in enumerate(asked.regions):
         kind = KindSettings() if plain else parts.settings.kinds.get(region.kind, KindSettings())
-        guidance = kind.guidance
-        if guidance is not None and gendered:
-            guidance = replace(guidance, neutral=False)
-        short = (kind.style if style == "auto" else style) == "phrase"
+        guidance = replace(kind.guidance, neutral=False) if kind.guidance and gendered else kind.guidance
         own = kind.candidates if isinstance(region, WholeImage) else near or kind.candidates
         candidates = None if plain or options else own
-        alike.setdefault((guidance, candidates, short), []).append(place)
+        how = KindSettings(guidance=guidance, candidates=candidates, style=kind.style if style == "auto" else style)
+        alike.setdefault(how, []).append(place)
     found: dict[int, Decoded] = {}
-    for (guidance, candidates, short), places in alike.items():
-        written = _written(asked.rows(places), options, guidance, candidates, short, parts)
-        found.update(zip(places, written, strict=True))
+    for how, places in alike.items():
+        found.update(zip(places, _written(asked.rows(places), options, how, parts), strict=True))
     return [found[place] for place in range(len(asked.regions))]
 
 
-def _written(
-    asked: Asked,
-    options: DecodeOptions | None,
-    guidance: Guidance | None,
-    candidates: Candidates | None,
-    short: bool,
-    parts: Parts,
-) -> list[Decoded]:
-    decode, guide = options or parts.settings.decode, None
+def _written(asked: Asked, options: DecodeOptions | None, how: KindSettings, parts: Parts) -> list[Decoded]:
+    decode, guide, guidance = options or parts.settings.decode, None, how.guidance
     if guidance is not None and parts.nouns is not None:
         width = guidance.beam_width
-        how: Any = {"strategy": "beam" if width > 1 else "greedy", "beam_width": width}
-        decode = options or replace(decode, **how)
-        evidence = (parts.nouns.scores(asked.embeddings) - _USUAL).clamp(-_MOST, _MOST)
+        decode = options or replace(decode, strategy="beam" if width > 1 else "greedy", beam_width=width)
+        evidence = guidance.nouns * (parts.nouns.scores(asked.embeddings) - _USUAL).clamp(-_MOST, _MOST)
         around = project(asked.photos, parts.settings, parts.bank)[asked.owners]
-        guide = Guide(
-            around,
-            parts.nouns.words,
-            evidence * guidance.nouns,
-            guidance.contrast,
-            neutral=guidance.neutral,
-            several=guidance.several,
-        )
+        guide = Guide(around, parts.nouns.words, evidence, guidance.contrast, guidance.neutral, guidance.several)
     written = parts.decoder.generate(asked.projected, decode, parts.bank, guide)
-    if candidates is not None and isinstance(parts.decoder, TrainableDecoder):
-        how = replace(decode, temperature=candidates.temperature, top_p=1.0, seed=0)
-        drawn = parts.decoder.draw(asked.projected, how, parts.bank, guide, candidates.samples)
+    if how.candidates is not None and isinstance(parts.decoder, TrainableDecoder):
+        drawing = replace(decode, temperature=how.candidates.temperature, top_p=1.0, seed=0)
+        drawn = parts.decoder.draw(asked.projected, drawing, parts.bank, guide, how.candidates.samples)
         listed = [[one, *others] for one, others in zip(written, drawn, strict=True)]
-        written = _shown_best(asked, listed, candidates, parts)
-    if not short:
+        written = _shown_best(asked, listed, how.candidates, parts)
+    if how.style == "sentence":
         return written
     texts, around = [one.text for one in written], asked.photos[asked.owners]
     phrases = cut_to_shown(texts, parts.nouns, asked.embeddings, around, asked.shares)
@@ -206,11 +170,7 @@ def best_nouns(here: Tensor, texts: Sequence[str], nouns: NounTable) -> list[int
 
 
 def confidence_of(settings: ModelSettings) -> Logistic | None:
-    """What turns `FEATURES` into a confidence, where the checkpoint is calibrated.
-
-    Raises:
-        CheckpointError: what is stored is no calibration of captions.
-    """
+    """`FEATURES` -> confidence, where a checkpoint is calibrated; CheckpointError for one of other measures."""
     if KEY not in settings.calibration:
         return None
     source = f"{settings.name}: calibration of captions"
@@ -222,11 +182,8 @@ def confidence_of(settings: ModelSettings) -> Logistic | None:
 
 def check_least(settings: ModelSettings, min_confidence: float | None) -> None:
     """OptionError for a confidence that cannot be asked of a checkpoint, or makes no sense."""
-    if min_confidence is None:
-        return
-    if not (isinstance(min_confidence, Real) and 0 <= min_confidence <= 1):
-        raise OptionError(f"min_confidence {min_confidence!r} must be a number in 0..1")
-    if confidence_of(settings) is None:
+    check("[0, 1] or None", min_confidence=min_confidence)
+    if min_confidence is not None and confidence_of(settings) is None:
         raise OptionError(f"{settings.name!r} gives no confidence: patchioner calibrate makes it do so")
 
 
@@ -241,19 +198,14 @@ def captions(
     style: Style,
     least: float,
 ) -> list[list[Caption]]:
-    """One caption for each region of these photos, all through bank and decoder as one matrix.
+    """One caption for each region of these photos, all through bank and decoder as one matrix; see `write`.
 
-    Args:
-        batch: of photos.
-        options: of decoding; None is the checkpoint's.
-        plain, gendered, crops, style: see `write`.
-        least: confidence below which a caption has no text.
+    Those of a confidence below `least` have no text.
     """
     if not any(one.regions for one in batch):
         return [[] for _ in batch]
     asked = gathered(batch, parts)
-    how: Any = {"plain": plain, "gendered": gendered, "crops": crops, "style": style}
-    found = write(asked, options, parts, **how)
+    found = write(asked, options, parts, plain=plain, gendered=gendered, crops=crops, style=style)
     sure: list[float | None] = [None] * len(found)
     calibrated = confidence_of(parts.settings)
     if calibrated is not None and parts.nouns is not None:
@@ -336,10 +288,7 @@ def fit_logistic(
     yes = np.asarray(answers, dtype=bool)
     counts = int(yes.sum()), int((~yes).sum())
     if min(counts) < 2:
-        raise OptionError(
-            f"{counts[0]} true and {counts[1]} false samples are too few to calibrate with: "
-            "give more photos and captions"
-        )
+        raise OptionError(f"{counts[0]} true and {counts[1]} false samples are too few: give more photos and captions")
     mean, deviation = rows.mean(0), np.maximum(rows.std(0), 1e-6)
     standard = np.column_stack([(rows - mean) / deviation, np.ones(len(rows))])
     share = np.where(yes, 0.5 / counts[0], 0.5 / counts[1]) * len(rows)
@@ -366,8 +315,7 @@ def read_pairs(path: Path, photos: Path, *, limit: int, seed: int = 0) -> list[C
         rows = json.loads(path.read_text(encoding="utf-8"))
         pairs: list[Captioned] = [(photos / str(row["file_name"]), tuple(map(str, row["captions"]))) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
-        form = '[{"file_name", "captions"}, ...]'
-        raise TextError(f"{path} is not a JSON list {form}: {error!r}") from error
+        raise TextError(f'{path} is not a JSON list [{{"file_name", "captions"}}, ...]: {error!r}') from error
     if any(not captions for _, captions in pairs):
         raise TextError(f"{path} has a photo without captions: leave it out")
     random.Random(seed).shuffle(pairs)

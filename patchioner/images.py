@@ -29,12 +29,12 @@ Decoded = TypeVar("Decoded")
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | Any"
 Size = tuple[int, int]
 
-# Pillow's own limit for files; 540 MB as RGB. Beyond it we refuse by name.
-MAX_PIXELS = 178_956_970
-# Rows converted at a time where a conversion needs much more room than its result.
-_STRIP = 64
+MAX_PIXELS = 178_956_970  # Pillow's own limit for files; 540 MB as RGB. Beyond it we refuse by name
+_STRIP = 64  # rows converted at a time where a conversion needs much more room than its result
 _ORIENTATION = 0x0112  # the EXIF tag
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+# Formats that Pillow opens and that hold no photos, or start another program.
+_NO_PHOTOS = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
 
 logger = logging.getLogger(__name__)
 
@@ -70,32 +70,22 @@ PILLOW_QUIET = Quiet()
 
 @dataclass(frozen=True, eq=False)
 class ReducedPhoto:
-    """A photo at reduced scale that still knows its original.
+    """A photo at reduced scale that still knows its original."""
 
-    Attributes:
-        image: the smaller picture, upright RGB.
-        size: (width, height) of the original, upright: the pixels that regions are given in.
-        box: XYXY float pixels of `image` where the original lies; the rest is empty.
-    """
-
-    image: Image.Image
-    size: Size
-    box: tuple[float, float, float, float]
+    image: Image.Image  # the smaller picture, upright RGB
+    size: Size  # (width, height) of the original, upright: the pixels that regions are given in
+    box: tuple[float, float, float, float]  # XYXY pixels of `image` where the original lies; the rest is empty
 
 
 Photo = Image.Image | ReducedPhoto
 """What a backbone encodes; both have the `size` of the original."""
 
 
-# Formats that Pillow opens and that hold no photos, or start another program.
-_NO_PHOTOS = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
-
-
 def readable_formats() -> dict[str, str]:
     """Suffix -> format of all photos that Pillow opens here; with pillow-heif installed, HEIC and HEIF too."""
     _register_heif()
-    known, opened = Image.registered_extensions(), Image.OPEN.keys() - _NO_PHOTOS
-    return {suffix: kind for suffix, kind in known.items() if kind in opened}
+    opened = Image.OPEN.keys() - _NO_PHOTOS
+    return {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in opened}
 
 
 def is_picture(name: str | os.PathLike[str]) -> bool:
@@ -113,17 +103,17 @@ def load_image(source: ImageSource) -> Image.Image:
     """Read a picture and return it upright, as 8-bit RGB.
 
     Args:
-        source: a path; the bytes of a file, or one opened for reading in binary; a Pillow image of
-            any mode; a numpy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or
-            float in 0..1; or a torch tensor, channels first, (3, H, W), uint8 or float in 0..1.
+        source: a path; the bytes of a file, or one opened for reading in binary; a Pillow image of any mode; a numpy
+            array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8, uint16 or float in 0..1; or a torch tensor, channels
+            first, (3, H, W), uint8 or float in 0..1.
 
     Returns:
-        A Pillow image of mode RGB: turned as EXIF says, transparency laid over white, 16-bit values
-        scaled, of an animation the first frame. At most one more copy is held on the way.
+        A Pillow image of mode RGB: turned as EXIF says, transparency laid over white, 16-bit values scaled, of an
+        animation the first frame. At most one more copy is held on the way.
 
     Raises:
-        ImageError: a file that is missing, empty, truncated, too large or no picture; an array of
-            another shape, with NaN, or values out of range.
+        ImageError: a file that is missing, empty, truncated, too large or no picture; an array of another shape, with
+            NaN, or values out of range.
 
     Example:
         >>> load_image(np.zeros((4, 6, 3), np.uint8)).size
@@ -143,8 +133,8 @@ def load_reduced(source: ImageSource, needed: Callable[[Size], Size]) -> Photo:
 
     Args:
         source: as `load_image`, with its errors.
-        needed: (width, height) of the upright original -> (width, height) that will be looked at,
-            such as `Backbone.needed_size`; twice as many pixels are kept along both sides.
+        needed: (width, height) of the upright original -> (width, height) that will be looked at, such as
+            `Backbone.needed_size`; twice as many pixels are kept along both sides.
 
     Returns:
         A plain image where nothing was to be gained, else a `ReducedPhoto`.
@@ -192,8 +182,7 @@ def to_upright(points: npt.ArrayLike, size: Size, orientation: int) -> npt.NDArr
 
 
 def _is_file(source: object) -> bool:
-    files = (str, os.PathLike, bytes, bytearray, memoryview)
-    return isinstance(source, files) or hasattr(source, "read")
+    return isinstance(source, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(source, "read")
 
 
 def read_picture(source: Any, decode: Callable[[Image.Image, str], Decoded]) -> Decoded:
@@ -302,10 +291,9 @@ def _from_array(source: Any) -> Image.Image:
             layout = "a tensor (3, H, W)"
             # numpy has no bfloat16, and 8 bits of colour need no more than float32.
             wide = source.float() if source.is_floating_point() else source
-            array = wide.detach().cpu().numpy()
-            array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
-        else:
-            array = np.asarray(source)
+            source = wide.detach().cpu().numpy()
+            source = np.moveaxis(source, 0, -1) if source.ndim == 3 else source
+        array = np.asarray(source)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ImageError(f"{what} is no picture ({error}): give a path, image or array") from error
     if array.ndim == 3 and array.shape[2] == 1:
@@ -379,10 +367,7 @@ def why_blank(image: Image.Image) -> str | None:
     times = float(means.var()) * _BLOCK**2 / max(float(strips.var()), 1e-9)
     if times > _TIMES or not strips.var():
         return None
-    return (
-        "the photo is noise: its pixels have nothing to do with their neighbours "
-        f"(structure {times:.1f}; noise has 1, photos have 20 and more)"
-    )
+    return f"the photo is noise: pixels tell nothing of their neighbours (structure {times:.1f}; photos have over 20)"
 
 
 def why_doubted(image: Image.Image) -> Doubt | None:
@@ -398,10 +383,8 @@ def why_doubted(image: Image.Image) -> Doubt | None:
     strips = _strips(image, "RGB")
     if not strips.size:
         return None
-    strips = strips[:: -(-strips.size // _MOST_LOOKED_AT)]
-    numbers = strips.astype(np.int16)
-    changes = [np.abs(np.diff(numbers, axis=axis)).max(axis=3).ravel() for axis in (1, 2)]
-    steps = np.concatenate(changes)
+    numbers = strips[:: -(-strips.size // _MOST_LOOKED_AT)].astype(np.int16)
+    steps = np.concatenate([np.abs(np.diff(numbers, axis=axis)).max(axis=3).ravel() for axis in (1, 2)])
     steps, share = steps[steps > _FLAT], float((steps > _FLAT).mean())
     gradual = float((steps <= _GRADUAL).mean()) if steps.size else 0.0
     red, green, blue = np.moveaxis(numbers >> 3, 3, 0)

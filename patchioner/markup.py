@@ -50,15 +50,12 @@ def join(children: Child) -> Markup:
     return Markup("".join(map(join, children)))
 
 
-def table(
-    caption: str, head: Iterable[Child], rows: Iterable[Iterable[Child]], *, class_: str | None = None
-) -> Markup:  # fmt: skip
+def table(caption: str, head: Iterable[Child], rows: Iterable[Iterable[Child]], *, class_: str | None = None) -> Markup:
     """A table whose first column names its rows, in a frame that scrolls sideways where it is too wide."""
-    body = []
-    for name, *cells in rows:
-        own = [element("th", name, scope="row"), *(element("td", cell) for cell in cells)]
-        body.append(element("tr", own))
     heads = element("tr", [element("th", cell, scope="col") for cell in head])
+    body = [
+        element("tr", element("th", name, scope="row"), [element("td", one) for one in cells]) for name, *cells in rows
+    ]
     parts = (element("caption", element("span", caption)), element("thead", heads), element("tbody", body))
     whole = element("table", *parts, class_=class_)
     return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)

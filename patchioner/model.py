@@ -50,10 +50,9 @@ Item: TypeAlias = "tuple[ImageSource | PatchFeatures, Regions]"
 
 
 class _Read(NamedTuple):
-    """A photo as a backbone takes it, and why captions of it are in doubt."""
-
-    seen: Encodable
-    doubt: Doubt | None
+    seen: Encodable  # a photo as the backbone takes it
+    image: Image.Image | None  # the photo, where its features are to hold it
+    doubt: Doubt | None  # why captions of it would be invented
 
 
 class Patchioner:
@@ -102,9 +101,8 @@ class Patchioner:
         """Load a checkpoint.
 
         Args:
-            name: the shipped "patchioner-mini", a folder, a hub id ``owner/name``, or a YAML file. Folders, hub
-                repositories and YAML files of the published Patch-ioner are read as well as our own (with more choice
-                by `patchioner.checkpoints.published.read_published`, whose parts this class takes).
+            name: the shipped "patchioner-mini", a folder, a hub id ``owner/name``, or a YAML file; of the published
+                Patch-ioner as well as ours (with more choice by `patchioner.checkpoints.published.read_published`).
             device, dtype, reduce_jpegs: see the class.
             revision: branch, tag or commit of a hub repository.
             bank: a memory bank, or the folder of one, in place of the checkpoint's own; it must have been built with
@@ -135,8 +133,8 @@ class Patchioner:
         return make(*given, device=device or self.device, dtype=dtype or self.dtype)  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        how: Any = {"device": self.device, "dtype": self.dtype, "reduce_jpegs": self._reduce_jpegs}
-        return partial(type(self), **how), (self.parts,)
+        make = partial(type(self), device=self.device, dtype=self.dtype, reduce_jpegs=self._reduce_jpegs)
+        return make, (self.parts,)
 
     def __repr__(self) -> str:
         parts, kind = self.parts, type(self).__name__
@@ -171,14 +169,13 @@ class Patchioner:
         """
         keep = bool(self.settings.crop) if keep_image is None else keep_image
         if not isinstance(images, list):
-            return self._encode([self._read(images, keep)], keep)[0]
+            return self._encode([self._read(images, keep)])[0]
         cut = Batching.on(self.device.type)
-        photos = pipeline.map_ahead(
-            lambda source: self._read(source, keep), images, workers=cut.readers, ahead=cut.ahead
-        )
+        photos = pipeline.map_ahead(partial(self._read, keep_image=keep), images, workers=cut.readers, ahead=cut.ahead)
         groups = pipeline.chunks(photos, lambda group: len(group) == cut.photos)
-        return [features for group in groups for features in self._encode(group, keep)]
+        return [features for group in groups for features in self._encode(group)]
 
+    @torch.inference_mode()
     def embed_regions(
         self,
         features: PatchFeatures,
@@ -209,13 +206,11 @@ class Patchioner:
         regions = listed(regions)
         if not regions:
             raise RegionError("the list of regions is empty: give at least one")
-        with torch.inference_mode():
-            crop = self.settings.crop if crop is None else crop
-            check(CROPS, crop=crop)
-            how = features, regions, self.settings, weighting
-            if not crop:
-                return embed_pooled(*how)
-            return embed_crops(self._placed.backbone, *how, add=crop == "add")
+        crop = self.settings.crop if crop is None else crop
+        check(CROPS, crop=crop)
+        if not crop:
+            return embed_pooled(features, regions, self.settings, weighting)
+        return embed_crops(self._placed.backbone, features, regions, self.settings, weighting, add=crop == "add")
 
     def caption(
         self,
@@ -241,9 +236,8 @@ class Patchioner:
         Returns:
             One `Caption` per region, in their order. Errors are those of `encode` and `embed_regions`.
         """
-        how: Any = {"weighting": weighting, "crop": crop, "batching": Batching.alone()}
-        how |= {"plain": plain, "gendered": gendered, "style": style}
-        how |= {"min_confidence": min_confidence}
+        how: Any = {"weighting": weighting, "crop": crop, "plain": plain, "gendered": gendered, "style": style}
+        how |= {"min_confidence": min_confidence, "batching": Batching.alone()}
         return next(self.caption_many([(image, regions)], options=options, **how))
 
     def caption_many(
@@ -293,14 +287,9 @@ class Patchioner:
         check(get_args(Style), style=style)
         kept = self.settings.guides or self.settings.candidates or self.settings.phrases
         likeliest = plain or decode.strategy == "sample" or not kept
-
         crop = self.settings.crop if crop is None else crop
-        how: Any = {"gendered": gendered, "crops": crop == "add", "style": style}
-        how |= {"least": min_confidence or 0.0}
-
-        def answer(batch: Sequence[Embedded]) -> list[list[Caption]]:
-            return captions(batch, options, self._placed, plain=likeliest, **how)
-
+        how: Any = {"plain": likeliest, "gendered": gendered, "crops": crop == "add", "style": style}
+        answer = partial(captions, options=options, parts=self._placed, least=min_confidence or 0.0, **how)
         whole = not likeliest or style == "phrase" or KEY in self.settings.calibration
         return self._run(items, answer, on_error, weighting, crop, batching, whole=whole)
 
@@ -336,9 +325,8 @@ class Patchioner:
             >>> model.label(features, [Box(10, 20, 200, 220)], ["a cat", "a bus"])[0].text  # doctest: +SKIP
             'a cat'
         """
-        how: Any = {"weighting": weighting, "crop": crop, "batching": Batching.alone()}
-        how |= {"threshold": threshold, "temperature": temperature}
-        return next(self.label_many([(image, regions)], texts, **how))
+        how: Any = {"threshold": threshold, "weighting": weighting, "temperature": temperature, "crop": crop}
+        return next(self.label_many([(image, regions)], texts, batching=Batching.alone(), **how))
 
     def label_many(
         self,
@@ -359,20 +347,14 @@ class Patchioner:
         if len(texts) < 2:
             raise TextError(f"{texts!r} is no choice: give two texts or more")
         names = F.normalize(self.embed_text(texts), dim=1).to(self.device)
-        calibration = self.settings.calibration.get("label")
-
-        def answer(batch: Sequence[Embedded]) -> list[list[Label]]:
-            return [_choose(rows, names, texts, temperature, calibration, threshold) for rows in batch]
-
-        return self._run(items, answer, on_error, weighting, crop, batching)
+        logistic = self.settings.calibration.get("label", {})
+        least = logistic.get("threshold", 0.0) if threshold is None else threshold
+        choose = partial(_choose, names, texts, temperature, logistic, least)
+        return self._run(items, lambda batch: list(map(choose, batch)), on_error, weighting, crop, batching)
 
     def embed_many(self, items: Iterable[Item], *, on_error: OnError = "raise") -> Iterator[list[Tensor]]:
         """`embed_regions` for many photos, as `caption_many`: (dim,) float32 of each region."""
-
-        def answer(batch: Sequence[Embedded]) -> list[list[Tensor]]:
-            return [list(rows.embeddings.cpu()) for rows in batch]
-
-        return self._run(items, answer, on_error, None, None, None)
+        return self._run(items, lambda batch: [list(rows.embeddings.cpu()) for rows in batch], on_error)
 
     @torch.inference_mode()
     def explain(self, features: PatchFeatures, region: Region, k: int = 5) -> Explanation:
@@ -389,9 +371,7 @@ class Patchioner:
     def embed_text(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (n, dim) float32 in the space of the region embeddings; compare by cosine.
 
-        Raises:
-            OptionError: the checkpoint has no text tower.
-            TextError: a text is blank.
+        OptionError: the checkpoint has no text tower; TextError: a text is blank.
         """
         if self._placed.text_tower is None:
             raise OptionError(f"{self.settings.name!r} has no text tower, so it cannot embed text")
@@ -414,9 +394,9 @@ class Patchioner:
         items: Iterable[Item],
         answer: Callable[[Sequence[Embedded]], Sequence[Sequence[Answer]]],
         on_error: OnError,
-        weighting: Weighting | None,
-        crop: Crop | None,
-        batching: Batching | None,
+        weighting: Weighting | None = None,
+        crop: Crop | None = None,
+        batching: Batching | None = None,
         *,
         whole: bool = False,
     ) -> Iterator[list[Answer]]:
@@ -433,22 +413,19 @@ class Patchioner:
 
         def read(item: Item) -> tuple[_Read | PatchFeatures, Regions]:
             photo, regions = _pair(item)
-            if isinstance(photo, PatchFeatures):
-                return photo, regions
-            return self._read(photo, keep), regions
+            return photo if isinstance(photo, PatchFeatures) else self._read(photo, keep), regions
 
         def encode(group: Sequence[tuple[_Read | PatchFeatures, Regions]]) -> list[tuple[PatchFeatures, Regions]]:
             photos = [photo for photo, _ in group if not isinstance(photo, PatchFeatures)]
-            found = iter(self._encode(photos, keep) if photos else ())
+            found = iter(self._encode(photos) if photos else ())
             return [(photo if isinstance(photo, PatchFeatures) else next(found), regions) for photo, regions in group]
 
         def embed(seen: tuple[PatchFeatures, Regions]) -> Embedded:
-            rows = self._embed(*seen, weighting, crop)
+            features, rows = seen[0], self._embed(*seen, weighting, crop)
             if not whole:
                 return rows
-            photo = self.embed_regions(seen[0], [WholeImage()], weighting, crop=False)[0]
-            taken = shares(rows.regions, seen[0].geometry)
-            return replace(rows, shares=taken, whole=photo, doubt=seen[0].doubt)
+            photo = self.embed_regions(features, [WholeImage()], weighting, crop=False)[0]
+            return replace(rows, shares=shares(rows.regions, features.geometry), whole=photo, doubt=features.doubt)
 
         steps = Steps(read, encode, embed, answer)
         outcomes = pipeline.run(items, steps, batching or Batching.on(self.device.type, items))
@@ -461,29 +438,22 @@ class Patchioner:
         photo = load_reduced(source, backbone.needed_size) if reduce else load_image(source)
         shown = photo if isinstance(photo, Image.Image) else photo.image
         doubt = why_doubted(shown) if KEY in self.settings.calibration else None
-        return _Read(photo if keep_image else backbone.prepare(photo), doubt)
+        return _Read(backbone.prepare(photo), shown if keep_image else None, doubt)
 
-    def _encode(self, photos: Sequence[_Read], keep_image: bool) -> list[PatchFeatures]:
+    def _encode(self, photos: Sequence[_Read]) -> list[PatchFeatures]:
         found = self._placed.backbone.encode([photo.seen for photo in photos])
-        return [
-            replace(
-                one, image=photo.seen if keep_image and isinstance(photo.seen, Image.Image) else None, doubt=photo.doubt
-            )
-            for one, photo in zip(found, photos, strict=True)
-        ]
+        return [replace(one, image=photo.image, doubt=photo.doubt) for one, photo in zip(found, photos, strict=True)]
 
     def _embed(
         self, features: PatchFeatures, asked: Regions, weighting: Weighting | None, crop: Crop | None
     ) -> Embedded:
         """Embeddings of the regions that can be used, and the errors of the others."""
-        if features.dim != self.parts.backbone.dim:
-            wide = f"features have width {features.dim}, those of {self.settings.name!r} have"
-            raise OptionError(f"{wide} {self.parts.backbone.dim}: encode the photo with this model")
+        if features.dim != (dim := self.parts.backbone.dim):
+            raise OptionError(f"features have width {features.dim}, not {dim}: encode with {self.settings.name!r}")
         asked = asked(features.geometry) if callable(asked) else asked
         regions = [WholeImage()] if asked is None else listed(asked)
         if not regions:  # a photo in which nothing was found
-            none = features.tokens.new_empty((0, features.dim)).float()
-            return Embedded([], none, {})
+            return Embedded([], features.tokens.new_empty((0, dim)).float(), {})
         rows = pipeline.attempt(lambda some: self.embed_regions(features, some, weighting, crop=crop).unbind(), regions)
         errors = {place: row for place, row in enumerate(rows) if isinstance(row, PatchionerError)}
         if len(errors) == len(rows):
@@ -503,12 +473,7 @@ def _pair(item: Any) -> Item:
 
 @torch.inference_mode()
 def _choose(
-    rows: Embedded,
-    names: Tensor,
-    texts: Sequence[str],
-    temperature: float,
-    calibration: Mapping[str, float] | None,
-    threshold: float | None,
+    names: Tensor, texts: Sequence[str], temperature: float, logistic: Mapping[str, float], least: float, rows: Embedded
 ) -> list[Label]:
     """The likeliest of the texts for each region; a calibration is a logistic function of the best cosine."""
     cosines = F.normalize(rows.embeddings, dim=1) @ names.T
@@ -517,10 +482,9 @@ def _choose(
         raise RegionError("a region's embedding is not finite: the features are damaged")
     labels = []
     for region, near, share in zip(rows.regions, cosines.tolist(), shares.tolist(), strict=True):
-        text, sure, least = texts[share.index(max(share))], max(share), threshold or 0.0
-        if calibration is not None:
-            sure = 1 / (1 + math.exp(-calibration["slope"] * max(near) - calibration["offset"]))
-            least = calibration["threshold"] if threshold is None else threshold
-        answer = text if sure >= least else None
-        labels.append(Label(answer, sure, tuple(near), tuple(share), region))
+        sure = max(share)
+        text = texts[share.index(sure)]
+        if logistic:
+            sure = 1 / (1 + math.exp(-logistic["slope"] * max(near) - logistic["offset"]))
+        labels.append(Label(text if sure >= least else None, sure, tuple(near), tuple(share), region))
     return labels

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decoders.guidance import NEUTRAL, Words
+from decoders.scene_graph import noun_phrases, singular, tag
 from patchioner.base.errors import CheckpointError, OptionError
 from patchioner.base.files import read_json, write_json
 from patchioner.base.weights import load_weights, save_weights
@@ -28,12 +29,10 @@ if TYPE_CHECKING:
 _TEMPLATES = ("a photo of a {}", "there is a {}")
 _OTHERS = "person people child children kid baby player someone adult male female"
 _GENDERED = " ".join(words for word, words in NEUTRAL.items() if not word.startswith("the"))
-PEOPLE = frozenset([*_OTHERS.split(), *_GENDERED.split()])
-"""What captions call people."""
-NO_THINGS = frozenset({
-    "view", "front", "side", "top", "area", "background", "picture", "image", "photo", "group", "couple",
-    "bunch",
-})  # fmt: skip
+PEOPLE = frozenset(f"{_OTHERS} {_GENDERED}".split())  # what captions call people
+NO_THINGS = frozenset(
+    {"view", "front", "side", "top", "area", "background", "picture", "image", "photo", "group", "couple", "bunch"}
+)
 COLOURS = ("black", "blue", "brown", "green", "orange", "pink", "purple", "red", "white", "yellow")
 _COLOURED = re.compile(rf"\b(?:(an?) )?({'|'.join(COLOURS)}) (?!and\b)(?=\w)")
 _VOWEL = re.compile(r"(?!uni[^dmn]|ute|one\b|eu)[aeiou]|hour", re.IGNORECASE)
@@ -46,24 +45,14 @@ _ONE = 0.1  # share of the photo below which a region that "cars" are said of mo
 
 @dataclass(frozen=True, eq=False)
 class NounTable:
-    """Nouns, and how near regions usually are to each.
+    """Nouns, and how near regions usually are to each."""
 
-    Attributes:
-        names: k nouns, lower case.
-        embeddings: (k, dim) float32, unit.
-        spread: (2, k) float32, mean and deviation of the cosines between a noun and any regions of many photos.
-        asked: the same of regions that people ask about, such as boxes around things; `spread` where none are known.
-        odds: (k,) float32, how much surer than others a caption of such a noun is, a natural logarithm; 0 where nobody
-            measured it.
-        words: the names, as decoders look for them.
-    """
-
-    names: tuple[str, ...]
-    embeddings: Tensor
-    spread: Tensor
-    asked: Tensor
-    odds: Tensor
-    words: Words = field(init=False, repr=False)
+    names: tuple[str, ...]  # k, lower case
+    embeddings: Tensor  # (k, dim) float32, unit
+    spread: Tensor  # (2, k) float32: mean and deviation of the cosines between a noun and any regions of many photos
+    asked: Tensor  # the same of regions that people ask about, such as boxes; `spread` where none are known
+    odds: Tensor  # (k,) float32: by what natural logarithm captions of a noun are surer than others; 0 where unknown
+    words: Words = field(init=False, repr=False)  # the names, as decoders look for them
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "words", Words(self.names))
@@ -71,15 +60,9 @@ class NounTable:
     @classmethod
     @torch.inference_mode()
     def build(cls, captions: Iterable[str], regions: Tensor, tower: TextTower, count: int = 1500) -> Self:
-        """The `count` commonest nouns of captions.
+        """The `count` commonest nouns of captions; OptionError where they name nothing.
 
-        Args:
-            captions: many.
-            regions: (n, dim) embeddings of regions of many photos, before the projection.
-            tower: of the same model.
-
-        Raises:
-            OptionError: the captions name nothing.
+        `regions` are (n, dim) embeddings of regions of many photos, before the projection; `tower` is the same model's.
         """
         found = Counter(noun for caption in captions for noun in heads(caption))
         common = (noun for noun, _ in found.most_common() if re.fullmatch("[a-z][a-z-]+", noun))
@@ -104,11 +87,9 @@ class NounTable:
         return found.masked_fill(people[:, None], 0.0)
 
     def scores(self, regions: Tensor, *, asked: bool = False) -> Tensor:
-        """(n, dim) region embeddings -> (n, k) z-scores of their cosines with each noun.
+        """(n, dim) region embeddings, before the projection -> (n, k) z-scores of their cosines with each noun.
 
-        Args:
-            regions: before the projection.
-            asked: among regions that people ask about, not among any.
+        With `asked` among regions that people ask about, not among any.
         """
         mean, deviation = (self.asked if asked else self.spread).unbind()
         return (F.normalize(regions, dim=1) @ self.embeddings.T - mean) / deviation
@@ -122,17 +103,15 @@ class NounTable:
         """Write names.json and weights.safetensors, the embeddings in half precision."""
         folder.mkdir(parents=True, exist_ok=True)
         save_weights({"embeddings": self.embeddings}, folder / "embeddings.safetensors", storage="fp16")
-        save_weights(
-            {"any": self.spread, "asked": self.asked, "odds": self.odds}, folder / "spread.safetensors", storage="fp32"
-        )
+        spread = {"any": self.spread, "asked": self.asked, "odds": self.odds}
+        save_weights(spread, folder / "spread.safetensors", storage="fp32")
         write_json(folder / "names.json", self.names)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; CheckpointError where the files do not fit together."""
         names = read_json(folder / "names.json")
-        held = load_weights(folder / "embeddings.safetensors")
-        held |= load_weights(folder / "spread.safetensors")
+        held = load_weights(folder / "embeddings.safetensors") | load_weights(folder / "spread.safetensors")
         count = len(names) if isinstance(names, list) else 0
         held.setdefault("odds", torch.zeros(count))  # files had none once
         shapes = {key: tuple(tensor.shape) for key, tensor in held.items()}
@@ -152,8 +131,6 @@ def _spread(embeddings: Tensor, regions: Tensor) -> Tensor:
 
 def heads(text: str) -> list[str]:
     """Head nouns of the things that a caption names."""
-    from decoders.scene_graph import noun_phrases
-
     return [phrase.head for phrase in noun_phrases(text) if phrase.head not in NO_THINGS]
 
 
@@ -204,8 +181,6 @@ def cut_to_shown(
 
 
 def _shown(sentence: str, scores: Mapping[str, float], single: bool) -> str:
-    from decoders.scene_graph import noun_phrases, tag
-
     things = [one for one in noun_phrases(sentence) if one.head not in NO_THINGS]
     worth = [scores.get(one.head, _UNKNOWN) for one in things]
     is_setting = [sentence.startswith("the ", one.start) for one in things]
@@ -234,8 +209,6 @@ def _shown(sentence: str, scores: Mapping[str, float], single: bool) -> str:
 
 def _one_of(things: str) -> str:
     """ "two red cars" -> "a red car"; what is no plural stays."""
-    from decoders.scene_graph import singular, tag
-
     before, _, last = things.rpartition(" ")
     name = "person" if last == "people" else singular(last)
     if name == last:
@@ -267,8 +240,6 @@ def keep_shown_colours(texts: Sequence[str], here: Tensor, embed: Callable[[Sequ
 
 
 def _keep_shown(text: str, here: Tensor, embed: Callable[[Sequence[str]], Tensor]) -> str:
-    from decoders.scene_graph import noun_phrases
-
     for one in reversed(noun_phrases(text)):
         phrase = text[one.start : one.end]
         colours = [word for word in phrase.split() if word in COLOURS]

@@ -93,40 +93,24 @@ class Batching:
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """Regions of one photo as embeddings.
+    """Regions of one photo as embeddings; the last three where captions are kept to them, or have a confidence."""
 
-    Attributes:
-        regions: the n that can be used.
-        embeddings: (n, dim) float32.
-        errors: of the others, by their place among all.
-        shares: (n,) float32, how much of the photo the bounds of each take, where captions have a confidence.
-        whole: (dim,) the whole photo's embedding, where captions are kept to their regions, or have a confidence.
-        doubt: why captions of the photo would be invented, where that is so.
-    """
-
-    regions: Sequence[Region]
-    embeddings: Tensor
-    errors: Mapping[int, PatchionerError]
-    shares: Tensor | None = None
-    whole: Tensor | None = None
-    doubt: Doubt | None = None
+    regions: Sequence[Region]  # the n that can be used
+    embeddings: Tensor  # (n, dim) float32
+    errors: Mapping[int, PatchionerError]  # of the others, by their place among all
+    shares: Tensor | None = None  # (n,) float32: how much of the photo the bounds of each take
+    whole: Tensor | None = None  # (dim,): the whole photo's embedding
+    doubt: Doubt | None = None  # why captions of the photo would be invented, where that is so
 
 
 @dataclass(frozen=True)
 class Steps(Generic[Item, Photo, Seen, Answer]):
-    """The work itself.
-
-    Attributes:
-        read: one item -> its photo; called in other threads.
-        encode: a group of photos -> each with its features.
-        embed: one of them -> its regions' embeddings.
-        answer: embeddings of several photos -> one answer per region of each; called in another thread.
-    """
+    """The work itself; each step may be called in another thread."""
 
     read: Callable[[Item], Photo]
-    encode: Callable[[Sequence[Photo]], Sequence[Seen]]
+    encode: Callable[[Sequence[Photo]], Sequence[Seen]]  # each with its features
     embed: Callable[[Seen], Embedded]
-    answer: Callable[[Sequence[Embedded]], Sequence[Sequence[Answer]]]
+    answer: Callable[[Sequence[Embedded]], Sequence[Sequence[Answer]]]  # of each photo one per region
 
 
 def run(
@@ -182,12 +166,7 @@ def delivered(
 
 
 class Answers(Iterator[Answer]):
-    """Answers of many items, in their order; as long as the items where those have a length (for progress bars).
-
-    Args:
-        stream: of the answers.
-        items: what they answer.
-    """
+    """A stream of answers to items, in their order; as long as the items where those have a length (progress bars)."""
 
     def __init__(self, stream: Generator[Answer, None, None], items: Iterable[object]) -> None:
         self._stream = stream

@@ -109,16 +109,14 @@ def as_supervision(captions: Sequence[Caption], geometry: ImageGeometry) -> Any:
     )
 
 
-LONGEST = 125
-"""Characters; screen readers cut or hurry through what is longer."""
-NOTICE = "Machine-made: "
-"""Begins a text that the model is not sure of."""
+LONGEST = 125  # characters; screen readers cut or hurry through what is longer
+NOTICE = "Machine-made: "  # begins a text that the model is not sure of
 _SURE = 0.5
 # A photo does not say what somebody is.
 _NEUTRAL = {
-    "person": "gal male female", "people": "gentlemen", "child": "son daughter",
-    "children": "sons daughters", "parent": "mother father mom dad", "partner": "husband wife",
-    "sibling": "brother sister", "actor": "actress", "waiter": "waitress", "themself": "himself herself",
+    "person": "gal male female", "people": "gentlemen", "child": "son daughter", "children": "sons daughters",
+    "parent": "mother father mom dad", "partner": "husband wife", "sibling": "brother sister", "actor": "actress",
+    "waiter": "waitress", "themself": "himself herself",
 }  # fmt: skip
 _TWO = re.compile(r"\ban? ((?:\w+ )?)(person|child) and an? \1\2\b", re.IGNORECASE)
 _MANY = re.compile(r"\b(people|children) and \1\b", re.IGNORECASE)
@@ -141,7 +139,7 @@ def alt_text(caption: Caption | str) -> str | None:
         >>> alt_text("a man and a woman riding on  his horse")
         'Two people riding on their horse.'
     """
-    text, confidence = (caption, None) if isinstance(caption, str) else (caption.text, caption.confidence)  # fmt: skip
+    text, confidence = (caption, None) if isinstance(caption, str) else (caption.text, caption.confidence)
     sentence = re.split(r"[.!?](?:\s|$)", " ".join((text or "").split()), maxsplit=1)[0].strip()
     if not sentence:
         return None
