@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as functional
@@ -27,26 +27,17 @@ _TOKENIZERS: dict[str, Callable[[Path], TextTokenizer]] = {"caption": CaptionTok
 
 @dataclass(frozen=True)
 class PrefixGPT2Config:
-    """Shape of the network; OptionError where the numbers do not fit together.
-
-    Args:
-        embedding_dim, vocab_size: width of the embeddings that come in; number of tokens.
-        layers, width, heads: of the transformer; `width` is a multiple of `heads`.
-        positions: longest sequence, the prefix included.
-        dropout: after the embedding and each residual branch, in training only.
-        layer_norm_eps: of every layer norm.
-        normalize_input: embeddings are scaled to unit length first.
-    """
+    """Shape of the network; OptionError where the numbers do not fit together."""
 
     embedding_dim: int
     vocab_size: int
     layers: int = 4
-    width: int = 320
+    width: int = 320  # of the transformer, a multiple of `heads`
     heads: int = 4
-    positions: int = 64
-    dropout: float = 0.1
+    positions: int = 64  # longest sequence, the prefix included
+    dropout: float = 0.1  # after the embedding and each residual branch, in training only
     layer_norm_eps: float = 1e-5
-    normalize_input: bool = True
+    normalize_input: bool = True  # embeddings are scaled to unit length first
 
     def __post_init__(self) -> None:
         check("int [1, inf)", self, "embedding_dim vocab_size layers width heads positions")
@@ -79,8 +70,7 @@ class KeyValueCache:
         read = self._block[:, :, : self.length]
         if count > self._block.shape[3]:
             room = count + count // 4  # where rows grow little by little
-            shape = (*self._block.shape[:3], room, *self._block.shape[4:])
-            self._block = self._block.new_empty(shape)
+            self._block = self._block.new_empty((*self._block.shape[:3], room, *self._block.shape[4:]))
             self._block[:, :, : self.length, :count] = read.index_select(3, rows)
         else:
             places = (rows != torch.arange(count, device=rows.device)).nonzero().squeeze(1)
@@ -102,14 +92,6 @@ def _view(first: int, count: int, padding: Tensor | None) -> tuple[slice | Tenso
     return (queries - padding[:, None]).clamp(min=0), seen[:, None]
 
 
-class Dropout(NamedTuple):
-    """Probabilities: of each residual branch, of the embedding, of attention; in training only."""
-
-    branches: float
-    inputs: float
-    attention: float
-
-
 class _Attention(nn.Module):
     """Causal self-attention; with a cache, over the cached positions as well."""
 
@@ -125,29 +107,24 @@ class _Attention(nn.Module):
         query, keys, values = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (rows, heads, pos, dim)
         if cache is not None:
             keys, values = cache.extend(layer, keys, values)
+        dropout = self.dropout if self.training else 0.0
         # One new position sees all before it; several come only while the cache is empty.
-        mixed = functional.scaled_dot_product_attention(
-            query,
-            keys,
-            values,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None and positions > 1,
-        )
+        causal = mask is None and positions > 1
+        mixed = functional.scaled_dot_product_attention(query, keys, values, mask, dropout, causal)
         merged: Tensor = self.c_proj(mixed.transpose(1, 2).reshape(rows, positions, width))
         return merged
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int, heads: int, eps: float, dropout: Dropout) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
+        width, eps = config["n_embd"], config["layer_norm_epsilon"]
         self.ln_1 = nn.LayerNorm(width, eps=eps)
-        self.attn = _Attention(width, heads, dropout.attention)
+        self.attn = _Attention(width, config["n_head"], config["attn_pdrop"])
         self.ln_2 = nn.LayerNorm(width, eps=eps)
         inner, outer = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        gelu = nn.GELU(approximate="tanh")
-        self.mlp = nn.Sequential(OrderedDict(c_fc=inner, gelu=gelu, c_proj=outer))
-        self.drop = nn.Dropout(dropout.branches)
+        self.mlp = nn.Sequential(OrderedDict(c_fc=inner, gelu=nn.GELU(approximate="tanh"), c_proj=outer))
+        self.drop = nn.Dropout(config["resid_pdrop"])
 
     def forward(self, hidden: Tensor, cache: KeyValueCache | None, layer: int, mask: Tensor | None) -> Tensor:
         hidden = hidden + self.drop(self.attn(self.ln_1(hidden), cache, layer, mask))
@@ -156,20 +133,18 @@ class _Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Vectors in, final hidden states out; adds the positions itself."""
+    """Vectors in, final hidden states out, by the configuration of `GPT2`; adds the positions itself."""
 
-    def __init__(
-        self, vocab_size: int, positions: int, width: int, layers: int, heads: int, dropout: Dropout, eps: float
-    ) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, width = config["n_head"], config["n_embd"]
         # torch's layers draw initial weights, which the networks overwrite, from the global generator.
         with torch.random.fork_rng(devices=[]):
-            self.wte = nn.Embedding(vocab_size, width)
-            self.wpe = nn.Embedding(positions, width)
-            self.drop = nn.Dropout(dropout.inputs)
-            self.h = nn.ModuleList(_Block(width, heads, eps, dropout) for _ in range(layers))
-            self.ln_f = nn.LayerNorm(width, eps=eps)
+            self.wte = nn.Embedding(config["vocab_size"], width)
+            self.wpe = nn.Embedding(config["n_positions"], width)
+            self.drop = nn.Dropout(config["embd_pdrop"])
+            self.h = nn.ModuleList(_Block(config) for _ in range(config["n_layer"]))
+            self.ln_f = nn.LayerNorm(width, eps=config["layer_norm_epsilon"])
 
     def forward(self, inputs: Tensor, cache: KeyValueCache | None = None, padding: Tensor | None = None) -> Tensor:
         """(rows, places, width) after `cache`; `padding` as of `KeyValueCache`, where there is none."""
@@ -189,8 +164,8 @@ class Transformer(nn.Module):
 class GPT2(nn.Module):
     """GPT-2 of any size as a language model that reads vectors, without `transformers`.
 
-    Args:
-        config: the values of `transformers`' configuration ("n_layer", "n_embd" ...), kept for `config.json`.
+    `config` has the values of `transformers`' configuration ("n_layer", "n_embd" ...), kept for `config.json`. The
+    network knows `vocab_size` tokens and reads at most `max_places` places.
     """
 
     gives_scores = False
@@ -211,8 +186,7 @@ class GPT2(nn.Module):
         usual = all(config.get(name, value) == value for name, value in cls._FIXED.items())
         inner = config.get("n_inner") in (None, 4 * config.get("n_embd", 768))
         # Names that other models have for these settings, and transformers takes for them.
-        other = {"hidden_size", "max_position_embeddings"}
-        other |= {"num_attention_heads", "num_hidden_layers"}
+        other = {"hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers"}
         named = config.get("model_type") == "gpt2" and not other & config.keys()
         return named and usual and inner
 
@@ -221,24 +195,12 @@ class GPT2(nn.Module):
         self.config = value = {**self._SHAPE, **self._OTHER, **config, "model_type": "gpt2"}
         check("int [1, inf)", **{name: value[name] for name in self._SHAPE})
         if value["n_embd"] % value["n_head"]:
-            wrong = f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}"
-            raise OptionError(wrong)
-        dropout = Dropout(*(value[name] for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop")))
-        tokens, positions, width, layers, heads = (value[name] for name in self._SHAPE)
-        eps = value["layer_norm_epsilon"]
-        self.transformer = Transformer(tokens, positions, width, layers, heads, dropout, eps)
+            raise OptionError(f"n_embd {value['n_embd']} is not a multiple of n_head {value['n_head']}")
+        self.vocab_size: int = value["vocab_size"]
+        self.max_places: int = value["n_positions"]
+        self.transformer = Transformer(value)
         self._table: PackedTable | None = None
         self._initialise(seed)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens."""
-        return self.transformer.wte.num_embeddings
-
-    @property
-    def max_places(self) -> int:
-        """Longest sequence that it can read."""
-        return self.transformer.wpe.num_embeddings
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The word vectors."""
@@ -252,9 +214,9 @@ class GPT2(nn.Module):
 
     def row_bytes(self, places: int) -> int:
         """Memory that one row of a batch needs while decoding, of so many places in all."""
-        words = self.transformer.wte
-        size = self.transformer.wpe.weight.element_size()
-        vocabulary, width = words.num_embeddings, words.embedding_dim
+        words = self.transformer.wte.weight
+        vocabulary, width = words.shape
+        size = words.element_size()
         cache = 2 * len(self.transformer.h) * width * places * size
         # Logits in the working type and in float32, with their sorted or masked copy.
         return cache + vocabulary * (size + 8) + 16 * width * size
@@ -268,13 +230,11 @@ class GPT2(nn.Module):
         capacity, width = inputs.shape[1] + max_tokens - 1, like.shape[1]
         shape = (len(self.transformer.h), 2, capacity, len(inputs), heads, width // heads)
         cache = KeyValueCache(like.new_empty(shape), padding)
-        states: Tensor = self.transformer(inputs, cache)[:, -1]
-        return states, cache
+        return self.transformer(inputs, cache)[:, -1], cache
 
     def step(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         """Read one more token (n,) of each row; the states (n, width) of the next."""
-        inputs = self.transformer.wte(tokens).unsqueeze(1)
-        states: Tensor = self.transformer(inputs, cache)[:, -1]
+        states: Tensor = self.transformer(self.transformer.wte(tokens).unsqueeze(1), cache)[:, -1]
         return states
 
     def logits_at(self, inputs: Tensor, padding: Tensor | None, real: Tensor) -> Tensor:
@@ -313,19 +273,14 @@ class PrefixGPT2(GPT2):
 
     def __init__(self, config: PrefixGPT2Config, *, seed: int = 0) -> None:
         c = config
-        sizes = (c.vocab_size, c.positions, c.width, c.layers, c.heads)
-        others = (c.dropout, c.dropout, 0.0, c.layer_norm_eps)
-        values = dict(zip((*self._SHAPE, *self._OTHER), (*sizes, *others), strict=True))
-        super().__init__(values)
+        shape = {"n_positions": c.positions, "n_embd": c.width, "n_layer": c.layers, "n_head": c.heads}
+        other = {"resid_pdrop": c.dropout, "embd_pdrop": c.dropout, "attn_pdrop": 0.0}
+        super().__init__({"vocab_size": c.vocab_size, **shape, **other, "layer_norm_epsilon": c.layer_norm_eps})
         self.shape = config
+        self.max_tokens = c.positions  # the last one generated needs no position
         with torch.random.fork_rng(devices=[]):
             self.prefix = nn.Linear(c.embedding_dim, c.width)
         self._initialise(seed)
-
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens one sequence can hold: the last one generated needs no position."""
-        return self.max_places
 
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, KeyValueCache]:
         """Read (n, embedding_dim) prefixes; the states (n, width) before the first token."""
@@ -333,8 +288,7 @@ class PrefixGPT2(GPT2):
 
     def forward(self, embeddings: Tensor, tokens: Tensor) -> Tensor:
         """States (n, 1 + t, width) of (n, embedding_dim) embeddings and (n, t) tokens; that at i predicts token i."""
-        words = self.transformer.wte(tokens)
-        out: Tensor = self.transformer(torch.cat([self._prefix(embeddings), words], dim=1))
+        out: Tensor = self.transformer(torch.cat([self._prefix(embeddings), self.transformer.wte(tokens)], dim=1))
         return out
 
     def _prefix(self, embeddings: Tensor) -> Tensor:
@@ -356,13 +310,9 @@ class PrefixGPT2Decoder(TrainableDecoder):
     network: PrefixGPT2
 
     def __init__(self, network: PrefixGPT2, tokenizer: TextTokenizer) -> None:
-        size = network.shape.vocab_size
-        least = tokenizer.vocab_size
+        size, least = network.shape.vocab_size, tokenizer.vocab_size
         if size < least or (size > least and tokenizer.kind == "caption"):
-            raise CheckpointError(
-                f"the network has {size} tokens, the tokenizer {tokenizer.vocab_size}; "
-                "they come from different decoders"
-            )
+            raise CheckpointError(f"network has {size} tokens, tokenizer {least}: they come from different decoders")
         self.network, self.tokenizer = network.eval(), tokenizer
         self.embedding_dim = network.shape.embedding_dim
 

@@ -5,10 +5,10 @@ Sources: ClipCap (Mokady et al. 2021, arXiv 2111.09734), ViECap (arXiv 2307.1652
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeAlias, get_args
 
@@ -30,64 +30,39 @@ Tune = Literal["frozen", "full"]
 Prefixes: TypeAlias = Callable[[Tensor], Sequence[Tensor]]
 
 
-@dataclass(frozen=True)
 class PromptedModel:
     """A `StepNetwork`: a language model, evaluated, behind the vectors (at most `prefix_tokens`) of `prefixes`."""
 
-    gives_scores: ClassVar[bool] = False
+    gives_scores = False
 
-    model: GPT2 | TransformersModel
-    prefixes: Prefixes
-    prefix_tokens: int
-
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens of a caption: the last one generated needs no position."""
-        return self.model.max_places - self.prefix_tokens + 1
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens."""
-        return self.model.vocab_size
-
-    def logits(self, states: Tensor) -> Tensor:
-        """Of states; see `StepNetwork`."""
-        return self.model.logits(states)
+    def __init__(self, model: GPT2 | TransformersModel, prefixes: Prefixes, prefix_tokens: int) -> None:
+        self._model, self._prefixes, self._prefix_tokens = model, prefixes, prefix_tokens
+        self.max_tokens = model.max_places - prefix_tokens + 1  # the last one generated needs no position
+        self.vocab_size, self.logits, self.step = model.vocab_size, model.logits, model.step
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory that one row of a batch needs while decoding `max_tokens` tokens."""
-        return self.model.row_bytes(self.prefix_tokens + max_tokens)
+        return self._model.row_bytes(self._prefix_tokens + max_tokens)
 
     def start(self, embeddings: Tensor, max_tokens: int) -> tuple[Tensor, Any]:
         """Read the prefixes of (n, dim) embeddings; the states before the first token."""
-        return self.model.read(*language.pad_left(self.prefixes(embeddings)), max_tokens)
-
-    def step(self, tokens: Tensor, cache: Any) -> Tensor:
-        """Read one more token (n,) of each row; the states before the next."""
-        return self.model.step(tokens, cache)
+        return self._model.read(*language.pad_left(self._prefixes(embeddings)), max_tokens)
 
     def loss(self, prefixes: Sequence[Tensor], tokens: Tensor, lengths: Tensor, label_smoothing: float) -> Tensor:
         """As `TrainableDecoder.loss`, behind n prefixes (p_i, width)."""
         inputs, padding = language.pad_left(prefixes)
-        vectors = self.model.get_input_embeddings()(tokens[:, :-1]).to(inputs.dtype)
-        read = torch.cat([inputs, vectors], dim=1)
-        logits_at = partial(self.model.logits_at, read, padding)
+        vectors = self._model.get_input_embeddings()(tokens[:, :-1]).to(inputs.dtype)
+        logits_at = partial(self._model.logits_at, torch.cat([inputs, vectors], dim=1), padding)
         return token_loss(logits_at, tokens, lengths, label_smoothing)
 
 
 @dataclass(frozen=True)
 class PrefixLMConfig:
-    """Shape of the mapper, and what is trained; OptionError where a value makes no sense.
-
-    Args:
-        embedding_dim: width of the embeddings.
-        prompt_tokens: vectors that stand before a caption.
-        tune: the language model stays "frozen", or is trained in "full".
-    """
+    """Shape of the mapper, and what is trained; OptionError where a value makes no sense."""
 
     embedding_dim: int
-    prompt_tokens: int = 10
-    tune: Tune = "frozen"
+    prompt_tokens: int = 10  # vectors that stand before a caption
+    tune: Tune = "frozen"  # the language model stays so, or is trained in "full"
 
     def __post_init__(self) -> None:
         check(get_args(Tune), tune=self.tune)
@@ -107,10 +82,7 @@ class LanguageDecoder(TrainableDecoder):
     """The `prefix_lm` decoder: a soft prompt before any causal language model; and the base of those with more prompts.
 
     `network` holds the language model and the mapper under the names MODEL and MAPPER, which files have as well.
-
-    Raises:
-        OptionError: a model that cannot be driven or has too few positions.
-        CheckpointError: a tokenizer of another model.
+    OptionError for a model that cannot be driven or has too few positions, CheckpointError for another's tokenizer.
     """
 
     TYPE, MODEL, MAPPER = "prefix_lm", "language_model", "mapper"
@@ -128,17 +100,13 @@ class LanguageDecoder(TrainableDecoder):
     def _check(self) -> None:
         known, most = language.table_shape(self.model)[0], self._driven.max_places
         if self.tokenizer.vocab_size != known:
-            raise CheckpointError(
-                f"the language model has {known} tokens, the tokenizer was made for "
-                f"{self.tokenizer.vocab_size}; they come from different models"
-            )
+            wanted = self.tokenizer.vocab_size
+            raise CheckpointError(f"the tokenizer is of a model with {wanted} tokens, not {known}: use the model's own")
         if isinstance(self._driven, TransformersModel):
             self._driven.check()
         if self.max_tokens < 1:
-            raise OptionError(
-                f"the language model has {most} positions, the prompt takes {self.config.prefix_tokens}; use a "
-                "shorter prompt or a model with more positions"
-            )
+            prompt = self.config.prefix_tokens
+            raise OptionError(f"the language model has {most} positions, the prompt takes {prompt}: shorten it")
 
     @classmethod
     def create(
@@ -150,15 +118,13 @@ class LanguageDecoder(TrainableDecoder):
         seed: int = 0,
         **settings: Any,
     ) -> Self:
-        """A decoder with a fresh mapper before a trained language model, to be trained.
+        """A decoder with a fresh mapper before a trained language model (its id or folder), to be trained.
 
         Args:
-            language_model: its id or folder.
             tokenizer: its own, whose end tokens end captions, or that with others (`ending_with`).
-            settings: the other values of the configuration.
+            settings: the other values of the configuration; OptionError for those that make no sense.
 
-        Raises:
-            OptionError, HubError: see `fetch_language_model`; settings that make no sense.
+        Other errors are those of `fetch_language_model`.
         """
         config = cls.CONFIG(embedding_dim, **settings)
         model, usual = language.fetch_language_model(language_model)
@@ -213,8 +179,8 @@ class LanguageDecoder(TrainableDecoder):
         with reading(folder / CONFIG_FILE):
             more = cls._load_more(folder, settings)
             model = language.build_language_model(settings.pop("language_model"))
-            ends = {"end_ids": settings.pop("end_ids"), "vocab_size": language.table_shape(model)[0]}
-            tokenizer = LanguageTokenizer.load(folder / TOKENIZER_FILE, **ends)
+            ends, known = settings.pop("end_ids"), language.table_shape(model)[0]
+            tokenizer = LanguageTokenizer.load(folder / TOKENIZER_FILE, end_ids=ends, vocab_size=known)
             decoder = cls(model, tokenizer, cls.CONFIG(**settings), **more)
         decoder.fit(load_weights(weights), str(weights))
         return decoder
@@ -234,12 +200,8 @@ class LanguageDecoder(TrainableDecoder):
 
     def sequences(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text as trained: words, end. A text stops at its first end token ("." in ViECap)."""
-        ends = set(self.tokenizer.end_ids)
-        found = []
-        for ids in self.tokenizer.encode(texts):
-            stop = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-            found.append([*ids[:stop], self.tokenizer.end_id])
-        return found
+        own = self.tokenizer
+        return [[*takewhile(lambda token: token not in own.end_ids, ids), own.end_id] for ids in own.encode(texts)]
 
     def loss(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
         """As `TrainableDecoder.loss`; the prefix does not count."""
@@ -248,54 +210,9 @@ class LanguageDecoder(TrainableDecoder):
 
     def soft_prompts(self, embeddings: Tensor) -> Tensor:
         """The mapper's (n, k, width) of (n, dim) embeddings, in the mapper's type."""
-        rows = embeddings.to(self.device, torch.float32)
-        rows = functional.normalize(rows, dim=-1)
+        rows = functional.normalize(embeddings.to(self.device, torch.float32), dim=-1)
         out: Tensor = self.mapper(rows.to(next(self.mapper.parameters()).dtype))
         return out
-
-
-class MappingNetwork(nn.Module):
-    """Linear(dim -> project_tokens * width), `prompt_tokens` constants appended, a transformer, its last outputs.
-
-    Layers are pre-norm, attention goes both ways; `width` is the language model's, a multiple of `heads`.
-
-    Example:
-        >>> MappingNetwork(8, 16, prompt_tokens=3, layers=1, heads=2)(torch.zeros(5, 8)).shape
-        torch.Size([5, 3, 16])
-    """
-
-    def __init__(
-        self,
-        embedding_dim: int,
-        width: int,
-        *,
-        prompt_tokens: int = 10,
-        project_tokens: int = 10,
-        layers: int = 8,
-        heads: int = 8,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        check("int [1, inf)", embedding_dim=embedding_dim, width=width, layers=layers, heads=heads)
-        check("int [1, inf)", prompt_tokens=prompt_tokens, project_tokens=project_tokens)
-        if width % heads:
-            raise OptionError(f"width {width} is not a multiple of heads {heads}; change the heads")
-        self.prompt_tokens, self.project_tokens = prompt_tokens, project_tokens
-        # torch's layers draw their initial weights from the global generator.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.linear = nn.Linear(embedding_dim, project_tokens * width)
-            self.prefix_const = nn.Parameter(torch.randn(prompt_tokens, width))
-            made = nn.Sequential(*(_MappingLayer(width, heads) for _ in range(layers)))
-            self.transformer = nn.ModuleDict({"layers": made})
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """(n, embedding_dim) to the soft prompt (n, prompt_tokens, width)."""
-        rows, width = len(embeddings), self.prefix_const.shape[1]
-        projected = self.linear(embeddings).view(rows, self.project_tokens, width)
-        constants = self.prefix_const.expand(rows, -1, -1)
-        out: Tensor = self.transformer["layers"](torch.cat([projected, constants], dim=1))
-        return out[:, self.project_tokens :]
 
 
 class PromptMLP(nn.Module):
@@ -314,31 +231,3 @@ class PromptMLP(nn.Module):
         """(n, embedding_dim) to the soft prompt (n, prompt_tokens, width)."""
         out: Tensor = self.output(torch.tanh(self.input(embeddings)))
         return out.view(len(embeddings), self.prompt_tokens, -1)
-
-
-class _MappingLayer(nn.Module):
-    """Attention without mask (`to_keys_values` gives keys, then values), and a perceptron; both pre-norm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attn = nn.ModuleDict({"to_queries": nn.Linear(width, width, bias=False)})
-        self.attn["to_keys_values"] = nn.Linear(width, 2 * width, bias=False)
-        self.attn["project"] = nn.Linear(width, width)
-        fc1, fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, relu=nn.ReLU(), fc2=fc2))
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        rows, places, width = hidden.shape
-        normed = self.norm1(hidden)
-        both = self.attn["to_keys_values"](normed).chunk(2, dim=-1)
-        queries, keys, values = (
-            part.reshape(rows, places, self.heads, width // self.heads).transpose(1, 2)
-            for part in (self.attn["to_queries"](normed), *both)
-        )
-        mixed = functional.scaled_dot_product_attention(queries, keys, values)
-        merged = mixed.transpose(1, 2).reshape(rows, places, width)
-        hidden = hidden + self.attn["project"](merged)
-        out: Tensor = hidden + self.mlp(self.norm2(hidden))
-        return out

@@ -6,7 +6,7 @@ Source: Fei et al. 2023 (ViECap, arXiv 2307.16525). Unlike there, no caption dep
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,10 +18,10 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from decoders.base import TextMemory
-from decoders.language_decoder import LanguageDecoder, MappingNetwork
+from decoders.language_decoder import LanguageDecoder
 from decoders.scene_graph import entries, singular
 from decoders.tokenizers import LanguageTokenizer
-from patchioner.base.errors import CheckpointError, DecoderError, TextError
+from patchioner.base.errors import CheckpointError, DecoderError, OptionError, TextError
 from patchioner.base.files import check
 from patchioner.base.weights import load_weights, save_weights
 
@@ -33,26 +33,17 @@ Prompts = Literal["soft_hard", "hard_soft", "soft", "hard"]
 
 @dataclass(frozen=True)
 class ViecapConfig:
-    """Shape of the mapping network, and how prompts are joined; OptionError where a value makes no sense.
-
-    Args:
-        embedding_dim: width of the embeddings.
-        prompt_tokens: vectors of the soft prompt (published `continuous_prompt_length`).
-        project_tokens: vectors that an embedding is projected to first (published `clip_project_length`).
-        mapping_layers, mapping_heads: of the mapping network.
-        prompts: which prompts stand before a caption, in this order. "hard" leaves the mapping network unused.
-        hard_tokens: a hard prompt of more tokens is cut.
-    """
+    """Shape of the mapping network, and how prompts are joined; OptionError where a value makes no sense."""
 
     tune: ClassVar[str] = "full"
 
     embedding_dim: int
-    prompt_tokens: int = 10
-    project_tokens: int = 10
+    prompt_tokens: int = 10  # vectors of the soft prompt (published `continuous_prompt_length`)
+    project_tokens: int = 10  # vectors that an embedding is projected to first (published `clip_project_length`)
     mapping_layers: int = 8
     mapping_heads: int = 8
-    prompts: Prompts = "soft_hard"
-    hard_tokens: int = 64
+    prompts: Prompts = "soft_hard"  # that stand before a caption, in order; "hard" leaves the mapping network unused
+    hard_tokens: int = 64  # a hard prompt of more is cut
 
     def __post_init__(self) -> None:
         check(get_args(Prompts), prompts=self.prompts)
@@ -60,9 +51,7 @@ class ViecapConfig:
 
     def make_mapper(self, width: int, seed: int) -> nn.Module:
         """A fresh mapping network for a language model of this width."""
-        lengths = {"prompt_tokens": self.prompt_tokens, "project_tokens": self.project_tokens}
-        depth = {"layers": self.mapping_layers, "heads": self.mapping_heads, "seed": seed}
-        return MappingNetwork(self.embedding_dim, width, **lengths, **depth)
+        return MappingNetwork(self, width, seed)
 
     @property
     def prefix_tokens(self) -> int:
@@ -71,13 +60,10 @@ class ViecapConfig:
         return soft + (self.hard_tokens if "hard" in self.prompts else 0)
 
 
-NOTHING = "something"
 _MOST_ENTITIES = 10  # named in a prompt of training, as published
 EMBEDDINGS_FILE = "entities.safetensors"
 # The sentences that a name is embedded in; their mean stands for the name.
-TEMPLATES = (
-    "a photo of a {}", "a {} in a scene", "there is a {} in the picture", "a small {}", "a large {}",
-)  # fmt: skip
+TEMPLATES = ("a photo of a {}", "a {} in a scene", "there is a {} in the picture", "a small {}", "a large {}")
 
 COCO_ENTITIES = tuple(" ".join(name) for name in entries("coco classes"))
 """The vocabulary that comes with ViECap: the 80 object classes of COCO (Lin et al. 2014, arXiv 1405.0312)."""
@@ -85,7 +71,7 @@ COCO_ENTITIES = tuple(" ".join(name) for name in entries("coco classes"))
 
 def entity_prompt(names: Iterable[str]) -> str:
     """ViECap's sentence about some entities."""
-    return f"There are {', '.join(names) or NOTHING} in image."
+    return f"There are {', '.join(names) or 'something'} in image."
 
 
 class EntityPrompter:
@@ -115,9 +101,7 @@ class EntityPrompter:
         self.names = _checked_names(names)
         rows, count = embeddings.detach().float(), len(self.names)
         if rows.dim() != 2 or len(rows) != count:
-            raise DecoderError(
-                f"the entity embeddings have shape {tuple(rows.shape)}; {count} names need ({count}, dim)"
-            )
+            raise DecoderError(f"the entity embeddings have shape {tuple(rows.shape)}; names need ({count}, dim)")
         if not bool((torch.isfinite(rows).all(dim=1) & (rows.norm(dim=1) > 0)).all()):
             raise DecoderError("an entity embedding is not finite, or 0; embed the names again")
         check("int [1, inf)", top_k=top_k)
@@ -126,21 +110,13 @@ class EntityPrompter:
         self.embeddings = functional.normalize(rows, dim=1)
         self.temperature, self.top_k, self.threshold = temperature, top_k, threshold
 
-    @property
-    def settings(self) -> dict[str, float | int]:
-        """Temperature, top_k, threshold."""
-        return {"temperature": self.temperature, "top_k": self.top_k, "threshold": self.threshold}
-
     def entities(self, embeddings: Tensor) -> list[list[str]]:
         """The names found for each of (n, dim) embeddings, likeliest first; perhaps none."""
         if embeddings.shape[-1] != self.embeddings.shape[1]:
-            raise DecoderError(
-                f"embeddings of shape {tuple(embeddings.shape)} do not go with entities of width "
-                f"{self.embeddings.shape[1]}; embed the names with the text tower of this decoder"
-            )
+            shape, width = tuple(embeddings.shape), self.embeddings.shape[1]
+            raise DecoderError(f"embeddings {shape} do not go with entities {width} wide; embed both with one model")
         rows = functional.normalize(embeddings.detach().to("cpu", torch.float32), dim=1)
-        cosines = rows @ self.embeddings.cpu().T
-        probabilities = (cosines / self.temperature).softmax(dim=1)
+        probabilities = (rows @ self.embeddings.cpu().T / self.temperature).softmax(dim=1)
         values, places = probabilities.topk(min(self.top_k, len(self.names)), dim=1)
         # Sorted descending, so what is above the threshold is what stands before the first below it.
         counts = (values >= self.threshold).sum(dim=1).tolist()
@@ -153,13 +129,13 @@ class EntityPrompter:
     def save(self, folder: Path) -> dict[str, Any]:
         """Write entities.safetensors (always float32: names hang on it); what config.json keeps beside it."""
         save_weights({"embeddings": self.embeddings}, folder / EMBEDDINGS_FILE, storage="fp32")
-        return {"names": list(self.names), **self.settings}
+        settings = {"temperature": self.temperature, "top_k": self.top_k, "threshold": self.threshold}
+        return {"names": list(self.names), **settings}
 
     @classmethod
     def load(cls, folder: Path, settings: dict[str, Any]) -> Self:
         """Read what `save` wrote and gave; CheckpointError where they do not fit."""
-        path = folder / EMBEDDINGS_FILE
-        given = dict(settings)
+        path, given = folder / EMBEDDINGS_FILE, dict(settings)
         try:
             return cls(given.pop("names"), load_weights(path)["embeddings"], **given)
         except (KeyError, TextError, DecoderError) as error:
@@ -223,6 +199,67 @@ def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+class MappingNetwork(nn.Module):
+    """Linear(dim -> project_tokens * width), `prompt_tokens` constants appended, a transformer, its last outputs.
+
+    Layers are pre-norm, attention goes both ways; `width` is the language model's, a multiple of `mapping_heads`.
+
+    Example:
+        >>> shape = ViecapConfig(8, prompt_tokens=3, mapping_layers=1, mapping_heads=2)
+        >>> MappingNetwork(shape, 16, seed=0)(torch.zeros(5, 8)).shape
+        torch.Size([5, 3, 16])
+    """
+
+    def __init__(self, config: ViecapConfig, width: int, seed: int) -> None:
+        super().__init__()
+        check("int [1, inf)", config, "embedding_dim prompt_tokens project_tokens mapping_layers mapping_heads")
+        heads, self.project_tokens = config.mapping_heads, config.project_tokens
+        if width % heads:
+            raise OptionError(f"width {width} is not a multiple of mapping_heads {heads}; change the heads")
+        # torch's layers draw their initial weights from the global generator.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.linear = nn.Linear(config.embedding_dim, config.project_tokens * width)
+            self.prefix_const = nn.Parameter(torch.randn(config.prompt_tokens, width))
+            layers = nn.Sequential(*(_MappingLayer(width, heads) for _ in range(config.mapping_layers)))
+            self.transformer = nn.ModuleDict({"layers": layers})
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(n, embedding_dim) to the soft prompt (n, prompt_tokens, width)."""
+        rows, width = len(embeddings), self.prefix_const.shape[1]
+        projected = self.linear(embeddings).view(rows, self.project_tokens, width)
+        constants = self.prefix_const.expand(rows, -1, -1)
+        out: Tensor = self.transformer["layers"](torch.cat([projected, constants], dim=1))
+        return out[:, self.project_tokens :]
+
+
+class _MappingLayer(nn.Module):
+    """Attention without mask (`to_keys_values` gives keys, then values), and a perceptron; both pre-norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = nn.ModuleDict({"to_queries": nn.Linear(width, width, bias=False)})
+        self.attn["to_keys_values"] = nn.Linear(width, 2 * width, bias=False)
+        self.attn["project"] = nn.Linear(width, width)
+        fc1, fc2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, relu=nn.ReLU(), fc2=fc2))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        rows, places, width = hidden.shape
+        normed = self.norm1(hidden)
+        both = self.attn["to_keys_values"](normed).chunk(2, dim=-1)
+        queries, keys, values = (
+            part.reshape(rows, places, self.heads, width // self.heads).transpose(1, 2)
+            for part in (self.attn["to_queries"](normed), *both)
+        )
+        mixed = functional.scaled_dot_product_attention(queries, keys, values)
+        hidden = hidden + self.attn["project"](mixed.transpose(1, 2).reshape(rows, places, width))
+        out: Tensor = hidden + self.mlp(self.norm2(hidden))
+        return out
+
+
 class ViecapDecoder(LanguageDecoder):
     """Soft prompt, hard prompt, GPT-2 of any size (or another causal language model).
 
@@ -251,15 +288,12 @@ class ViecapDecoder(LanguageDecoder):
 
     def prefixes(self, embeddings: Tensor, memory: TextMemory | None = None) -> Sequence[Tensor]:
         """Soft and hard prompt of each row, joined as the configuration says."""
-        texts: list[str] | None = None
-        if "hard" in self.config.prompts:
-            if self.prompter is None:
-                raise DecoderError(
-                    f"this {self.TYPE} decoder has no hard prompter; set `prompter`, or use prompts='soft'"
-                )
-            rows = functional.normalize(embeddings.float(), dim=-1)
-            texts = self.prompter.prompts(rows, memory)
-        return self._join(embeddings, texts)
+        if "hard" not in self.config.prompts:
+            return self._join(embeddings, None)
+        if self.prompter is None:
+            raise DecoderError(f"this {self.TYPE} decoder has no hard prompter; set `prompter`, or use prompts='soft'")
+        rows = functional.normalize(embeddings.float(), dim=-1)
+        return self._join(embeddings, self.prompter.prompts(rows, memory))
 
     def training_prefixes(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor) -> Sequence[Tensor]:
         """Soft prompt, and a hard prompt of the entities that the caption itself names, in training some left out."""
@@ -278,9 +312,7 @@ class ViecapDecoder(LanguageDecoder):
         if isinstance(self.prompter, EntityPrompter):
             return {"entities": self.prompter.save(folder)}
         if self.prompter is not None:
-            raise CheckpointError(
-                f"a {type(self.prompter).__name__} cannot be saved with a viecap decoder; use an EntityPrompter"
-            )
+            raise CheckpointError(f"a {type(self.prompter).__name__} cannot be saved; use an EntityPrompter")
         return {"entities": None}
 
     @classmethod
