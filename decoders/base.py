@@ -26,21 +26,19 @@ if TYPE_CHECKING:
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_FILE = "config.json", "weights.safetensors", "tokenizer.json"
 
 Strategy = Literal["greedy", "beam", "sample"]
-_MOST_STEPS = 10_000
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How captions are decoded.
+    """How captions are decoded; OptionError where a value makes no sense.
 
     Args:
-        strategy: "greedy" takes the likeliest token, "beam" keeps `beam_width` hypotheses, "sample" draws from the
-            distribution (`temperature`, `top_p`, `seed`).
+        strategy: "greedy" takes the likeliest token, "beam" keeps hypotheses, "sample" draws from the distribution.
         max_tokens: most tokens generated, the end token included.
         min_tokens: tokens that must come before the end token may.
         beam_width: hypotheses kept for each caption. A width of 1 equals greedy.
-        length_penalty: beam hypotheses rank by (sum of log-probabilities) / length ** penalty: 0 favours short
-            captions, 1 ranks by the mean, more favours long ones.
+        length_penalty: hypotheses rank by (sum of log-probabilities) / length ** penalty: 0 favours short captions, 1
+            ranks by the mean, more favours long ones.
         temperature: sampling divides the logits by it. Below 1 is sharper.
         top_p: sampling keeps the smallest set of likeliest tokens that holds this mass.
         seed: of sampling, below 2**128. The draw depends on the seed and the embedding, never on the batch.
@@ -48,9 +46,6 @@ class DecodeOptions:
             that begins with a banned one may be lost as well, where the tokenizer writes it in pieces.
         no_repeat_ngram: no sequence of this many tokens is written twice in a caption; 0 allows it.
         batch_memory_mb: memory budget of one batch; more embeddings are decoded one batch after another.
-
-    Raises:
-        OptionError: when a value makes no sense.
     """
 
     strategy: Strategy = "greedy"
@@ -67,7 +62,7 @@ class DecodeOptions:
 
     def __post_init__(self) -> None:
         check(get_args(Strategy), strategy=self.strategy)
-        check(f"int [1, {_MOST_STEPS}]", self, "max_tokens beam_width")
+        check("int [1, 10000]", self, "max_tokens beam_width")
         check(f"int [0, {self.max_tokens}]", min_tokens=self.min_tokens)
         check(f"int [0, {2**128})", seed=self.seed)
         check("int [0, inf)", no_repeat_ngram=self.no_repeat_ngram)
@@ -76,8 +71,7 @@ class DecodeOptions:
         check("(0, 1]", top_p=self.top_p)
         words = self.banned_words
         if not isinstance(words, tuple) or not all(isinstance(w, str) and w.strip() for w in words):
-            wanted = 'a tuple of words or phrases, such as ("cat", "red car")'
-            raise OptionError(f"banned_words is {words!r}; it must be {wanted}")
+            raise OptionError(f'banned_words is {words!r}; give a tuple of words or phrases: ("cat", "red car")')
 
 
 @dataclass(frozen=True)
@@ -87,8 +81,7 @@ class Decoded:
     Args:
         text: the caption, without special tokens or outer blanks.
         token_ids: every generated token, the end token included when it was generated.
-        log_probs: the network's own log-probability of each of those tokens (natural logarithm, temperature 1, before
-            any ban or limit).
+        log_probs: the network's own log-probability of each (natural logarithm, temperature 1, before bans and limits).
     """
 
     text: str
@@ -200,16 +193,11 @@ class Decoder(ABC):
                 caption longer than the network has positions.
         """
         check_embeddings(embeddings, self.embedding_dim)
-        if self.needs_memory and (memory is None or not memory.texts):
-            raise DecoderError(
-                "this decoder draws on the texts of a memory: give generate a memory with texts, or load "
-                "the checkpoint with its memory bank"
-            )
-        if self.needs_memory and memory and memory.dim != self.embedding_dim:
-            raise DecoderError(
-                f"the memory is {memory.dim} wide, this decoder takes {self.embedding_dim}; "
-                "use the memory of the same model"
-            )
+        if self.needs_memory:
+            if memory is None or not memory.texts:
+                raise DecoderError("this decoder needs a memory with texts: give one, or load the model with its bank")
+            if memory.dim != self.embedding_dim:
+                raise DecoderError(f"the memory is {memory.dim} wide, not {self.embedding_dim}: use the same model's")
         if guide is not None:
             if not self.can_be_guided:
                 raise DecoderError(f"a {type(self).__name__} cannot be guided: leave the guide out")
@@ -241,8 +229,7 @@ class Decoder(ABC):
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
         """Read what `save` wrote, strictly; `config` is config.json without its "type".
 
-        Raises:
-            CheckpointError: a missing, damaged or unfitting file.
+        CheckpointError for a missing, damaged or unfitting file.
         """
 
 
@@ -274,8 +261,7 @@ class TrainableDecoder(Decoder):
         self, embeddings: Tensor, options: DecodeOptions, memory: TextMemory | None, guide: Guide | None, count: int
     ) -> list[list[Decoded]]:
         """`count` samples of each row, of seeds `options.seed` and those that follow; see `generate`."""
-        drawing = replace(options, strategy="sample")
-        found = self._generate(embeddings, drawing, memory, guide, count)
+        found = self._generate(embeddings, replace(options, strategy="sample"), memory, guide, count)
         return [found[first : first + count] for first in range(0, len(found), count)]
 
     @abstractmethod
@@ -290,14 +276,11 @@ class TrainableDecoder(Decoder):
         """
 
 
-def token_loss(
-    logits_at: Callable[[Tensor], Tensor], tokens: Tensor, lengths: Tensor, label_smoothing: float
-) -> Tensor:
+def token_loss(logits_at: Callable[[Tensor], Tensor], tokens: Tensor, lengths: Tensor, smoothing: float) -> Tensor:
     """`TrainableDecoder.loss` of what gives logits (m, vocab) at the m real places of a mask (n, t)."""
     # Padding after a caption is hidden by causality from all that counts.
     real = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-    logits = logits_at(real).float()
-    return functional.cross_entropy(logits, tokens[real], label_smoothing=label_smoothing)
+    return functional.cross_entropy(logits_at(real).float(), tokens[real], label_smoothing=smoothing)
 
 
 def check_embeddings(embeddings: Tensor, dim: int) -> None:
@@ -311,9 +294,7 @@ def check_embeddings(embeddings: Tensor, dim: int) -> None:
     bad = (~torch.isfinite(embeddings).all(dim=1)).nonzero().flatten().tolist()
     if bad:
         rows = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        raise DecoderError(
-            f"embeddings that are not finite in row {rows}; check the regions and features that they come from"
-        )
+        raise DecoderError(f"embeddings are not finite in row {rows}; check the regions and features they come from")
 
 
 @contextmanager
@@ -327,23 +308,20 @@ def reading(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-DECODERS: Registry[type[Decoder]] = Registry(
-    "decoder",
-    {
-        "prefix_gpt2": "decoders.gpt2:PrefixGPT2Decoder",
-        "viecap": "decoders.viecap:ViecapDecoder",
-        "meacap": "decoders.retrieval:MeacapDecoder",
-        "retrieval": "decoders.retrieval:RetrievalDecoder",
-        "prefix_lm": "decoders.language_decoder:LanguageDecoder",
-    },
-)
+_HOMES = {
+    "prefix_gpt2": "decoders.gpt2:PrefixGPT2Decoder",
+    "viecap": "decoders.viecap:ViecapDecoder",
+    "meacap": "decoders.retrieval:MeacapDecoder",
+    "retrieval": "decoders.retrieval:RetrievalDecoder",
+    "prefix_lm": "decoders.language_decoder:LanguageDecoder",
+}
+DECODERS: Registry[type[Decoder]] = Registry("decoder", _HOMES)
 
 
 def load_decoder(folder: str | Path, device: str | torch.device = "cpu") -> Decoder:
     """Load the decoder that `Decoder.save` wrote; elsewhere than on the CPU, a copy for inference.
 
-    Raises:
-        CheckpointError: for a missing, damaged, foreign or unfitting file.
+    CheckpointError for a missing, damaged, foreign or unfitting file.
     """
     path = Path(folder) / CONFIG_FILE
     config = read_json(path)

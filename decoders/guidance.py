@@ -35,12 +35,9 @@ NEUTRAL = {
     "children": "boys girls", "their": "his her", "they": "he she", "them": "him",
 }  # fmt: skip
 """Words for people, each with those that it stands in for: what these are worth together, it is worth."""
-SEVERAL = (
-    *("people", "men", "women", "children", "boys", "girls", "kids", "players"),
-    *("group", "couple", "crowd", "bunch", "two", "several"),
-)
+SEVERAL = "people men women children boys girls kids players group couple crowd bunch two several"
 """Words for more than one: captions of photos, from which decoders learn, have them oftener than regions show them."""
-UNCOUNTED = ("three", "four", "five", "six", "seven", "eight", "nine", "ten")
+UNCOUNTED = "three four five six seven eight nine ten"
 """Numbers that are guessed; never written where words for several count less."""
 
 
@@ -70,8 +67,7 @@ class Words:
         found = self._whole.get(vocabulary)
         if found is None:
             texts = enumerate(vocabulary.token_texts())
-            found = {text.strip(): token for token, text in texts if text.startswith(" ")}
-            self._whole[vocabulary] = found
+            found = self._whole[vocabulary] = {text.strip(): token for token, text in texts if text.startswith(" ")}
         return found
 
     def tokens(self, vocabulary: Vocabulary) -> tuple[Tensor, Tensor]:
@@ -100,8 +96,7 @@ class Guide:
     Attributes:
         around: (n, dim) float, embeddings of what surrounds each, as the decoder takes them.
         words: k words.
-        evidence: (n, k) float, natural logarithms: how much more likely each word is to be seen in the region than
-            elsewhere.
+        evidence: (n, k) float, natural logarithms: how much likelier each word is seen in the region than elsewhere.
         contrast: 0 or more.
         neutral: whether people are called persons and children, not by their sex (`NEUTRAL`).
         several: taken off the log-probability of each of `SEVERAL`; more than 0 leaves out `UNCOUNTED`.
@@ -124,18 +119,17 @@ class GuidedNetwork:
         self._network, self._contrast = network, guide.contrast
         self._width = guide.evidence.shape[1]
         self.max_tokens, self.vocab_size = network.max_tokens, network.vocab_size
-        self._word_of = torch.full((self.vocab_size,), -1, dtype=torch.int64)
         tokens, words = guide.words.tokens(vocabulary)
-        self._word_of[tokens] = words
+        self._word_of = torch.full((self.vocab_size,), -1).index_copy(0, tokens, words)
         places = guide.words.whole(vocabulary)
         self._neutral = [
             (places[word], [places[one] for one in stood_for.split() if one in places])
             for word, stood_for in NEUTRAL.items()
             if guide.neutral and word in places
         ]
-        self._several = [places[word] for word in SEVERAL if word in places]
+        self._several = [places[word] for word in SEVERAL.split() if word in places]
         self._less = guide.several
-        self._never = [places[word] for word in UNCOUNTED if guide.several and word in places]
+        self._never = [places[word] for word in UNCOUNTED.split() if guide.several and word in places]
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory of one row: twice the network's, and scores."""

@@ -21,7 +21,6 @@ from patchioner.base.errors import CheckpointError, OptionError, first_line
 from patchioner.base.optional import read_pretrained, require
 from patchioner.base.weights import fit_weights
 
-EXTRA = "language-models"
 # Where a model was read from and with what: of no use to who reads the checkpoint.
 _PRIVATE = ("_name_or_path", "transformers_version", "_commit_hash", "dtype", "torch_dtype")
 # GPT-2 keeps these the other way round in all files.
@@ -32,13 +31,10 @@ _NO_LIMIT = 1_000_000  # positions of a model that has no table of them
 def fetch_language_model(source: str) -> tuple[nn.Module, LanguageTokenizer]:
     """Read a causal language model and its tokenizer by hub id or folder, in float32 on the CPU.
 
-    Raises:
-        HubError: it cannot be had, or has no safetensors weights.
-        OptionError: no causal language model of text, or no fast tokenizer.
-        MissingExtraError: without the extra `language-models`.
+    HubError: it cannot be had, or has no safetensors weights; OptionError: no causal language model of text, or no fast
+    tokenizer; MissingExtraError: without the extra `language-models`.
     """
-    kinds = "AutoTokenizer", "AutoModelForCausalLM"
-    tokenizer, model = read_pretrained(source, *kinds, dtype=torch.float32)
+    tokenizer, model = read_pretrained(source, "AutoTokenizer", "AutoModelForCausalLM", dtype=torch.float32)
     config = describe_language_model(model)
     if GPT2.understands(config):
         own = GPT2(config)
@@ -54,23 +50,18 @@ def build_language_model(config: Mapping[str, Any], *, seed: int = 0) -> nn.Modu
     `config` has "model_type" ("gpt2", "llama" ...) and that type's settings; CheckpointError where it makes no sense.
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("model_type"), str):
-        raise CheckpointError(
-            f'the language model\'s configuration is {config!r}; it must name its model_type ("gpt2" ...)'
-        )
+        raise CheckpointError(f'the language_model is {config!r}; it must name its model_type ("gpt2" ...)')
     kind = config["model_type"]
     try:
         if GPT2.understands(config):
             return GPT2(config, seed=seed).eval()
-        transformers = require("transformers", EXTRA)
-        settings = {key: value for key, value in config.items() if key != "model_type"}
-        made = transformers.AutoConfig.for_model(kind, **settings)
+        transformers = require("transformers", "language-models")
+        made = transformers.AutoConfig.for_model(**config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"no causal language model can be built from the configuration of type {kind!r}: {first_line(error)}"
-        ) from error
+        raise CheckpointError(f"no causal language model can be built of type {kind!r}: {first_line(error)}") from error
     built: nn.Module = model.eval()
     return built
 
@@ -90,8 +81,7 @@ def stored_state(module: nn.Module) -> dict[str, Tensor]:
 def fit_stored(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Load what `stored_state` gave, strictly; second names of tied weights may be there or not.
 
-    Raises:
-        CheckpointError: names or shapes that do not fit, or two names of one tensor that hold different values.
+    CheckpointError for names or shapes that do not fit, or two names of one tensor that hold different values.
     """
     full, wanted = turned(module, state), module.state_dict().keys()
     names = _aliases(module)
@@ -101,10 +91,7 @@ def fit_stored(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -
     for alias, name in names.items():
         found = [full.pop(one) for one in (alias, name) if one in full]
         if len(found) == 2 and found[0].shape == found[1].shape and not torch.equal(*found):
-            raise CheckpointError(
-                f"{alias} and {name} differ, but the network has one tensor for both; the file is "
-                "of another architecture"
-            )
+            raise CheckpointError(f"{alias} and {name} differ, which are one tensor: a file of another architecture")
         full |= {one: found[-1] for one in (alias, name) if found and one in wanted}
     fit_weights(module, full, source=source)
 
@@ -117,27 +104,16 @@ def untied_state(module: nn.Module) -> dict[str, Tensor]:
 
 def _aliases(module: nn.Module) -> dict[str, str]:
     """Second name -> first name, of parameters that are one and the same."""
-    first: dict[int, str] = {}
-    aliases: dict[str, str] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        if id(parameter) in first:
-            aliases[name] = first[id(parameter)]
-        else:
-            first[id(parameter)] = name
-    return aliases
+    named = list(module.named_parameters(remove_duplicate=False))
+    first = {id(parameter): name for name, parameter in reversed(named)}
+    return {name: first[id(parameter)] for name, parameter in named if name != first[id(parameter)]}
 
 
 def turned(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of a module with the matrices of its `GPT2`s transposed: from ours to files' orientation, and back."""
-    roots = tuple(
-        f"{path}.transformer.h." if path else "transformer.h."
-        for path, part in module.named_modules()
-        if isinstance(part, GPT2)
-    )
-    return {
-        name: tensor.T if roots and name.startswith(roots) and name.endswith(_TURNED) else tensor
-        for name, tensor in state.items()
-    }
+    paths = [path for path, part in module.named_modules() if isinstance(part, GPT2)]
+    roots = tuple(f"{path}.transformer.h.".removeprefix(".") for path in paths)
+    return {name: one.T if name.startswith(roots) and name.endswith(_TURNED) else one for name, one in state.items()}
 
 
 def table_shape(model: nn.Module) -> tuple[int, int]:
@@ -179,13 +155,11 @@ class TransformersModel:
         """Padding must not change a row, reading on must equal reading anew; else OptionError."""
         fault = "minds padding or its own cache"
         try:
-            sound = self._sound()
+            if self._sound():
+                return
         except (TypeError, AttributeError) as error:
-            sound, fault = False, f"is no causal language model that reads input vectors ({error})"
-        if not sound:
-            raise OptionError(
-                f"{type(self.model).__name__} {fault}; choose a causal transformer (GPT-2, OPT, Llama, Qwen ...)"
-            )
+            fault = f"is no causal language model that reads input vectors ({error})"
+        raise OptionError(f"{type(self.model).__name__} {fault}; choose a causal transformer (GPT-2, Llama ...)")
 
     @property
     def vocab_size(self) -> int:
@@ -220,10 +194,9 @@ class TransformersModel:
     def read(self, inputs: Tensor, padding: Tensor | None, max_tokens: int) -> tuple[Tensor, _Cache]:
         """As `GPT2.read`: float32 logits (n, vocab) of the first token."""
         out = self._call(inputs.shape[1], 0, padding, keep=1, inputs_embeds=inputs, use_cache=True)
-        caches = [name for name, value in out.items() if hasattr(value, "reorder_cache")]
-        past, keyword = (out[caches[0]], caches[0]) if caches else (None, "")
-        kept = None if caches else inputs
-        return out.logits[:, -1].float(), _Cache(past, keyword, kept, padding, inputs.shape[1])
+        keyword = next((name for name, value in out.items() if hasattr(value, "reorder_cache")), "")
+        kept = None if keyword else inputs
+        return out.logits[:, -1].float(), _Cache(out.get(keyword), keyword, kept, padding, inputs.shape[1])
 
     def step(self, tokens: Tensor, cache: _Cache) -> Tensor:
         """Read one more token (n,) of each row; float32 logits (n, vocab) of the next."""
@@ -241,8 +214,7 @@ class TransformersModel:
     def logits_at(self, inputs: Tensor, padding: Tensor | None, real: Tensor) -> Tensor:
         """As `GPT2.logits_at`."""
         count = real.shape[1]
-        given = {"inputs_embeds": inputs, "use_cache": False}
-        out = self._call(inputs.shape[1], 0, padding, keep=count, **given)
+        out = self._call(inputs.shape[1], 0, padding, keep=count, inputs_embeds=inputs, use_cache=False)
         logits: Tensor = out.logits[:, -count:][real]
         return logits
 
@@ -251,15 +223,11 @@ class TransformersModel:
         rows = inputs["inputs_embeds" if "inputs_embeds" in inputs else "input_ids"]
         pad = torch.zeros(len(rows), device=rows.device).long() if padding is None else padding
         places = torch.arange(first + count, device=rows.device)
-        mask = (places >= pad[:, None]).long()
+        mask = None if padding is None else (places >= pad[:, None]).long()
         positions = (places[first:] - pad[:, None]).clamp(min=0)
         extra = {"position_ids": positions, "logits_to_keep": keep}
-        return self.model(
-            **inputs,
-            **{name: extra[name] for name in self._extras},
-            attention_mask=None if padding is None else mask,
-            return_dict=True,
-        )
+        inputs |= {name: extra[name] for name in self._extras}
+        return self.model(**inputs, attention_mask=mask, return_dict=True)
 
     @torch.inference_mode()
     def _sound(self) -> bool:

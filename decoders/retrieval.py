@@ -43,9 +43,9 @@ class RetrievalDecoder(Decoder):
     """Captions are sentences of the memory, word for word.
 
     Greedy and beam give the nearest sentence by cosine. Sampling draws among the 32 nearest by softmax(cosine / 0.01),
-    sharpened by the options' own temperature and `top_p`. The limits of `DecodeOptions`
-    pass over whole sentences, counted in words. A `Decoded` holds one "token": the row of the memory, and the logarithm
-    of its softmax probability among the nearest that were looked at.
+    sharpened by the options' own temperature and `top_p`. The limits of `DecodeOptions` pass over whole sentences,
+    counted in words. A `Decoded` holds one "token": the row of the memory, and the logarithm of its softmax probability
+    among the nearest that were looked at.
 
     Example:
         >>> from memory_bank import MemoryBank
@@ -73,23 +73,19 @@ class RetrievalDecoder(Decoder):
         allowed = _allowed(options)
         while waiting:
             wide = min(wide, len(memory))
-            part = embeddings[waiting].detach().float()
-            chosen = self._choose(memory, part, wide, options, allowed)
+            chosen = self._choose(memory, embeddings[waiting].detach().float(), wide, options, allowed)
             captions |= {row: one for row, one in zip(waiting, chosen, strict=True) if one}
             waiting = [row for row in waiting if row not in captions]
             if waiting and wide == len(memory):
-                raise DecoderError(
-                    f"none of the {wide} sentences of the memory meets the options (max_tokens "
-                    f"{options.max_tokens}, min_tokens {options.min_tokens}, banned_words "
-                    f"{options.banned_words}, no_repeat_ngram {options.no_repeat_ngram}); loosen them"
-                )
+                limits = "max_tokens", "min_tokens", "banned_words", "no_repeat_ngram"
+                told = ", ".join(f"{name} {getattr(options, name)}" for name in limits)
+                raise DecoderError(f"none of the {wide} sentences in memory meets the options ({told}); loosen them")
             wide *= _WIDEN
         return [captions[row] for row in range(len(embeddings))]
 
     def save(self, folder: str | Path, *, storage: Storage = "fp16") -> None:
         """Write config.json; there are no weights, and the memory is kept by whoever gave it."""
-        config = {"type": "retrieval", "embedding_dim": self.embedding_dim}
-        write_json(Path(folder) / CONFIG_FILE, config)
+        write_json(Path(folder) / CONFIG_FILE, {"type": "retrieval", "embedding_dim": self.embedding_dim})
 
     @classmethod
     def from_config(cls, config: dict[str, Any], folder: Path) -> Self:
@@ -138,8 +134,8 @@ def _allowed(options: DecodeOptions) -> Callable[[str], bool]:
 def likeness(one: str, other: str) -> float:
     """How alike two names are by their words, with nothing to download.
 
-    1 for the same name in any number ("dogs", "dog"), 0.8 where one is the other made more special ("baseball
-    player", "player"), 0.7 where the last words are listed synonyms and nothing else differs, else 0.
+    1 for the same name in any number ("dogs", "dog"), 0.8 where one is the other made more special ("baseball player",
+    "player"), 0.7 where the last words are listed synonyms and nothing else differs, else 0.
     """
     short, long = sorted((_words(one), _words(other)), key=len)
     if short == long:
@@ -203,9 +199,8 @@ def _merged(graphs: Sequence[Graph]) -> dict[str, str]:
 
 def _told(attributes: Counter[str]) -> list[str]:
     """Those that are frequent enough and no numbers."""
-    numbers = WORDS["numbers"]
     frequent = [attribute for attribute, count in attributes.items() if count >= _ATTRIBUTE]
-    return [one for one in frequent if one not in numbers and not one.isdigit()]
+    return [one for one in frequent if one not in WORDS["numbers"] and not one.isdigit()]
 
 
 class ConceptPrompter:
@@ -216,7 +211,6 @@ class ConceptPrompter:
         captions: nearest captions that are asked (published: 5).
 
     Example:
-        >>> import torch
         >>> from memory_bank import MemoryBank
         >>> memory = MemoryBank(torch.ones(1, 2), ["a red bus on a street"])
         >>> ConceptPrompter().prompts(torch.ones(1, 2), memory)
@@ -266,9 +260,8 @@ class MeacapDecoder(ViecapDecoder):
         parser = self.prompter.parser
         if parser is not parse_all and not isinstance(parser, T5Parser):
             raise CheckpointError(f"the parser {parser!r} cannot be saved with a decoder; use parse_all or T5Parser")
-        t5 = {"type": "t5", "model": parser.model} if isinstance(parser, T5Parser) else None
-        told = {"captions": self.prompter.captions, "parser": t5 or {"type": "rules"}}
-        return {"concepts": told}
+        told = {"type": "t5", "model": parser.model} if isinstance(parser, T5Parser) else {"type": "rules"}
+        return {"concepts": {"captions": self.prompter.captions, "parser": told}}
 
     @classmethod
     def _load_more(cls, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -302,8 +295,7 @@ class T5Parser:
         how = {"max_new_tokens": self.max_tokens, "num_beams": 1, "do_sample": False}
         written = {}
         for text in dict.fromkeys(texts):  # one by one: padding would change what is written
-            given = {"truncation": True, "max_length": self.max_tokens, "return_tensors": "pt"}
-            ids = tokenizer(_PROMPT + text, **given)["input_ids"]
+            ids = tokenizer(_PROMPT + text, truncation=True, max_length=self.max_tokens, return_tensors="pt").input_ids
             out = network.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **how)
             written[text] = tokenizer.decode(out[0], skip_special_tokens=True)
         return [written[text] for text in texts]
@@ -311,16 +303,15 @@ class T5Parser:
     @cached_property
     def _parts(self) -> list[Any]:
         """The tokenizer and the network; two threads that ask first may both read them."""
-        kinds = "AutoTokenizer", "AutoModelForSeq2SeqLM"
-        tokenizer, network = read_pretrained(self.model, *kinds, dtype=torch.float32)
+        tokenizer, network = read_pretrained(self.model, "AutoTokenizer", "AutoModelForSeq2SeqLM", dtype=torch.float32)
         return [tokenizer, network.eval()]
 
 
 def parse_triples(written: str) -> Graph:
     """Read "( a , relation , b )" triples; ( a , is , b ) makes b an attribute of a.
 
-    One entity for each name, in the order of first mention. Anything that is not a triple of words (cut short,
-    nested, with a part missing) is passed over; "( a )" alone is an entity.
+    One entity for each name, in the order of first mention. Anything that is not a triple of words (cut short, nested,
+    with a part missing) is passed over; "( a )" alone is an entity.
 
     Example:
         >>> parse_triples("( pigs , is , 2 ) , ( pigs , fly in , sky ) , ( bag ,")

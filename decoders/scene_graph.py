@@ -13,9 +13,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-Tag = Literal[
-    "det", "adj", "num", "noun", "verb", "aux", "prep", "adv", "conj", "own", "pron", "clause", "stop"
-]  # fmt: skip
+Tag = Literal["det", "adj", "num", "noun", "verb", "aux", "prep", "adv", "conj", "own", "pron", "clause", "stop"]
 VerbForm = Literal["base", "s", "ing", "ed"]
 
 
@@ -25,9 +23,8 @@ def word_set(text: str) -> frozenset[str]:
 
 
 def _lists() -> dict[str, str]:
-    lines = Path(__file__).with_name("lexicon.txt").read_text(encoding="utf-8").split("\n")
-    text = "\n".join(line for line in lines if not line.startswith("#"))
-    _, *parts = re.split(r"^\[(.+)\]$", text, flags=re.MULTILINE)
+    text = Path(__file__).with_name("lexicon.txt").read_text(encoding="utf-8")
+    _, *parts = re.split(r"^\[(.+)\]$", re.sub("^#.*", "", text, flags=re.MULTILINE), flags=re.MULTILINE)
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -150,8 +147,7 @@ def tag(caption: str) -> list[Token]:
 
 
 def _tokens(caption: str) -> list[str]:
-    text = caption.lower().replace("\u2019", "'").replace("' ", " ")
-    text = _SPACED.sub(r"\1\2\3-", text)
+    text = _SPACED.sub(r"\1\2\3-", caption.lower().replace("\u2019", "'").replace("' ", " "))
     found: list[str] = []
     for token in _TOKEN.findall(text):
         if token.endswith("'s") and token not in WORDS["auxiliaries"] and len(token) > 3:
@@ -166,12 +162,10 @@ def _join_phrases(words: Sequence[str]) -> list[str]:
     joined: list[str] = []
     place = 0
     while place < len(words):
-        for size in range(min(_LONGEST_PHRASE, len(words) - place), 0, -1):
-            kind = _PHRASES.get(tuple(words[place : place + size]))
-            if kind or size == 1:
-                joined.append(kind or words[place])
-                place += size
-                break
+        runs = (tuple(words[place : place + size]) for size in range(_LONGEST_PHRASE, 1, -1))
+        run = next((run for run in runs if run in _PHRASES), (words[place],))
+        joined.append(_PHRASES.get(run, words[place]))
+        place += len(run)
     return joined
 
 

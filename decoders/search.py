@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -46,11 +46,8 @@ def generate(
     With more `draws` there are so many samples of each row, one after another, of seeds that follow `options.seed`.
     A row's caption does not depend on the others, up to the rounding of the platform's matrix product.
     """
-    if options.max_tokens > network.max_tokens:
-        raise DecoderError(
-            f"max_tokens is {options.max_tokens}, but this decoder has positions for "
-            f"{network.max_tokens}; lower max_tokens"
-        )
+    if options.max_tokens > (most := network.max_tokens):
+        raise DecoderError(f"max_tokens is {options.max_tokens}, but there are positions for {most}; lower max_tokens")
     if not len(embeddings):
         return []
     parts = [embeddings]
@@ -67,9 +64,8 @@ def generate(
     copies = _BEAM_COPIES * options.beam_width if options.strategy == "beam" else 1
     row = network.row_bytes(options.max_tokens) * copies
     size = max(1, int(options.batch_memory_mb * 2**20 / row) // draws)
-    for first in range(0, len(distinct), size):
-        part = distinct[first : first + size].repeat_interleave(draws, dim=0)
-        found += search(network, part, constraints)
+    for part in distinct.split(size):
+        found += search(network, part.repeat_interleave(draws, dim=0), constraints)
     captions = [Decoded(vocabulary.decode(ids), ids, log_probs) for ids, log_probs in found]
     return [one for place in places for one in captions[place * draws : (place + 1) * draws]]
 
@@ -79,9 +75,7 @@ def greedy_search(network: StepNetwork, embeddings: Tensor, constraints: Constra
     return _search(network, embeddings, constraints, lambda logits, *_: logits.argmax(dim=1))
 
 
-def sample_search(
-    network: StepNetwork, embeddings: Tensor, constraints: Constraints, draws: int = 1
-) -> list[Hypothesis]:
+def sample_search(network: StepNetwork, embeddings: Tensor, constraints: Constraints, draws: int) -> list[Hypothesis]:
     """A token drawn at every step, by inverting the cumulative distribution with uniform numbers of the row's own.
 
     Of `draws` equal rows, which follow one another, each has the next seed.
@@ -132,8 +126,8 @@ def _draw_among(logits: Tensor, uniforms: Tensor, top_p: float, count: int) -> t
 def row_uniforms(embeddings: Tensor, count: int, *, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """(n, count) uniform numbers in [0, 1), each row a function of `seed` and of its embedding.
 
-    Of an embedding only the signs count: the last bits of a matrix product vary with the number of
-    its rows, and a draw must not depend on the batch.
+    Of an embedding only the signs count: the last bits of a matrix product vary with the number of its rows, and a draw
+    must not depend on the batch.
     """
     rows = np.packbits((embeddings > 0).cpu().numpy(), axis=1)
     uniforms = np.empty((len(rows), count))
@@ -165,21 +159,20 @@ def _search(network: StepNetwork, embeddings: Tensor, constraints: Constraints, 
     tokens = torch.full((count, options.max_tokens), -1, dtype=torch.int64, device=device)
     log_probs = torch.zeros((count, options.max_tokens), dtype=torch.float32, device=device)
     active = torch.arange(count, device=device)
-    ends = constraints.ends
     states, cache = network.start(embeddings, options.max_tokens)
     for step in range(options.max_tokens):
         logits, total = _scored(network, states, constraints.at(tokens[active, :step]))
         chosen = choose(logits, active, step)
         tokens[active, step] = chosen
         log_probs[active, step] = (logits.gather(1, chosen[:, None]) - total).squeeze(1)
-        kept = close_ranks(torch.isin(chosen, ends, invert=True))
+        kept = close_ranks(torch.isin(chosen, constraints.ends, invert=True))
         if step + 1 == options.max_tokens or not len(kept):
             break
         if len(kept) < len(active):
             active, chosen = active[kept], chosen[kept]
             cache.select(kept)
         states = network.step(chosen, cache)
-    return hypotheses(tokens.tolist(), log_probs.tolist())
+    return hypotheses(tokens, log_probs)
 
 
 def close_ranks(going: Tensor) -> Tensor:
@@ -194,13 +187,11 @@ def close_ranks(going: Tensor) -> Tensor:
     return kept
 
 
-def hypotheses(tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[Hypothesis]:
-    """Rows of tokens, padded with -1, and of log-probabilities, without the padding."""
-    found = list[Hypothesis]()
-    for ids, values in zip(tokens, log_probs, strict=True):
-        length = sum(token >= 0 for token in ids)
-        found.append((tuple(ids[:length]), tuple(values[:length])))
-    return found
+def hypotheses(tokens: Tensor, log_probs: Tensor) -> list[Hypothesis]:
+    """Rows of tokens (n, t), padded with -1, and of their log-probabilities, without the padding."""
+    lengths = (tokens >= 0).sum(dim=1).tolist()
+    rows = zip(tokens.tolist(), log_probs.tolist(), lengths, strict=True)
+    return [(tuple(ids[:length]), tuple(values[:length])) for ids, values, length in rows]
 
 
 def top_tokens(network: StepNetwork, states: Tensor, bans: StepBans, count: int) -> tuple[Tensor, Tensor]:
@@ -235,8 +226,7 @@ def beam_search(network: StepNetwork, embeddings: Tensor, constraints: Constrain
             break
         cache.select(source)
         states = network.step(beams.written(step + 1)[:, -1], cache)
-        bans = constraints.at(beams.written(step + 1))
-        log_probs, tokens = top_tokens(network, states, bans, most)
+        log_probs, tokens = top_tokens(network, states, constraints.at(beams.written(step + 1)), most)
     return beams.best()
 
 
@@ -254,7 +244,7 @@ class _Beams:
         self.sums[:, 0] = 0.0  # all start alike, so only one may be extended at first
         self.ended = torch.zeros(count, dtype=torch.int64, device=device)  # how many, of each input
         self.scores = torch.full((count,), -torch.inf, dtype=torch.float64, device=device)
-        self.won_tokens, self.won_log_probs = (self.tokens[:, 0].clone(), self.log_probs[:, 0].clone())
+        self.won_tokens, self.won_log_probs = self.tokens[:, 0].clone(), self.log_probs[:, 0].clone()
 
     def written(self, step: int) -> Tensor:
         """(m * width, step): the tokens of every living hypothesis."""
@@ -289,7 +279,7 @@ class _Beams:
             beams = self.sums[cut].argmax(dim=1)
             self.won_tokens[self.rows[cut]] = self.tokens[cut, beams]
             self.won_log_probs[self.rows[cut]] = self.log_probs[cut, beams]
-        return hypotheses(self.won_tokens.tolist(), self.won_log_probs.tolist())
+        return hypotheses(self.won_tokens, self.won_log_probs)
 
     def _finish(self, tokens: Tensor, log_probs: Tensor, sums: Tensor, ended: Tensor, step: int) -> None:
         """File the best candidate that ended among the best `width`; a lower one is no winner."""
@@ -318,30 +308,22 @@ class _Beams:
         return float(tokens**self.options.length_penalty)
 
 
-class StepBans:
-    """What may not come next at one step.
+class StepBans(NamedTuple):
+    """What may not come next at one step."""
 
-    Args:
-        never: token ids that no row may write.
-        repeats: tokens (n, k) that rows have written, and whether (n, k) each would repeat an n-gram; or None.
-        words: (row, token) pairs of banned words.
-    """
-
-    def __init__(
-        self, never: Tensor, repeats: tuple[Tensor, Tensor] | None = None, words: Sequence[tuple[int, int]] = ()
-    ) -> None:
-        self._never, self._repeats, self._words = never, repeats, words
+    never: Tensor  # token ids that no row may write
+    repeats: tuple[Tensor, Tensor] | None  # tokens (n, k) of rows, and whether (n, k) each would repeat an n-gram
+    words: Sequence[tuple[int, int]]  # (row, token) of banned words
 
     def apply(self, logits: Tensor) -> None:
         """Set banned tokens of (n, vocab) logits to minus infinity, in place."""
-        logits.index_fill_(1, self._never, -torch.inf)
-        if self._repeats is not None:
-            tokens, banned = self._repeats
-            ceilings = torch.full_like(tokens, torch.inf, dtype=logits.dtype)
-            ceilings.masked_fill_(banned, -torch.inf)
+        logits.index_fill_(1, self.never, -torch.inf)
+        if self.repeats is not None:
+            tokens, banned = self.repeats
+            ceilings = torch.full_like(tokens, torch.inf, dtype=logits.dtype).masked_fill_(banned, -torch.inf)
             logits.scatter_reduce_(1, tokens, ceilings, "amin")
-        if self._words:
-            rows, columns = map(list, zip(*self._words, strict=True))
+        if self.words:
+            rows, columns = map(list, zip(*self.words, strict=True))
             logits[rows, columns] = -torch.inf
 
 
@@ -369,8 +351,7 @@ class Constraints:
         found: list[tuple[int, int]] = []
         for row, tokens in enumerate(written.tolist() if self._banned else ()):
             tail = "".join(self._texts[token] for token in tokens if token < len(self._texts))
-            ids = {i for word in self._banned for i in word.completed_by(tail)}
-            found += [(row, token) for token in sorted(ids)]
+            found += [(row, token) for word in self._banned for token in word.completed_by(tail)]
         return found
 
 

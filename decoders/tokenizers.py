@@ -6,6 +6,7 @@ import html
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -36,7 +37,6 @@ _STRAIGHT = str.maketrans(
     | {"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl"}
 )
 _ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<end>", "[SEP]")
-_FULL_STOPS = (".", " .")
 
 
 def read_tokenizer(path: str | Path, make: Callable[[Tokenizer], T]) -> T:
@@ -80,8 +80,7 @@ class TextTokenizer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens."""
         cleaned = [self._clean(text) for text in texts]
-        encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
-        return [list(encoding.ids) for encoding in encodings]
+        return [list(one.ids) for one in self._tokenizer.encode_batch(cleaned, add_special_tokens=False)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids; special tokens and outer blanks are left out."""
@@ -90,10 +89,8 @@ class TextTokenizer:
 
     def token_texts(self) -> list[str]:
         """What each token writes, by id, its blank included; "" for special tokens. A network may have more tokens."""
-        ids = range(self.vocab_size)
-        texts = self._tokenizer.decode_batch([[i] for i in ids], skip_special_tokens=False)
-        special = set(self.special_ids)
-        return ["" if i in special else text for i, text in zip(ids, texts, strict=True)]
+        texts = self._tokenizer.decode_batch([[i] for i in range(self.vocab_size)], skip_special_tokens=False)
+        return ["" if i in self.special_ids else text for i, text in enumerate(texts)]
 
     def _clean(self, text: str) -> str:
         return " ".join(text.split())
@@ -133,8 +130,7 @@ class CaptionTokenizer(TextTokenizer):
 class ClipTokenizer(TextTokenizer):
     """CLIP's BPE as a caption tokenizer: the one that the published DeCap decoders write with, the start token first.
 
-    Text is cleaned as CLIP cleans it (HTML entities, typographic quotes and ligatures, blanks, lower case).
-    Source: Radford et al. 2021 (CLIP, arXiv 2103.00020).
+    Text is cleaned as CLIP does it (HTML entities, typographic quotes, ligatures, blanks, case); arXiv 2103.00020.
     """
 
     kind, _SPECIAL = "clip", (CLIP_START, CLIP_END)
@@ -146,9 +142,8 @@ class ClipTokenizer(TextTokenizer):
         names = {source.sot_token_id: CLIP_START, source.eot_token_id: CLIP_END}
         vocabulary = {names.get(index, token): index for token, index in source.encoder.items()}
         merges = sorted(source.bpe_ranks, key=source.bpe_ranks.__getitem__)
-        parts: dict[str, Any] = {"vocab": vocabulary, "merges": merges}
-        marks = {"continuing_subword_prefix": "", "end_of_word_suffix": WORD_END}
-        tokenizer = Tokenizer(BPE(**parts, **marks, fuse_unk=False, unk_token=CLIP_END))
+        marks = {"continuing_subword_prefix": "", "end_of_word_suffix": WORD_END, "unk_token": CLIP_END}
+        tokenizer = Tokenizer(BPE(vocabulary, merges, fuse_unk=False, **marks))
         tokenizer.normalizer = NormalizerSequence([NFC(), Lowercase()])
         words = Split(Regex(_WORDS), behavior="removed", invert=True)
         pieces = ByteLevel(add_prefix_space=False, use_regex=False)
@@ -158,8 +153,7 @@ class ClipTokenizer(TextTokenizer):
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids up to the first end token, stripped of outer blanks and full stops, as published."""
-        ids = list(token_ids)
-        ids = ids[: ids.index(self.end_id)] if self.end_id in ids else ids
+        ids = takewhile(lambda token: token != self.end_id, token_ids)
         words = [i for i in ids if 0 <= i < self.vocab_size and i not in self.special_ids]
         text = str(self._tokenizer.decode(words, skip_special_tokens=False))
         return text.replace(WORD_END, " ").strip(" .")
@@ -184,8 +178,7 @@ class LanguageTokenizer:
         end_ids: tokens that end a caption, the one to train with first. None: the tokenizer's own end of text.
         vocab_size: of the network, where it has more; those beyond the tokenizer's are never generated.
 
-    Raises:
-        CheckpointError: more tokens than the network has, or end tokens that it does not have.
+    CheckpointError for more tokens than the network has, or end tokens that the tokenizer does not have.
     """
 
     def __init__(
@@ -198,21 +191,16 @@ class LanguageTokenizer:
         known = self._tokenizer.get_vocab()
         # Ids need not be dense, so the highest counts, not their number.
         highest = max(known.values(), default=-1) + 1
-        self.vocab_size = highest if vocab_size is None else vocab_size
-        if not known or highest > self.vocab_size:
-            raise CheckpointError(
-                f"the tokenizer has ids up to {highest - 1}, the network {self.vocab_size} tokens; "
-                "they come from different models"
-            )
+        self.vocab_size = size = highest if vocab_size is None else vocab_size
+        if not known or highest > size:
+            raise CheckpointError(f"a tokenizer of {highest} ids, a network of {size} tokens: from different models")
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(i for i, token in added.items() if token.special)
         self.end_ids = tuple(end_ids) if end_ids else self._own_end()
         if not all(0 <= i < highest for i in self.end_ids):
             raise CheckpointError(f"end_ids {self.end_ids} are not all tokens of the tokenizer")
         written = set(known.values()) - self._special
-        self.unwritable_ids: tuple[int, ...] = tuple(
-            i for i in range(self.vocab_size) if i not in written and i not in self.end_ids
-        )
+        self.unwritable_ids = tuple(i for i in range(size) if i not in written and i not in self.end_ids)
         alone, inside = (self._tokenizer.encode(text, add_special_tokens=False).ids for text in ("a", "x a"))
         # Some tokenizers put the blank before the first word by themselves.
         self._lead = "" if alone[-1:] == inside[-1:] and len(alone) < len(inside) else " "
@@ -223,9 +211,7 @@ class LanguageTokenizer:
         """Take a tokenizer of `transformers` (OptionError for a "slow" one); `eos_token_id` is the usual end."""
         fast = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(fast, Tokenizer):
-            raise OptionError(
-                f"{type(tokenizer).__name__} has no tokenizer.json form; choose a language model with a fast tokenizer"
-            )
+            raise OptionError(f"{type(tokenizer).__name__} has no tokenizer.json; choose a model with a fast tokenizer")
         own = getattr(tokenizer, "eos_token_id", None)
         end_ids = (own,) if isinstance(own, int) else None
         return cls(fast, end_ids=end_ids, vocab_size=vocab_size)
@@ -246,7 +232,7 @@ class LanguageTokenizer:
     def full_stops(self) -> tuple[int, ...]:
         """The single tokens that write "." or " .", as ViECap ends a caption; perhaps none."""
         texts = self.token_texts()
-        return tuple(i for stop in _FULL_STOPS for i, text in enumerate(texts) if text == stop)
+        return tuple(i for stop in (".", " .") for i, text in enumerate(texts) if text == stop)
 
     @property
     def end_id(self) -> int:
@@ -257,8 +243,7 @@ class LanguageTokenizer:
         """Token ids of each text, without special tokens; `lead=False` is for the opening of a prompt."""
         blank = self._lead if lead else ""
         cleaned = [blank + " ".join(text.split()) for text in texts]
-        encodings = self._tokenizer.encode_batch(cleaned, add_special_tokens=False)
-        return [list(encoding.ids) for encoding in encodings]
+        return [list(one.ids) for one in self._tokenizer.encode_batch(cleaned, add_special_tokens=False)]
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of token ids; end tokens, special tokens and outer blanks are left out."""
@@ -279,10 +264,10 @@ class LanguageTokenizer:
         return self._texts
 
     def _own_end(self) -> tuple[int, ...]:
-        found = [self._tokenizer.token_to_id(token) for token in _ENDS]
-        if not (known := [token for token in found if token is not None]):
+        found = [token for token in map(self._tokenizer.token_to_id, _ENDS) if token is not None]
+        if not found:
             raise CheckpointError("the tokenizer has no end of text token; name one in end_ids")
-        return (int(known[0]),)
+        return (int(found[0]),)
 
 
 Vocabulary: TypeAlias = TextTokenizer | LanguageTokenizer

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 Embed: TypeAlias = Callable[[list[str]], Tensor] | NDArray[Any] | Tensor
 Corrupt: TypeAlias = Callable[[Tensor], Tensor]
+Integers: TypeAlias = NDArray[np.int64]
 
 BUCKET_BATCHES = 64
 _VALIDATION_SEED = 7_777_777  # its noise is the same at every report
@@ -42,29 +43,21 @@ _CHECKPOINT = "checkpoint"
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a decoder is trained on text alone.
+    """How a decoder is trained on text alone; OptionError where a value makes no sense.
 
     Args:
-        epochs: passes over the texts; ignored when `steps` is given.
-        steps: number of updates.
+        epochs: passes over the texts; ignored when `steps`, a number of updates, is given.
         batch: texts in one update.
-        learning_rate: highest rate, reached after `warmup_steps`, then decayed to 0.
-        warmup_steps: updates of linear warm-up.
-        decay: shape of the decay, "cosine" or "linear".
+        learning_rate, warmup_steps, decay: the highest rate, reached linearly after so many updates, then decayed to 0.
         weight_decay: of AdamW, on matrices only.
         gradient_clip: largest norm of the gradient.
         noise_sigma: standard deviation, per coordinate, of Gaussian noise on the unit embedding.
         label_smoothing: share of the target spread over the vocabulary, in training only.
         max_tokens: longer texts are cut.
-        validation_share: share of the texts held out, at most `validation_most`.
-        validation_most: most texts held out.
-        validate_every: updates between two reports.
-        checkpoint_every: updates between two checkpoints.
+        validation_share: share of the texts held out, at most `validation_most` of them.
+        validate_every, checkpoint_every: updates between two reports, between two checkpoints.
         samples: held-out texts whose captions are shown with each report.
         seed: of the held-out texts, the order, the noise and the dropout.
-
-    Raises:
-        OptionError: when a value makes no sense.
     """
 
     epochs: float = 10.0
@@ -170,8 +163,7 @@ def train_decoder(
     options = options or TrainOptions()
     run = _Run(_Corpus(decoder, texts, embed, options, corrupt), options, held_out, memory)
     folder = Path(checkpoint_folder) if checkpoint_folder is not None else None
-    forked = [run.device] if run.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=forked):
+    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
         try:
             return run.go(folder, resume=resume, on_report=on_report)
         finally:
@@ -191,7 +183,7 @@ class _Run:
         self.per_epoch = -(-len(self.training) // options.batch)
         self.total = options.total_steps(self.per_epoch)
         self.optimizer = _optimizer(self.decoder.module, options)
-        self.epoch, self.batches = -1, list[NDArray[np.int64]]()
+        self.epoch, self.batches = -1, list[Integers]()
 
     def go(
         self, folder: Path | None, *, resume: bool, on_report: Callable[[TrainReport], None] | None
@@ -226,26 +218,22 @@ class _Run:
             known, seed = self.corpus.lengths[self.training], self.options.seed
             self.batches = epoch_batches(known, self.options.batch, seed=seed, epoch=epoch)
             self.epoch = epoch
-        indices = self.training[self.batches[place]]
-        tokens, lengths = self.corpus.tokens(indices)
-        embeddings = self.corpus.embeddings(indices)
-        loss = self.loss(embeddings, tokens, lengths, self.options.label_smoothing)
+        loss = self.loss(self.training[self.batches[place]], self.options.label_smoothing)[0]
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
-        weights = self.decoder.module.parameters()
-        norm = nn.utils.clip_grad_norm_(weights, self.options.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self.decoder.module.parameters(), self.options.gradient_clip)
         if not bool(torch.isfinite(norm)):
-            raise DecoderError(
-                f"the loss or its gradient is not finite at step {step}; lower learning_rate, or check the embeddings"
-            )
+            raise DecoderError(f"the gradient is not finite at step {step}; lower learning_rate or check embeddings")
         for group in self.optimizer.param_groups:
             group["lr"] = self.options.rate_at(step, self.total)
         self.optimizer.step()
         return loss.detach()
 
-    def loss(self, embeddings: Tensor, tokens: Tensor, lengths: Tensor, smoothing: float) -> Tensor:
-        moved = (tensor.to(self.device) for tensor in (embeddings, tokens, lengths))
-        return self.decoder.loss(*moved, label_smoothing=smoothing)
+    def loss(self, indices: Integers, smoothing: float) -> tuple[Tensor, int]:
+        """The mean loss of a batch of texts, and of how many tokens."""
+        tokens, lengths = self.corpus.tokens(indices)
+        moved = (tensor.to(self.device) for tensor in (self.corpus.embeddings(indices), tokens, lengths))
+        return self.decoder.loss(*moved, label_smoothing=smoothing), int(lengths.sum())
 
     @torch.no_grad()
     def report(self, step: int, losses: list[Tensor], seconds: float) -> TrainReport:
@@ -258,20 +246,16 @@ class _Run:
 
     def validation_loss(self) -> float | None:
         """Loss of the held-out texts per token, under the noise of training."""
-        total, count = 0.0, 0
+        total, tokens = 0.0, 0
         torch.manual_seed(_mix(self.options.seed, _VALIDATION_SEED))
         for first in range(0, len(self.validation), self.options.batch):
-            indices = self.validation[first : first + self.options.batch]
-            tokens, lengths = self.corpus.tokens(indices)
-            loss = self.loss(self.corpus.embeddings(indices), tokens, lengths, 0.0)
-            total += float(loss) * int(lengths.sum())
-            count += int(lengths.sum())
-        return total / count if count else None
+            loss, count = self.loss(self.validation[first : first + self.options.batch], 0.0)
+            total += float(loss) * count
+            tokens += count
+        return total / tokens if tokens else None
 
 
-def _split(
-    held_out: Sequence[int] | None, count: int, options: TrainOptions
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _split(held_out: Sequence[int] | None, count: int, options: TrainOptions) -> tuple[Integers, Integers]:
     """Indices to train on, and those held out: the given ones, or a random share."""
     if held_out is None:
         most = min(int(count * options.validation_share), options.validation_most, count - 1)
@@ -321,40 +305,34 @@ class _Corpus:
         self.decoder, self.texts = decoder, texts
         count, self._dim = len(texts), decoder.embedding_dim
         if not callable(embed) and tuple(embed.shape) != (count, self._dim):
-            raise DecoderError(
-                f"the embeddings are {tuple(embed.shape)}; {count} texts and this decoder need {(count, self._dim)}"
-            )
+            raise DecoderError(f"the embeddings are {tuple(embed.shape)}; these texts need {(count, self._dim)}")
         self._embed, self._noise_sigma, self._corrupt = embed, options.noise_sigma, corrupt
         # Longer ones are cut, and lose their end token.
         most = min(options.max_tokens, decoder.max_tokens)
         cut = [sequence[:most] for sequence in decoder.sequences(texts)]
-        self.lengths: NDArray[np.int64] = np.array([len(s) for s in cut], dtype=np.int64)
+        self.lengths: Integers = np.array([len(s) for s in cut], dtype=np.int64)
         self._ends = np.cumsum(self.lengths)
         self._flat = np.fromiter(chain.from_iterable(cut), dtype=np.int32)
 
-    def embeddings(self, indices: NDArray[np.int64], *, noise: bool = True) -> Tensor:
+    def embeddings(self, indices: Integers, *, noise: bool = True) -> Tensor:
         """Embeddings (n, dim) float32 on the CPU: unit length, noise (torch's global generator), unit, corruption."""
-        rows = functional.normalize(self._clean(indices), dim=-1)
+        if callable(self._embed):
+            rows = self._embed([self.texts[i] for i in indices])
+        else:
+            rows = torch.as_tensor(self._embed[indices])
+        rows = functional.normalize(self._checked(rows, len(indices), "embed"), dim=-1)
         if noise and self._noise_sigma > 0:
-            rows = rows + self._noise_sigma * torch.randn(rows.shape)
-            rows = functional.normalize(rows, dim=-1)
+            rows = functional.normalize(rows + self._noise_sigma * torch.randn(rows.shape), dim=-1)
         if self._corrupt is None:
             return rows
         return self._checked(self._corrupt(rows), len(indices), "corrupt")
 
-    def tokens(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def tokens(self, indices: Integers) -> tuple[Tensor, Tensor]:
         """Tokens (n, t) int64, padded with 0 at the end, and lengths (n,) int64."""
         lengths, ends = self.lengths[indices], self._ends[indices]
         rows = [self._flat[end - length : end] for length, end in zip(lengths, ends, strict=True)]
         tokens = [torch.from_numpy(row.astype(np.int64)) for row in rows]
         return nn.utils.rnn.pad_sequence(tokens, batch_first=True), torch.from_numpy(lengths)
-
-    def _clean(self, indices: NDArray[np.int64]) -> Tensor:
-        if callable(self._embed):
-            rows = self._embed([self.texts[i] for i in indices])
-        else:
-            rows = torch.as_tensor(self._embed[indices])
-        return self._checked(rows, len(indices), "embed")
 
     def _checked(self, rows: Tensor, count: int, source: str) -> Tensor:
         if tuple(rows.shape) != (count, self._dim):
@@ -365,11 +343,10 @@ class _Corpus:
         return rows
 
 
-def epoch_batches(lengths: NDArray[np.int64], batch: int, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+def epoch_batches(lengths: Integers, batch: int, *, seed: int, epoch: int) -> list[Integers]:
     """Indices of every batch of an epoch, each index once.
 
-    Texts are shuffled, sorted by length within buckets of many batches (so that a batch holds little padding), and
-    the batches are shuffled again.
+    Shuffled, sorted by length within buckets of many batches (so that a batch holds little padding), shuffled again.
     """
     random = np.random.default_rng((seed, epoch))
     order = random.permutation(len(lengths))
@@ -400,10 +377,7 @@ def load_training(folder: Path, *, module: nn.Module, optimizer: Optimizer, run:
     if not isinstance(state, dict) or not isinstance(state.get("run"), dict):
         raise CheckpointError(f"{latest / 'state.json'} is not ours; remove {latest}")
     if changed := differences(state["run"], run):
-        raise CheckpointError(
-            f"{latest} belongs to another run: {', '.join(changed)} changed; "
-            "use the same settings, or another checkpoint folder"
-        )
+        raise CheckpointError(f"{latest} is of a run with other {', '.join(changed)}; use those, or another folder")
     weights, path = latest / "weights.safetensors", latest / "optimizer.pt"
     fit_weights(module, load_weights(weights), source=str(weights))
     device = next(module.parameters()).device
