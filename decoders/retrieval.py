@@ -243,10 +243,7 @@ class ConceptPrompter:
 
 
 class MeacapDecoder(ViecapDecoder):
-    """A `ViecapDecoder` whose hard prompt comes from a memory of captions, such as the model's bank.
-
-    Trained like a `ViecapDecoder`, on the entities of the caption itself.
-    """
+    """A `ViecapDecoder`, trained as one, whose hard prompt comes from a memory of captions: the model's bank, say."""
 
     TYPE = "meacap"
     prompter: ConceptPrompter

@@ -134,7 +134,7 @@ def train_decoder(
     resume: bool = False,
     on_report: Callable[[TrainReport], None] | None = None,
 ) -> list[TrainReport]:
-    """Train `decoder` in place on texts alone.
+    """Train `decoder` in place on texts alone; gives the reports of this call, the last one at the end of the run.
 
     An embedding is scaled to unit length, gets noise, is scaled again, and then passes `corrupt`.
 
@@ -147,9 +147,6 @@ def train_decoder(
         held_out: indices of the texts to validate on, in place of the random `validation_share`; empty for none.
         checkpoint_folder: where checkpoints go; with `resume` the run goes on from the latest one there.
         on_report: called with each report; reports are logged as well.
-
-    Returns:
-        The reports of this call, the last one at the end of the run.
 
     Raises:
         TextError: no text, one that is no string, or none left to train on.

@@ -129,8 +129,8 @@ class EntityPrompter:
     def save(self, folder: Path) -> dict[str, Any]:
         """Write entities.safetensors (always float32: names hang on it); what config.json keeps beside it."""
         save_weights({"embeddings": self.embeddings}, folder / EMBEDDINGS_FILE, storage="fp32")
-        settings = {"temperature": self.temperature, "top_k": self.top_k, "threshold": self.threshold}
-        return {"names": list(self.names), **settings}
+        names = list(self.names)
+        return {"names": names, "temperature": self.temperature, "top_k": self.top_k, "threshold": self.threshold}
 
     @classmethod
     def load(cls, folder: Path, settings: dict[str, Any]) -> Self:
@@ -146,8 +146,7 @@ def embed_entities(names: Sequence[str], embed: Callable[[list[str]], Tensor]) -
     """Unit embeddings (m, dim) of names: the mean of each name's unit embeddings in the sentences of `TEMPLATES`."""
     rows = embed([template.replace("{}", name) for name in names for template in TEMPLATES])
     units = functional.normalize(rows.float(), dim=1)
-    means = units.view(len(names), len(TEMPLATES), -1).mean(dim=1)
-    return functional.normalize(means, dim=1)
+    return functional.normalize(units.view(len(names), len(TEMPLATES), -1).mean(dim=1), dim=1)
 
 
 class EntityFinder:
