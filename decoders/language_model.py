@@ -91,7 +91,7 @@ def fit_stored(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -
     for alias, name in names.items():
         found = [full.pop(one) for one in (alias, name) if one in full]
         if len(found) == 2 and found[0].shape == found[1].shape and not torch.equal(*found):
-            raise CheckpointError(f"{alias} and {name} differ, which are one tensor: a file of another architecture")
+            raise CheckpointError(f"{alias} and {name} differ, but are one tensor: a file of another architecture")
         full |= {one: found[-1] for one in (alias, name) if found and one in wanted}
     fit_weights(module, full, source=source)
 

@@ -110,6 +110,11 @@ class EntityPrompter:
         self.embeddings = functional.normalize(rows, dim=1)
         self.temperature, self.top_k, self.threshold = temperature, top_k, threshold
 
+    @property
+    def settings(self) -> dict[str, float | int]:
+        """Temperature, top_k, threshold."""
+        return {"temperature": self.temperature, "top_k": self.top_k, "threshold": self.threshold}
+
     def entities(self, embeddings: Tensor) -> list[list[str]]:
         """The names found for each of (n, dim) embeddings, likeliest first; perhaps none."""
         if embeddings.shape[-1] != self.embeddings.shape[1]:
@@ -129,8 +134,7 @@ class EntityPrompter:
     def save(self, folder: Path) -> dict[str, Any]:
         """Write entities.safetensors (always float32: names hang on it); what config.json keeps beside it."""
         save_weights({"embeddings": self.embeddings}, folder / EMBEDDINGS_FILE, storage="fp32")
-        names = list(self.names)
-        return {"names": names, "temperature": self.temperature, "top_k": self.top_k, "threshold": self.threshold}
+        return {"names": list(self.names), **self.settings}
 
     @classmethod
     def load(cls, folder: Path, settings: dict[str, Any]) -> Self:
