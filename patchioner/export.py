@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -36,10 +36,7 @@ from patchioner.regions import Box, Region, WholeImage
 if TYPE_CHECKING:
     from patchioner.model import Patchioner
 
-PRECISIONS: dict[Format, tuple[ExportPrecision, ...]] = {
-    "onnx": ("fp32",),
-    "openvino": ("fp32", "bf16", "int8", "int8-bf16"),
-}
+PRECISIONS: dict[Format, tuple[ExportPrecision, ...]] = {"onnx": ("fp32",), "openvino": get_args(ExportPrecision)}
 INPUT_NAMES = ("pixels", "positions")
 _WRITERS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 _MOST = 4096  # patches along a side
@@ -49,19 +46,13 @@ _SMALLEST = 4096  # values of a matrix below which int8 gains nothing
 
 
 class ExportReport(NamedTuple):
-    """What `export_model` wrote, and how far its backbone is from the source on so many pictures.
+    """What `export_model` wrote, and how far its backbone is from the source on so many pictures."""
 
-    Attributes:
-        folder: of the checkpoint.
-        difference, cosine: see `compare_backbones`.
-        megabytes: of the network's files.
-    """
-
-    folder: Path
-    difference: float
+    folder: Path  # of the checkpoint
+    difference: float  # with cosine: see `compare_backbones`
     cosine: float
     pictures: int
-    megabytes: float
+    megabytes: float  # of the network's files
 
 
 def export_model(
@@ -102,8 +93,7 @@ def export_model(
             raise ExportError(f"off by {off:.2g}: {format} does not compute this network right")
         if not cosine >= _LEAST_COSINE:
             raise ExportError(f"tokens have a cosine of {cosine:.3f}: {precision} destroys them; use fp32")
-        parts = replace(model.parts, backbone=exported)
-        write_checkpoint(parts, out, storage="fp32", bank_storage="float16")
+        write_checkpoint(replace(model.parts, backbone=exported), out, storage="fp32")
     size_of = sum((out / "backbone" / name).stat().st_size for name in exported.files)
     return ExportReport(out, off, cosine, len(pictures), size_of / 2**20)
 
@@ -145,16 +135,12 @@ def export_backbone(
 
 
 class Graph(NamedTuple):
-    """A backbone traced for export.
+    """A backbone traced for export."""
 
-    `program` takes pixels (1, 3, H, W) and, for several sizes, positions (1, N, width); `outputs` are the fields of
-    `Dense` that it gives. `positions` (prefix + cells, width) of `native_grid` are None for a single size.
-    """
-
-    program: ExportedProgram
+    program: ExportedProgram  # takes pixels (1, 3, H, W) and, for several sizes, positions (1, N, width)
     inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    positions: Tensor | None
+    outputs: tuple[str, ...]  # the fields of `Dense` that it gives
+    positions: Tensor | None  # (prefix + cells, width) of `native_grid`; both are None for a single size
     native_grid: tuple[int, int] | None
 
 
@@ -176,11 +162,9 @@ def trace_backbone(backbone: Backbone) -> Graph:
     pixels = torch.zeros(1, 3, 2 * patch, 3 * patch)
     examples = pixels, table.new_zeros(1, prefix + 6, table.shape[1])
     module = _TensorsOnly(network, examples, None)
-    rows, columns, tokens = (
-        Dim(name, min=1, max=most) for name, most in (("rows", _MOST), ("columns", _MOST), ("tokens", _MOST**2))
-    )
-    program = _trace(module, examples, ({2: patch * rows, 3: patch * columns}, {1: tokens}))
-    return Graph(program, INPUT_NAMES, module.names, table, native)
+    rows, columns = (Dim(name, min=1, max=_MOST) for name in ("rows", "columns"))
+    shapes = {2: patch * rows, 3: patch * columns}, {1: Dim("tokens", min=1, max=_MOST**2)}
+    return Graph(_trace(module, examples, shapes), INPUT_NAMES, module.names, table, native)
 
 
 def exportable(backbone: Backbone) -> SingleViT:
@@ -200,9 +184,8 @@ class _TensorsOnly(nn.Module):
 
     def __init__(self, backbone: SingleViT, examples: tuple[Tensor, ...], constant: Tensor | None) -> None:
         super().__init__()
-        self.backbone, self._constant = backbone, constant
-        self._slot: list[Tensor] = []
-        slot = self._slot
+        slot: list[Tensor] = []
+        self.backbone, self._constant, self._slot = backbone, constant, slot
         if constant is not None or len(examples) > 1:
             if _is_plain(backbone):
                 backbone.vit.pos_embed = None
@@ -223,8 +206,7 @@ class _TensorsOnly(nn.Module):
         given = self._constant if positions is None else positions
         self._slot.extend([] if given is None else [given])
         try:
-            grid = pixels.shape[2] // patch, pixels.shape[3] // patch
-            return self.backbone.outputs(pixels, grid)
+            return self.backbone.outputs(pixels, (pixels.shape[2] // patch, pixels.shape[3] // patch))
         finally:
             self._slot.clear()
 

@@ -69,9 +69,8 @@ class PatchFeatures:
         tensors = {k: t.detach().cpu().contiguous() for k, t in held.items() if t is not None}
         if self.image is not None:
             tensors["image"] = torch.from_numpy(np.array(self.image))
-        geometry = {"geometry": json.dumps(asdict(self.geometry))}
         with atomic_path(path) as temporary:
-            write_tensors(tensors, temporary, geometry)
+            write_tensors(tensors, temporary, {"geometry": json.dumps(asdict(self.geometry))})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -83,8 +82,7 @@ class PatchFeatures:
             pairs: dict[str, Any] = {key: tuple(one) if isinstance(one, list) else one for key, one in stored.items()}
             geometry, image = ImageGeometry(**pairs), tensors.pop("image", None)
             photo = None if image is None else Image.fromarray(image.numpy())
-            absent = {"cls": None, "attention": None}
-            found = cls(**{**absent, **tensors}, geometry=geometry, image=photo)
+            found = cls(**{"cls": None, "attention": None, **tensors}, geometry=geometry, image=photo)
             if found.tokens.shape[:2] != geometry.grid:
                 raise ValueError(f"tokens {tuple(found.tokens.shape)} on a grid of {geometry.grid}")
             return found
@@ -123,8 +121,8 @@ Encodable = Photo | PreparedPhoto
 def preprocess(image: Photo, settings: Preprocessing) -> tuple[Tensor, ImageGeometry]:
     """Fit an upright RGB image into the backbone's input; one decoded at reduced scale has the original's geometry.
 
-    Pixels (3, H, W) float32, normalised, H and W multiples of the patch size, and the geometry. Resampling is Pillow's
-    bicubic with antialiasing. Padding is 0, the mean colour.
+    Pixels (3, H, W) float32, normalised, H and W multiples of the patch size, resampled by Pillow's antialiased bicubic
+    and padded by 0, the mean colour; and the geometry.
     """
     geometry = settings.geometry(image.size)
     width, height = whole = geometry.model_size
@@ -132,11 +130,9 @@ def preprocess(image: Photo, settings: Preprocessing) -> tuple[Tensor, ImageGeom
         whole = resized_size(image.size, settings.mode, settings.size)
     pixels = torch.from_numpy(np.array(_resize(image, whole))).permute(2, 0, 1).float() / 255.0
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (settings.mean, settings.std))
-    normalised = (pixels - mean) / std
     left, top = (round(value) for value in geometry.offset)
-    right, bottom = width - whole[0] - left, height - whole[1] - top
-    # What is negative is cut off.
-    return F.pad(normalised, (left, right, top, bottom)).contiguous(), geometry
+    right, bottom = width - whole[0] - left, height - whole[1] - top  # what is negative is cut off
+    return F.pad((pixels - mean) / std, (left, right, top, bottom)).contiguous(), geometry
 
 
 def _resize(photo: Photo, size: tuple[int, int]) -> Image.Image:
@@ -171,20 +167,15 @@ class SingleViT(Backbone):
 
     Photos that fill the same grid share passes; on a CPU, which one photo keeps busy, each has its own, unless a
     subclass or an instance allows more.
-
-    Attributes:
-        patches_per_pass_cpu: bound of a pass on a CPU, in patches; a pass has at least one photo.
-        kind: "type" of a config.
-        own_keys, own: of a config, beside "name" and "preprocessing": arguments of the constructor; their values.
     """
 
-    kind: str
+    kind: str  # "type" of a config
     vit: Any
     name: str
     preprocessing: Preprocessing
-    own: dict[str, Any]
-    patches_per_pass_cpu: int = 1
-    own_keys: tuple[str, ...] = ()
+    own_keys: tuple[str, ...] = ()  # of a config, beside "name" and "preprocessing": arguments of the constructor
+    own: dict[str, Any]  # their values
+    patches_per_pass_cpu: int = 1  # bound of a pass on a CPU, in patches; a pass has at least one photo
 
     @abstractmethod
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
@@ -199,9 +190,7 @@ class SingleViT(Backbone):
 
     def prepare(self, photo: Encodable) -> PreparedPhoto:
         """See `Backbone.prepare`; the photo resized and normalised, on the CPU."""
-        if isinstance(photo, PreparedPhoto):
-            return photo
-        return PreparedPhoto(*preprocess(photo, self.preprocessing))
+        return photo if isinstance(photo, PreparedPhoto) else PreparedPhoto(*preprocess(photo, self.preprocessing))
 
     @torch.inference_mode()
     def encode(self, images: Sequence[Encodable]) -> list[PatchFeatures]:
@@ -229,8 +218,7 @@ class SingleViT(Backbone):
         own = settings_of(config, ("name", "preprocessing", *cls.own_keys))
         source = WeightSource.of(config, folder)
         preprocessing = settings_from(Preprocessing, own.pop("preprocessing", None), "preprocessing")
-        made = cls(own.pop("name"), preprocessing, pretrained=cls.pretrained_of(source), **own)
-        made.restore(source.folder)
+        made = cls(own.pop("name"), preprocessing, pretrained=cls.pretrained_of(source), **own).restore(source.folder)
         if source.file is not None or source.parts is not None:
             made.read_files(source, folder)
         return made
@@ -247,9 +235,8 @@ class SingleViT(Backbone):
     @property
     def config(self) -> dict[str, Any]:
         """Type, name, preprocessing and what is its own."""
-        preprocessing = preprocessing_config(self.preprocessing)
-        head = {"type": self.kind, "name": self.name, "preprocessing": preprocessing}
-        return {**head, **copy.deepcopy(self.own)}
+        own = copy.deepcopy(self.own)
+        return {"type": self.kind, "name": self.name, "preprocessing": preprocessing_config(self.preprocessing), **own}
 
     def check_patches(self, patch: Sequence[int]) -> None:
         """Refuse a preprocessing with other patches than the network's (height, width); OptionError."""
@@ -259,17 +246,11 @@ class SingleViT(Backbone):
 
 
 def split_features(found: Dense, geometries: Sequence[ImageGeometry]) -> list[PatchFeatures]:
-    """Take a batch of one grid apart: float32 features of each photo, in the batch's order.
-
-    They own their numbers: keeping those of one photo does not keep the whole batch.
-    """
+    """Float32 features of each photo of a batch of one grid; to keep those of one does not keep the whole batch."""
     shared, features = len(geometries) > 1, []
     for index, geometry in enumerate(geometries):
-        own: dict[str, Any] = {
-            name: None if part is None else part[index].to(torch.float32, copy=shared)
-            for name, part in found._asdict().items()
-        }
-        features.append(PatchFeatures(geometry=geometry, **own))
+        own = Dense._make(None if part is None else part[index].to(torch.float32, copy=shared) for part in found)
+        features.append(PatchFeatures(geometry=geometry, **own._asdict()))
     return features
 
 

@@ -1,7 +1,4 @@
-"""CLIP through open_clip as a dense backbone (`OpenClipViT`), and ProxyCLIP.
-
-In CLIP's last block patches lose their place, so its attention may give way to another way of mixing values.
-"""
+"""CLIP by open_clip, dense, and ProxyCLIP: other ways through the last block, where CLIP's patches lose their place."""
 
 from __future__ import annotations
 
@@ -17,16 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchioner.backbones import (
-    BACKBONES,
-    Backbone,
-    Dense,
-    Encodable,
-    PatchFeatures,
-    PreparedPhoto,
-    SingleViT,
-    preprocess,
-)
+from patchioner.backbones import BACKBONES, Backbone, Dense, Encodable, PatchFeatures, PreparedPhoto, SingleViT
 from patchioner.backbones.vit import cls_attention, published_attention, resample_positions
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import check
@@ -61,6 +49,7 @@ class OpenClipViT(SingleViT):
         MissingExtraError: open_clip is not installed.
     """
 
+    kind, own_keys = "open_clip", ("architecture", "quick_gelu", "dense")
     # 20 crops at 224 pixels and patches of 16, 2 photos at 592: many small crops are this backbone's work.
     patches_per_pass_cpu = 4096
 
@@ -82,16 +71,13 @@ class OpenClipViT(SingleViT):
             _try_tower()
         settings = model_config(name, architecture, quick_gelu=quick_gelu, pretrained=pretrained)
         self.quick_gelu = bool(settings["quick_gelu"])
-        kept = {"architecture": self.architecture, "quick_gelu": self.quick_gelu}
-        self.own = {**kept, "dense": dense}
+        self.own = {"architecture": self.architecture, "quick_gelu": self.quick_gelu, "dense": dense}
         self.visual: Any = _visual(name, settings, pretrained)
         self.dim = int(self.visual.proj.shape[1])
         self.check_patches(self.visual.patch_size)
         if not is_plain(self.visual.transformer.resblocks[-1]):
             raise OptionError(f"the last block of {name!r} is not plain: use 'ViT-B-16'")
         self.eval()
-
-    kind, own_keys = "open_clip", ("architecture", "quick_gelu", "dense")
 
     @classmethod
     def pretrained_of(cls, source: WeightSource) -> str | None:
@@ -115,8 +101,7 @@ class OpenClipViT(SingleViT):
         visual = self.visual
         patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
         whole = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        positions = self.positions(grid)
-        tokens: Tensor = visual.ln_pre(torch.cat([whole, patches], 1) + positions.to(patches.dtype))
+        tokens: Tensor = visual.ln_pre(torch.cat([whole, patches], 1) + self.positions(grid).to(patches.dtype))
         *blocks, last = visual.transformer.resblocks
         for block in blocks:
             tokens = block(tokens)
@@ -188,14 +173,11 @@ def _try_tower() -> None:
 
 @dataclass(frozen=True, eq=False)
 class LastBlock:
-    """A plain residual attention block of open_clip's with its inputs (B, 1 + patches, width), CLS first.
-
-    query, key and value are what it makes of these: (B, heads, 1 + patches, head width), unscaled.
-    """
+    """A plain residual attention block of open_clip's, its inputs, CLS first, and what it makes of them."""
 
     block: Any
-    inputs: Tensor
-    query: Tensor
+    inputs: Tensor  # (B, 1 + patches, width)
+    query: Tensor  # as key and value (B, heads, 1 + patches, head width), unscaled
     key: Tensor
     value: Tensor
 
@@ -207,27 +189,24 @@ class LastBlock:
         parts = together.unflatten(2, (3, int(attention.num_heads), -1)).permute(2, 0, 3, 1, 4)
         return cls(block, inputs, *parts.unbind(0))
 
-    def outputs(self, part: slice = slice(None), mode: DenseMode = "plain") -> Tensor:
-        """What the block makes of a part of its inputs, (B, n, width); arguments as for `OpenClipViT`."""
-        query, key, value = self.query, self.key, self.value
+    def outputs(self, part: slice, mode: DenseMode = "plain") -> Tensor:
+        """What the block makes of a part of its inputs, (B, n, width); `mode` is the "dense" of `OpenClipViT`."""
+        block, query, key, value = self.block, self.query, self.key, self.value
         if mode == "value":
-            mixed = value[:, :, part]
-        elif mode == "self_self":
+            return self.attended(value[:, :, part])
+        if mode == "self_self":
             # The sum of two softmaxes distributes over the values, and no (tokens, tokens) matrix is kept.
             mixed = _attend(query[:, :, part], query, value) + _attend(key[:, :, part], key, value)
         else:
             mixed = _attend(query[:, :, part], key, value)
-        return self.finish(mixed, self.inputs[:, part], mode != "value")
-
-    def finish(self, mixed: Tensor, inputs: Tensor, rest: bool) -> Tensor:
-        """Output projection of mixed values (B, heads, n, head width); with `rest` also the skip and the MLP."""
-        block = self.block
-        attended: Tensor = block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
-        if not rest:
-            return attended
-        tokens = inputs + attended
+        tokens = self.inputs[:, part] + self.attended(mixed)
         finished: Tensor = tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
         return finished
+
+    def attended(self, mixed: Tensor) -> Tensor:
+        """Output projection of mixed values (B, heads, n, head width), no skip connection, no MLP: (B, n, width)."""
+        attended: Tensor = self.block.ls_1(self.block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
+        return attended
 
 
 def is_plain(block: Any) -> bool:
@@ -292,8 +271,7 @@ def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
         if path.suffix != ".safetensors":
             read_object(path)  # refuses a pickle, which open_clip might fall back to executing
     try:
-        gelu = {"force_quick_gelu": quick_gelu, "quick_gelu": quick_gelu}
-        return open_clip.create_model(name, pretrained, **gelu)
+        return open_clip.create_model(name, pretrained, force_quick_gelu=quick_gelu, quick_gelu=quick_gelu)
     except Exception as error:  # of several libraries, which share no class
         reason = first_line(error)
         if pretrained in tags:
@@ -302,7 +280,6 @@ def fetch_model(name: str, pretrained: str, *, quick_gelu: bool) -> Any:
 
 
 SHIFT, SCALE = 1.2, 3.0  # beta and gamma of the paper, which reports 1.0..1.6 and 2..5 as good
-_PROXY_PARTS = ("clip", "proxy")
 
 
 class ProxyClip(Backbone):
@@ -337,11 +314,10 @@ class ProxyClip(Backbone):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """See `StoredModule.from_config`; "clip" and "proxy" are configs or folders, else those that `save` wrote."""
-        own = settings_of(config, _PROXY_PARTS)
-        parts = {
-            name: make_part(BACKBONES, own.pop(name, name), folder, f"{name} of a proxy_clip") for name in _PROXY_PARTS
-        }
-        return cls(**parts)  # type: ignore[arg-type]  # another kind than CLIP is refused
+        own = settings_of(config, ("clip", "proxy"))
+        clip = make_part(BACKBONES, own.get("clip", "clip"), folder, "clip of a proxy_clip")
+        proxy = make_part(BACKBONES, own.get("proxy", "proxy"), folder, "proxy of a proxy_clip")
+        return cls(clip, proxy)  # type: ignore[arg-type]  # another kind than CLIP is refused
 
     @property
     def config(self) -> dict[str, Any]:
@@ -365,20 +341,17 @@ class ProxyClip(Backbone):
     def _encode_one(self, image: Encodable) -> PatchFeatures:
         if isinstance(image, PreparedPhoto):
             raise OptionError("a prepared photo is of one backbone: give ProxyCLIP the photo")
-        seen = self.proxy.encode([image])[0]
+        seen, own = self.proxy.encode([image])[0], self.clip.prepare(image)
         grid = seen.geometry.grid
-        pixels, geometry = preprocess(image, self.clip.preprocessing)
-        last = self.clip.last_block(self.clip.as_input([pixels]), geometry.grid)
+        last = self.clip.last_block(self.clip.as_input([own.pixels]), own.geometry.grid)
 
         def on_grid(cells: Tensor) -> Tensor:
             """(heads, patches of CLIP, width) -> (heads, patches of the proxy, width)."""
-            return resample(cells.unflatten(1, geometry.grid), grid).flatten(1, 2)
+            return resample(cells.unflatten(1, own.geometry.grid), grid).flatten(1, 2)
 
         values = on_grid(last.value[0, :, 1:])
         along = proxy_attention(seen.tokens.flatten(0, 1))
-        mixed = (along.to(values) @ values)[None]
-        # With the skip connection left out, the block's inputs are not looked at.
-        tokens = self.clip.project(last.finish(mixed, mixed, False)).unflatten(1, grid)
+        tokens = self.clip.project(last.attended((along.to(values) @ values)[None])).unflatten(1, grid)
         maps = cls_attention(last.query[:, :, :1], last.key[:, :, 1:])
         attention = on_grid(maps[0, :, :, None])[..., 0].float().unflatten(1, grid)
         return PatchFeatures(

@@ -24,16 +24,13 @@ _BACKBONE_PREFIXES = ("visual_model.backbone.", "backbone.", "")
 
 
 class DinoTxtHead(nn.Module):
-    """Transformer blocks (2 as published) and a LayerNorm over [CLS, registers, patches]; published names.
-
-    `heads` of the attention are as many as the backbone's own.
-    """
+    """Transformer blocks (2 as published) and a LayerNorm over [CLS, registers, patches]; published names."""
 
     def __init__(self, width: int, heads: int, blocks: int) -> None:
         super().__init__()
         self.ln_final = nn.LayerNorm(width, eps=1e-5)
-        how: dict[str, Any] = {"qkv_bias": True, "init_values": 1e-5, "norm_layer": nn.LayerNorm}
-        self.blocks = nn.ModuleList(Block(width, heads, **how) for _ in range(blocks))
+        made = (Block(width, heads, qkv_bias=True, init_values=1e-5, norm_layer=nn.LayerNorm) for _ in range(blocks))
+        self.blocks = nn.ModuleList(made)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, width) -> what goes into the last block, and the aligned tokens, both (B, N, width)."""
@@ -55,8 +52,7 @@ class DinoTxtViT(TimmNetwork):
     Args:
         name, preprocessing, pretrained, overrides: see `TimmNetwork`; ``vit_large_patch14_reg4_dinov2`` or
             ``vit_large_patch16_dinov3`` with ImageNet's statistics. The head's weights are read by `read_published`.
-        blocks: transformer blocks of the head.
-        registers: whether the registers pass through the head too.
+        blocks, registers: of the head: how many it has, and whether the registers pass through it too.
     """
 
     kind, own_keys = "dinotxt", ("blocks", "registers", "space", "overrides")
@@ -99,8 +95,7 @@ class DinoTxtViT(TimmNetwork):
         parts, vision = dict(source.parts or {}), None
         head = existing_path(parts.get("head"), folder, "head of dino.txt")
         if parts.get("vision") != PRETRAINED:
-            path = existing_path(parts.get("vision"), folder, "vision backbone of dino.txt")
-            vision = read_tensors(path)
+            vision = read_tensors(existing_path(parts.get("vision"), folder, "vision backbone of dino.txt"))
         self.read_published(vision, read_tensors(head), source=str(head))
 
     def read_published(self, vision: Mapping[str, Tensor] | None, head: Mapping[str, Tensor], *, source: str) -> None:

@@ -75,13 +75,10 @@ class ExportedBackbone(SingleViT):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
         """See `StoredModule.from_config`; the files are in the folder."""
-        native = config.get("native_grid") is not None
-        weights = load_weights(folder / WEIGHTS_FILE) if native else {}
+        weights = {} if config.get("native_grid") is None else load_weights(folder / WEIGHTS_FILE)
         return cls(folder, config, weights.get("native_positions"))
 
-    def to(  # type: ignore[override]
-        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
-    ) -> Self:
+    def to(self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True) -> Self:  # type: ignore[override]
         """One that gives its features on that device; the network stays on the CPU, in the precision of its file."""
         twin = copy.copy(self)
         twin._device = torch.device(device)
@@ -108,7 +105,7 @@ class ExportedBackbone(SingleViT):
         except Exception as error:  # each runtime has its own tree, which no public name covers
             network = self.folder / NETWORK_FILES[self.kind]
             raise ExportError(f"{PACKAGES[self.kind]} cannot run {network}: {first_line(error)}") from error
-        return Dense(*(named.get(name) for name in Dense._fields))  # type: ignore[arg-type]
+        return Dense._make(map(named.get, Dense._fields))
 
     def as_input(self, pixels: Sequence[Tensor]) -> Tensor:
         """Stack preprocessed photos on the CPU, where the runtimes work."""
@@ -134,8 +131,7 @@ class ExportedBackbone(SingleViT):
         threads = torch.get_num_threads()
         with self._opening:
             if threads not in self._open:
-                path = self.folder / NETWORK_FILES[self.kind]
-                run = _RUNTIMES[self.kind](path, self.precision, threads)
+                run = _RUNTIMES[self.kind](self.folder / NETWORK_FILES[self.kind], self.precision, threads)
                 self._open.clear()
                 self._open[threads] = run
             return self._open[threads]

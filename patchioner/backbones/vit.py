@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import timm
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from patchioner.backbones import Dense, SingleViT
 from patchioner.base.errors import CheckpointError, HubError, OptionError, UnknownNameError, first_line
 from patchioner.base.files import check
-from patchioner.base.weights import fit_weights, inference_copy
+from patchioner.base.weights import fit_weights
 from patchioner.checkpoints import WeightSource, part_of, read_tensors
 from patchioner.geometry import MOST_SIZE, Preprocessing
 
@@ -42,8 +42,7 @@ class TimmNetwork(SingleViT):
         preprocessing: input size, fit and normalisation; sizes other than the native one interpolate the position
             embedding, and grids need not be square.
         pretrained: fetch timm's weights from the hub.
-        overrides: arguments of the architecture (`OVERRIDES`), e.g. ``{"depth": 2}``.
-        classes: width of timm's classifier, 0 for none.
+        overrides, classes: of the architecture (`OVERRIDES`, e.g. ``{"depth": 2}``); width of timm's classifier, or 0.
 
     Raises:
         UnknownNameError, OptionError: no such architecture, no ViT, no such override, another patch size.
@@ -92,6 +91,7 @@ class TimmViT(TimmNetwork):
     """
 
     kind, own_keys = "timm", ("head", "overrides")
+    kept_in_float32 = ("head",)  # since standardising cancels leading digits
 
     def __init__(
         self,
@@ -104,8 +104,8 @@ class TimmViT(TimmNetwork):
     ) -> None:
         config = dict(head or {"type": "none"})
         linear = int(config["dim"]) if config.get("type") == "linear" else 0
-        settings: dict[str, Any] = {"pretrained": pretrained, "overrides": overrides}
-        super().__init__(name, preprocessing, classes=linear if pretrained else 0, **settings)
+        classes = linear if pretrained else 0
+        super().__init__(name, preprocessing, pretrained=pretrained, overrides=overrides, classes=classes)
         self.own["head"], self._linear = config, linear
         self.dim = linear or int(self.vit.embed_dim)
         self.head = build_head(config, int(self.vit.embed_dim))
@@ -125,21 +125,11 @@ class TimmViT(TimmNetwork):
         bias = classifier.get("bias", weight.new_zeros(len(weight)))
         fit_weights(self.head, {"linear.weight": weight, "linear.bias": bias}, source=source)
 
-    def to(  # type: ignore[override]
-        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
-    ) -> Self:
-        """See `StoredModule.to`; the head stays in float32, since standardising cancels leading digits."""
-        twin = super().to(device, dtype, optimize=optimize)
-        twin.head = inference_copy(self.head, device, torch.float32, optimize=optimize)
-        return twin
-
     def outputs(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
         """See `SingleViT.outputs`."""
         found = self.dense(pixels, grid)
-        cls, registers = (None if one is None else one.float() for one in (found.cls, found.registers))
-        tokens, cls = self.head(found.tokens.float(), cls)
-        if registers is not None:
-            registers, _ = self.head(registers, None)
+        tokens, cls = self.head(found.tokens.float(), None if found.cls is None else found.cls.float())
+        registers = None if found.registers is None else self.head(found.registers.float(), None)[0]
         return found._replace(tokens=tokens, cls=cls, registers=registers)
 
     def dense(self, pixels: Tensor, grid: tuple[int, int]) -> Dense:
@@ -236,9 +226,7 @@ def resample_positions(native: Tensor, shape: tuple[int, int], grid: tuple[int, 
         torch.Size([1, 13, 8])
     """
     prefix = len(native) - shape[0] * shape[1]
-    resampled: Tensor = resample_abs_pos_embed(
-        native[None], new_size=list(grid), old_size=list(shape), num_prefix_tokens=prefix
-    )
+    resampled: Tensor = resample_abs_pos_embed(native[None], list(grid), list(shape), prefix)
     return resampled.contiguous()
 
 
@@ -267,9 +255,8 @@ def is_plain_block(block: Any) -> bool:
     weight = attention.qkv.weight
     if weight.is_meta:
         return True
-    width = weight.shape[1]
-    ramp = torch.linspace(-1, 1, 3 * width, dtype=weight.dtype, device=weight.device)
-    tokens = ramp.sin().view(1, 3, width)
+    ramp = torch.linspace(-1, 1, 3 * weight.shape[1], dtype=weight.dtype, device=weight.device)
+    tokens = ramp.sin().view(1, 3, -1)
     try:
         maps = cls_attention(*cls_query_keys(block, tokens, 0))  # of the first token over all three
         normed, heads = block.norm1(tokens), maps.shape[1]
@@ -282,8 +269,7 @@ def is_plain_block(block: Any) -> bool:
     except (AttributeError, RuntimeError, TypeError):
         fits = False
     if not fits:
-        wrong = "timm %s computes attention in an unknown way: there is none, see constraints.txt"
-        _log.warning(wrong, timm.__version__)
+        _log.warning("timm %s computes attention in another way: there is none, see constraints.txt", timm.__version__)
     return fits
 
 
@@ -388,14 +374,12 @@ def create_vit(
     if not timm.is_model(name):
         raise UnknownNameError.among("model of timm", name, timm.list_models())
     arguments = dict(overrides or {})
-    if unknown := [key for key in arguments if key not in OVERRIDES]:
-        raise OptionError(str(UnknownNameError.among(f"override of {name}", unknown[0], OVERRIDES)))
     for key, value in arguments.items():
+        check(OVERRIDES, **{f"override of {name}": key})
         if isinstance(value, int | float) and value > MOST_SIZE:
             raise OptionError(f"{key} of {name} is {value}: give at most {MOST_SIZE}")
     try:
-        given = {**arguments, "num_classes": classes, "dynamic_img_size": True}
-        vit = timm.create_model(name, pretrained=pretrained, **given)
+        vit = timm.create_model(name, pretrained=pretrained, num_classes=classes, dynamic_img_size=True, **arguments)
     except TypeError as error:
         if any(f"'{key}'" in str(error) for key in arguments):
             raise OptionError(f"{name} cannot be overridden so: {error}") from error

@@ -1,8 +1,7 @@
 """Checkpoints: networks with a folder of their own, files as other people write them, the hub, what models there are.
 
-Beside it: our folders (`folder`), the published ones (`published`), the shipped weights (`patchioner-mini/`).
-
-No file is unpickled beyond plain tensors and containers.
+Beside it: our folders (`folder`), the published ones (`published`), the shipped weights (`patchioner-mini/`). No file
+is unpickled beyond plain tensors and containers.
 """
 
 from __future__ import annotations
@@ -14,11 +13,13 @@ import pickle
 import tempfile
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+import huggingface_hub
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -65,12 +66,10 @@ _PUBLISHED = {
 
 
 class StoredModule(nn.Module, ABC):
-    """What backbones and text towers have in common: their config, and their place in a checkpoint.
+    """What backbones and text towers have in common: their config, and their place in a checkpoint."""
 
-    `dim` is the width of the embedding space.
-    """
-
-    dim: int
+    dim: int  # width of the embedding space
+    kept_in_float32: tuple[str, ...] = ()  # modules in it that are in no other precision
 
     @property
     @abstractmethod
@@ -87,13 +86,13 @@ class StoredModule(nn.Module, ABC):
             folder: where the config is; its relative paths start there.
         """
 
-    def to(  # type: ignore[override]  # not in place, as `nn.Module` does it
-        self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True
-    ) -> Self:
+    def to(self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True) -> Self:  # type: ignore[override]
         """A frozen copy for inference on a device, in a precision; see `inference_copy`. This one stays as it is."""
         twin = inference_copy(self, device, dtype, optimize=optimize)
         for name, part in self._parts().items():  # each as it sees fit
             setattr(twin, name, part.to(device, dtype, optimize=optimize))
+        for name in self.kept_in_float32:
+            setattr(twin, name, inference_copy(getattr(self, name), device, torch.float32, optimize=optimize))
         return twin
 
     def save(self, folder: Path, *, storage: Storage = "fp16") -> None:
@@ -113,9 +112,8 @@ class StoredModule(nn.Module, ABC):
 
     def stored(self) -> nn.Module:
         """What `save` writes here: all of it, but for networks with a folder of their own."""
-        if not (parts := self._parts()):
-            return self
-        return nn.ModuleDict({k: one for k, one in self.named_children() if k not in parts})
+        parts = self._parts()
+        return nn.ModuleDict({k: one for k, one in self.named_children() if k not in parts}) if parts else self
 
     def restore(self, folder: Path | None) -> Self:
         """Read what `save` wrote, strictly (CheckpointError), into this network, and give it back; None: nothing."""
@@ -133,7 +131,6 @@ def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str
     """Make a backbone or text tower.
 
     Args:
-        registry: of its kind.
         given: a folder that `save` wrote, or a config with a "type".
         folder: relative paths start here.
         source: where `given` stands, for messages.
@@ -157,8 +154,7 @@ def make_part(registry: Registry[type[P]], given: Any, folder: Path, source: str
     except CheckpointError:
         raise
     except _WRONG as error:
-        reason = first_line(error)
-        raise CheckpointError(f"{source} lacks or has a wrong setting: {reason}") from error
+        raise CheckpointError(f"{source} lacks or has a wrong setting: {first_line(error)}") from error
 
 
 def _refuse_paths_out(config: Any, source: str) -> None:
@@ -189,22 +185,13 @@ def settings_of(config: Mapping[str, Any], known: Iterable[str]) -> dict[str, An
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Where weights come from, as the "weights" of a config tell; without them, from the config's own folder.
+    """Where the "weights" of a config come from; without any, its own folder. Nothing set ("random"): they stay so."""
 
-    Attributes:
-        fetched: ``pretrained``, by the library behind the part, or ``pretrained:TAG`` where it needs a `tag`.
-        file: a path, in the authors' own layout.
-        folder: a path, that `save` wrote.
-        parts: several files by name.
-
-    Nothing set (``random``): they stay random.
-    """
-
-    fetched: bool = False
-    tag: str | None = None
-    file: Path | None = None
-    folder: Path | None = None
-    parts: Mapping[str, Any] | None = None
+    fetched: bool = False  # ``pretrained``, by the library behind the part
+    tag: str | None = None  # ``pretrained:TAG``, where it needs one
+    file: Path | None = None  # in the authors' own layout
+    folder: Path | None = None  # that `save` wrote
+    parts: Mapping[str, Any] | None = None  # several files by name
 
     @classmethod
     def of(cls, config: Mapping[str, Any], folder: Path) -> WeightSource:
@@ -212,10 +199,7 @@ class WeightSource:
         given = config.get("weights")
         if given is None:
             if not (folder / WEIGHTS_FILE).is_file():
-                raise OptionError(
-                    f"{folder / WEIGHTS_FILE}: no such file; is the folder complete? A config elsewhere needs "
-                    "'weights': random, pretrained, or a path"
-                )
+                raise OptionError(f"{folder / WEIGHTS_FILE}: no such file: fetch it, or give weights: random or a path")
             return cls(folder=folder)
         if isinstance(given, Mapping):
             return cls(parts=given)
@@ -245,8 +229,7 @@ def existing_path(given: Any, folder: Path, what: str) -> Path:
 def read_object(path: Path) -> Any:
     """What a `.pt` file holds: tensors, and plain containers, numbers and texts.
 
-    Raises:
-        CheckpointError: missing, truncated, foreign, or a pickle that wants to execute something.
+    CheckpointError: missing, truncated, foreign, or a pickle that wants to execute something.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -257,20 +240,15 @@ def read_object(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: it holds more than tensors, and to read that would execute code from the file; nothing was "
-            "executed. Save the plain state dict, or convert it to safetensors where it comes from"
-        ) from error
+        raise CheckpointError(f"{path}: it holds code; nothing was executed: save a plain state dict") from error
     except Exception as error:  # torch has no error class of its own for a damaged file
-        reason = first_line(error)
-        raise CheckpointError(f"{path}: truncated or not a file of tensors ({reason})") from error
+        raise CheckpointError(f"{path}: truncated or not a file of tensors ({first_line(error)})") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a state dict in float32, without the prefix that distributed training adds.
 
-    Raises:
-        CheckpointError: as `read_object`; or it holds something other than named tensors, or values not finite.
+    CheckpointError: as `read_object`; or it holds something other than named tensors, or values not finite.
     """
     held = load_weights(path) if path.suffix == ".safetensors" else read_object(path)
     while isinstance(held, Mapping):
@@ -300,9 +278,7 @@ def part_of(state: Mapping[str, Tensor], prefixes: tuple[str, ...]) -> dict[str,
 def read_yaml(path: Path) -> Any:
     """The values of a YAML file; tags that would make anything but plain values are refused.
 
-    Raises:
-        CheckpointError: it cannot be read, is not UTF-8, or is no plain YAML.
-        MissingExtraError: pyyaml is not installed.
+    CheckpointError: it cannot be read, is not UTF-8, or is no plain YAML. MissingExtraError: pyyaml is not installed.
     """
     yaml = require("yaml", "published")
 
@@ -323,76 +299,62 @@ def read_yaml(path: Path) -> Any:
         raise CheckpointError(f"{path}: not a plain YAML file ({reason})") from error
 
 
+@contextmanager
+def at_hub(failed: str, remedy: str) -> Iterator[None]:
+    """What goes wrong there becomes a HubError: its transport raises errors of its own, others each release."""
+    try:
+        yield
+    except Exception as error:
+        raise HubError(f"{failed} ({first_line(error)}): {remedy}") from error
+
+
 def upload(folder: Path, name: str) -> None:
     """Push a checkpoint folder to the hub repository `name`, made on demand."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    try:
+    with at_hub(f"cannot push to {name!r}", "hf auth login"):
+        api = huggingface_hub.HfApi()
         api.create_repo(name, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder)
-    except Exception as error:  # as for `folder.find_model`
-        raise HubError(f"cannot push to {name!r} ({first_line(error)}): hf auth login") from error
 
 
 def fetch(hub_id: str, name: str) -> Path:
     """One file of a hub repository, from the cache where it is there already; HubError where it cannot be had."""
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(hub_id, name))
-    except Exception as error:  # as for `folder.find_model`
-        raise HubError(f"{name!r} of {hub_id} cannot be fetched ({first_line(error)})") from error
+    with at_hub(f"{name!r} of {hub_id} cannot be fetched", "check the connection"):
+        return Path(huggingface_hub.hf_hub_download(hub_id, name))
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model that `Patchioner.from_pretrained` takes by name.
-
-    Attributes:
-        about: backbone, projection and decoder in a few words.
-        memory: bytes of its parts once it is loaded, networks in float32, by calculation from their shapes.
-        disk: bytes of its files, None where they are not known before they are fetched.
-        here: whether its files are on this machine.
-    """
+    """A model that `Patchioner.from_pretrained` takes by name."""
 
     name: str
-    about: str
+    about: str  # backbone, projection and decoder in a few words
     licence: str
     source: str
-    memory: int
-    disk: int | None
-    here: bool
+    memory: int  # bytes of its parts once it is loaded, networks in float32, by calculation from their shapes
+    disk: int | None  # bytes of its files, None where they are not known before they are fetched
+    here: bool  # whether its files are on this machine
 
 
 def known_models() -> list[KnownModel]:
     """The models inside the package, then the published ones."""
-    from huggingface_hub import try_to_load_from_cache
-
     from patchioner.checkpoints.folder import shipped_models
 
-    models = [_shipped(name) for name in shipped_models()]
+    models = [_shipped(Path(__file__).parent / name) for name in shipped_models()]
     for key, (about, memory) in _PUBLISHED.items():
         name = f"{_OWNER}/Patch-ioner_talk2dino_{key}_COCO_Captions"
-        found = try_to_load_from_cache(name, "config.yaml")  # nothing is fetched
+        found = huggingface_hub.try_to_load_from_cache(name, "config.yaml")  # nothing is fetched
         disk = folder_bytes(Path(found).parent) if isinstance(found, str) else None
-        here = disk is not None
-        size = _BACKBONE + memory
-        models.append(KnownModel(name, about, _STATED, "the model hub", size, disk, here))
+        models.append(KnownModel(name, about, _STATED, "the model hub", _BACKBONE + memory, disk, disk is not None))
     return models
 
 
-def _shipped(name: str) -> KnownModel:
-    from patchioner.checkpoints.folder import find_model
-
-    folder = find_model(name)
-    config = read_json(folder / "config.json")
-    parts = [folder / part / "config.json" for part in ("backbone", "text_tower", "decoder")]
+def _shipped(folder: Path) -> KnownModel:
+    config = read_json(folder / CONFIG_FILE)
+    parts = [folder / part / CONFIG_FILE for part in ("backbone", "text_tower", "decoder")]
     configs = [read_json(part) for part in parts if part.is_file()]
     kinds = ", ".join(str(one.get("name") or one.get("type")) for one in configs)
-    about = f"{kinds}; projection: {config['projection']}"
-    disk, memory = folder_bytes(folder), _loaded_bytes(folder)
-    return KnownModel(name, about, config["licence"], "this package", memory, disk, True)
+    about, memory = f"{kinds}; projection: {config['projection']}", _loaded_bytes(folder)
+    return KnownModel(folder.name, about, config["licence"], "this package", memory, folder_bytes(folder), True)
 
 
 def _loaded_bytes(folder: Path) -> int:
@@ -417,8 +379,7 @@ def part_sizes(parts: Parts) -> dict[str, tuple[int, int]]:
     sizes = {name: _tensor_sizes(one) for name, one in held.items() if one is not None}
     if (bank := parts.bank) is not None:
         tensors = [t for t in (bank.keys, bank.norms, bank.counts, bank.scales) if t is not None]
-        size = sum(t.numel() * t.element_size() for t in tensors)
-        sizes["memory bank"] = bank.keys.numel(), size
+        sizes["memory bank"] = bank.keys.numel(), sum(t.nbytes for t in tensors)
     return {**sizes, "decoder": _tensor_sizes(parts.decoder.network)}
 
 
@@ -428,18 +389,14 @@ def _tensor_sizes(module: nn.Module) -> tuple[int, int]:
 
 
 def saved_sha256(decoder: Any) -> str:
-    """Sha256 (hex) over the files that a decoder saves in float32.
-
-    A decoder need not be one network, so what it writes is the only complete account of it.
-    """
+    """Sha256 (hex) of the files that a decoder, which need not be one network, saves in float32."""
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         decoder.save(folder, storage="fp32")
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             # The head of a safetensors file is written in an order that changes from process to process.
-            tensors = path.suffix == ".safetensors"
-            found = tensors_sha256(load_file(path)) if tensors else file_sha256(path)
+            found = tensors_sha256(load_file(path)) if path.suffix == ".safetensors" else file_sha256(path)
             digest.update(f"{path.relative_to(folder).as_posix()} {found}\n".encode())
     return digest.hexdigest()
 

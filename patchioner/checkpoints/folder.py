@@ -14,23 +14,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
+import huggingface_hub
 import torch
 from torch.nn import functional as F
 
 from decoders import DecodeOptions, Decoder, TrainableDecoder, load_decoder
 from memory_bank import MemoryBank, Precision
 from patchioner.backbones import BACKBONES, Backbone, load_backbone
-from patchioner.base.errors import (
-    CheckpointError,
-    HubError,
-    MissingExtraError,
-    OptionError,
-    UnknownNameError,
-    first_line,
-)
+from patchioner.base.errors import CheckpointError, HubError, MissingExtraError, OptionError, UnknownNameError
 from patchioner.base.files import check, read_json, recover_folder, replace_folder, write_json
 from patchioner.base.weights import Storage
-from patchioner.checkpoints import CONFIG_FILE, existing_path, make_part, read_settings, read_yaml
+from patchioner.checkpoints import CONFIG_FILE, at_hub, existing_path, folder_bytes, make_part, read_settings, read_yaml
 from patchioner.nouns import NounTable
 from patchioner.regions import Region, Weighting, region_kinds
 from patchioner.text import TEXT_TOWERS, TextTower, load_tower
@@ -52,21 +46,13 @@ Crop: TypeAlias = 'bool | Literal["add"]'
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the captions of a region are kept to what it shows and its surroundings do not (`decoders.guidance`).
+    """How the captions of a region are kept to what it shows and its surroundings do not (`decoders.guidance`)."""
 
-    Attributes:
-        contrast: weight of the log-probability given the region less that given the whole photo.
-        nouns: weight of the z-score of a noun with the region, less 1.5 and within 3 of it, for its first mention.
-        beam_width: of such captions, where no options of decoding are given.
-        neutral: whether people are persons and children, whatever their sex, where no options of decoding say else.
-        several: taken off the log-probability of words for more than one, such as "group".
-    """
-
-    contrast: float = 0.4
-    nouns: float = 1.5
-    beam_width: int = 2
-    neutral: bool = False
-    several: float = 0.0
+    contrast: float = 0.4  # weight of the log-probability given the region less that given the whole photo
+    nouns: float = 1.5  # weight of a noun's z-score with the region, less 1.5 and within 3 of it, for its first mention
+    beam_width: int = 2  # of such captions, where no options of decoding are given
+    neutral: bool = False  # people are persons and children, whatever their sex, where no options of decoding say else
+    several: float = 0.0  # taken off the log-probability of words for more than one, such as "group"
 
     def __post_init__(self) -> None:
         check("[0, inf)", self, "contrast nouns several")
@@ -97,21 +83,13 @@ class Candidates:
 
 @dataclass(frozen=True)
 class KindSettings:
-    """What differs for one kind of region; None leaves what the model does with all.
+    """What differs for one kind of region; None leaves what the model does with all."""
 
-    Attributes:
-        weighting: of patches inside such a region.
-        context: see `ModelSettings.context`.
-        guidance: how captions are kept to such a region while they are decoded; needs a table of nouns.
-        candidates: among which its caption is chosen, where no options of decoding are given.
-        style: of its caption: a "sentence", or a "phrase" (`patchioner.nouns.cut_to_shown`).
-    """
-
-    weighting: Weighting | None = None
-    context: float | None = None
-    guidance: Guidance | None = None
-    candidates: Candidates | None = None
-    style: Literal["sentence", "phrase"] = "sentence"
+    weighting: Weighting | None = None  # of patches inside such a region
+    context: float | None = None  # see `ModelSettings.context`
+    guidance: Guidance | None = None  # how captions are kept to it while they are decoded; needs a table of nouns
+    candidates: Candidates | None = None  # among which its caption is chosen, where no options of decoding are given
+    style: Literal["sentence", "phrase"] = "sentence"  # of its caption; of phrases see `patchioner.nouns.cut_to_shown`
 
     def __post_init__(self) -> None:
         check("[0, inf) or None", context=self.context)
@@ -120,45 +98,32 @@ class KindSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How a checkpoint is used by default: the root config.json.
+    """How a checkpoint is used by default: the root config.json. OptionError: a value outside of these.
 
     Attributes:
-        name: what the model is called.
-        weighting: of patches inside a region.
-        context: share of the photo's unit CLS token added to the unit embedding of a region; 0: pooled tokens alone.
-        kinds: what differs for a kind of region: "point", "patch", "box", "mask", "polygon", "trace", "region_set",
-            "whole_image".
         projection: "memory" sends embeddings through the memory bank, "none" as unit vectors straight to the decoder,
             "raw" straight to it at the length they have, as the published CapDec model was run.
-        temperature: of the memory projection's softmax.
-        normalize: whether the memory projection gives unit vectors.
         top_k: project onto so many nearest rows of the memory bank alone: approximate, by the bank's index where it has
             one (`patchioner bank index`). None is exact.
         crop: each region is cut out of the photo by its bounding box, encoded alone, and captioned as a whole image,
             for CLIP and others whose patches say little. "add" adds that to what is pooled.
-        crop_candidates: among which captions of regions are chosen whose crops are added, in place of their kind's.
-        decode: default decoding.
         calibration: what cosines between texts and regions mean with these weights, by the name of what measured them
             ("detail", "label", "captions"); empty where nobody has.
-        licence: of the weights.
-
-    Raises:
-        OptionError: a value outside of these.
     """
 
     name: str = "custom"
-    weighting: Weighting = field(default_factory=Weighting)
-    context: float = 0.0
-    kinds: Mapping[str, KindSettings] = field(default_factory=dict, hash=False)
+    weighting: Weighting = field(default_factory=Weighting)  # of patches inside a region
+    context: float = 0.0  # share of the photo's unit CLS token added to a region's unit embedding; 0: its tokens alone
+    kinds: Mapping[str, KindSettings] = field(default_factory=dict, hash=False)  # what differs for one of `KINDS`
     projection: str = "memory"
-    temperature: float = 0.01
-    normalize: bool = True
+    temperature: float = 0.01  # of the memory projection's softmax
+    normalize: bool = True  # whether the memory projection gives unit vectors
     top_k: int | None = None
     crop: Crop = False
-    crop_candidates: Candidates | None = None
+    crop_candidates: Candidates | None = None  # of regions whose crops are added, in place of their kind's
     decode: DecodeOptions = field(default_factory=DecodeOptions)
     calibration: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    licence: str = "unknown"
+    licence: str = "unknown"  # of the weights
 
     def __post_init__(self) -> None:
         check(PROJECTIONS, projection=self.projection)
@@ -174,8 +139,7 @@ class ModelSettings:
     def for_region(self, region: Region) -> tuple[Weighting, float]:
         """Weighting and context of a region, by its kind."""
         kind = self.kinds.get(region.kind, KindSettings())
-        context = self.context if kind.context is None else kind.context
-        return kind.weighting or self.weighting, context
+        return kind.weighting or self.weighting, self.context if kind.context is None else kind.context
 
     @property
     def guides(self) -> bool:
@@ -214,10 +178,8 @@ class ModelSettings:
 class Parts:
     """Everything a captioner consists of; `bank` and `tower` may be absent. Nothing here is ever changed.
 
-    Captions need no text tower, so `tower` may also be what reads it, which `text_tower` then does.
-
-    Raises:
-        CheckpointError: parts of different widths, or one that needs a memory bank where there is none.
+    Captions need no text tower, so `tower` may also be what reads it, which `text_tower` then does. CheckpointError:
+    parts of different widths, or one that needs a memory bank where there is none.
     """
 
     backbone: Backbone
@@ -228,7 +190,7 @@ class Parts:
     nouns: NounTable | None = None
 
     def __post_init__(self) -> None:
-        widths = {"decoder": self.decoder.embedding_dim}
+        widths, kind = {"decoder": self.decoder.embedding_dim}, type(self.decoder).__name__
         widths |= {} if self.bank is None else {"memory bank": self.bank.dim}
         widths |= {"text tower": self.tower.dim} if isinstance(self.tower, TextTower) else {}
         widths |= {} if self.nouns is None else {"nouns": self.nouns.embeddings.shape[1]}
@@ -237,16 +199,12 @@ class Parts:
         if counted and self.nouns is None:
             raise CheckpointError("the settings keep captions to their regions, which needs nouns/")
         if self.settings.guides and not self.decoder.can_be_guided:
-            raise CheckpointError(f"a {type(self.decoder).__name__} cannot be guided")
+            raise CheckpointError(f"a {kind} cannot be guided")
         if self.settings.candidates and not (self.tower and isinstance(self.decoder, TrainableDecoder)):
-            raise CheckpointError(
-                "the settings choose captions among candidates, which needs a text tower and a "
-                f"decoder that draws; a {type(self.decoder).__name__} does not"
-            )
+            raise CheckpointError(f"candidates need a text tower, and a decoder that draws, which {kind} does not")
         if self.bank is None and self.settings.projection == "memory":
             raise CheckpointError("the memory projection is asked for, but there is no memory bank")
         if self.bank is None and self.decoder.needs_memory:
-            kind = type(self.decoder).__name__
             raise CheckpointError(f"a {kind} draws on a memory bank, but there is none: add one")
 
     def _check_widths(self, others: Mapping[str, int]) -> None:
@@ -259,14 +217,13 @@ class Parts:
         """The text tower, read now where it was not yet; CheckpointError where it is damaged or does not fit."""
         if self.tower is None or isinstance(self.tower, TextTower):
             return self.tower
-        tower = self.tower()
-        self._check_widths({} if tower is None else {"text tower": tower.dim})
+        if (tower := self.tower()) is not None:
+            self._check_widths({"text tower": tower.dim})
         return tower
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Whole: what reads the tower may find nothing on another machine.
-        held = self.backbone, self.decoder, self.bank, self.text_tower, self.settings, self.nouns
-        return type(self), held
+        return type(self), (self.backbone, self.decoder, self.bank, self.text_tower, self.settings, self.nouns)
 
     def with_bank(self, bank: MemoryBank) -> Parts:
         """The same parts with another bank (of the same width); a first one also becomes the projection."""
@@ -291,9 +248,8 @@ class Parts:
         own, any_ = float(cosines.diagonal().mean()), float(cosines.mean())
         if own < _NEAR and own - any_ < _NEARER:
             raise CheckpointError(
-                f"the memory bank was built with another model's text tower: the cosine of its texts with their own "
-                f"rows is {own:.2f}, with any {any_:.2f}; build it with patchioner bank build --text-encoder "
-                f"{self.settings.name}"
+                f"the memory bank was built with another model's text tower: the cosine of its texts and their rows is "
+                f"{own:.2f}, with any {any_:.2f}; build it by patchioner bank build --text-encoder {self.settings.name}"
             )
 
     def to(self, device: torch.device | str, dtype: torch.dtype, *, optimize: bool = True) -> Parts:
@@ -302,28 +258,25 @@ class Parts:
         Beside networks in half precision on a GPU, a float32 bank becomes float16: half the memory there, and rounded
         less than the queries are. On a CPU its rows may lie in a mapped file and stay as they are.
         """
-        device, bank, nouns = torch.device(device), self.bank, self.nouns
+        device, bank = torch.device(device), self.bank
 
         def placed_tower() -> TextTower | None:
             tower = self.text_tower
             return None if tower is None else tower.to(device, dtype, optimize=optimize)
 
-        if bank is not None:
-            bank = bank.to(device, resident_precision(bank.dtype, device, dtype))
         return replace(
             self,
             backbone=self.backbone.to(device, dtype, optimize=optimize),
             decoder=self.decoder.to(device, dtype, optimize=optimize),
-            bank=bank,
+            bank=None if bank is None else bank.to(device, resident_precision(bank.dtype, device, dtype)),
             tower=None if self.tower is None else placed_tower,
-            nouns=None if nouns is None else nouns.to(device),
+            nouns=None if self.nouns is None else self.nouns.to(device),
         )
 
 
 def resident_precision(stored: Precision, device: torch.device, dtype: torch.dtype) -> Precision:
     """What a bank stored in one precision is kept in beside networks of a dtype; see `Parts.to`."""
-    halved = stored == "float32" and device.type != "cpu" and dtype.itemsize == 2
-    return "float16" if halved else stored
+    return "float16" if stored == "float32" and device.type != "cpu" and dtype.itemsize == 2 else stored
 
 
 def find_model(name: str, *, revision: str | None = None) -> Path:
@@ -349,19 +302,12 @@ def find_model(name: str, *, revision: str | None = None) -> Path:
     if path.is_file():
         raise UnknownNameError(f"{name!r} is a file that is no checkpoint: give its folder")
     if name.startswith((".", "/", "~")) or is_yaml:
-        kind = "model file" if is_yaml else "checkpoint folder"
-        raise UnknownNameError(f"no {kind} at {name!r}: check the path")
+        raise UnknownNameError(f"no {'model file' if is_yaml else 'checkpoint folder'} at {name!r}: check the path")
     if name.count("/") != 1:
         raise UnknownNameError.among("model", name, shipped_models())
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision))
-    except Exception as error:  # its transport raises errors of its own, others in each release
-        raise HubError(
-            f"no folder {name!r} here, and it cannot be fetched from the model hub ({first_line(error)}): check the "
-            f"connection and the name, or use the model inside the package, {SHIPPED!r}"
-        ) from error
+    remedy = f"check the connection and the name, or use the model inside the package, {SHIPPED!r}"
+    with at_hub(f"no folder {name!r} here, and it cannot be fetched from the model hub", remedy):
+        return Path(huggingface_hub.snapshot_download(name, revision=revision))
 
 
 def shipped_models() -> tuple[str, ...]:
@@ -374,8 +320,7 @@ def read_checkpoint(path: Path) -> Parts:
 
     `path` is a folder of ours or of the published system (config.yaml), or a YAML file of that system or of parts.
 
-    Raises:
-        CheckpointError, MemoryBankError: something is missing, corrupt or does not fit.
+    CheckpointError, MemoryBankError: something is missing, corrupt or does not fit.
     """
     recover_folder(path)
     ours = (path / CONFIG_FILE).exists() or not (path / FOREIGN_CONFIG_FILE).exists()
@@ -419,8 +364,7 @@ def _read_tower(folder: Path, seen: list[tuple[str, int, int]]) -> TextTower:
 
 def _read_bank(folder: Path) -> MemoryBank:
     """A small bank is read whole and checked against its checksum; a large one is mapped, so that it opens at once."""
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-    return MemoryBank.load(folder, memory_map=size > MAPPED_FROM)
+    return MemoryBank.load(folder, memory_map=folder_bytes(folder) > MAPPED_FROM)
 
 
 def write_checkpoint(
@@ -430,18 +374,12 @@ def write_checkpoint(
 
     Over an older checkpoint, parts that this one lacks are removed; what is no part of one stays.
 
-    Raises:
-        CheckpointError: the folder holds a checkpoint of the published system, which would be mixed up with ours.
+    CheckpointError: the folder holds a checkpoint of the published system, which would be mixed up with ours.
     """
     if (folder / FOREIGN_CONFIG_FILE).exists():
         raise CheckpointError(f"{folder} holds a published checkpoint: choose another folder")
-    held = {
-        "backbone": parts.backbone,
-        "decoder": parts.decoder,
-        "text_tower": parts.text_tower,
-        "memory_bank": parts.bank,
-        "nouns": parts.nouns,
-    }
+    networks = {"backbone": parts.backbone, "decoder": parts.decoder, "text_tower": parts.text_tower}
+    held = {**networks, "memory_bank": parts.bank, "nouns": parts.nouns}
     written = {name: part for name, part in held.items() if part is not None}
     owned = {CONFIG_FILE, *(held if (folder / CONFIG_FILE).is_file() else written)}
     with replace_folder(folder, owned=owned) as fresh:
@@ -478,9 +416,8 @@ class ModelConfig:
 
     def make_text_tower(self) -> TextTower | None:
         """The text tower with its weights, or None; errors as `patchioner.checkpoints.make_part`."""
-        if self.text_tower is None:
-            return None
-        return make_part(TEXT_TOWERS, self.text_tower, self.path.parent, str(self.path))
+        given = self.text_tower
+        return None if given is None else make_part(TEXT_TOWERS, given, self.path.parent, str(self.path))
 
     def model_settings(self) -> ModelSettings:
         """What stands under "settings"; CheckpointError as `ModelSettings.from_json`."""

@@ -1,7 +1,4 @@
-"""Published Patch-ioner models become parts (`read_published`).
-
-And options of the authors' interface, with their arithmetic: registers, single heads, cleaning, a double pass.
-"""
+"""Published Patch-ioner models become parts (`read_published`); the options of their interface (`PublishedOption`)."""
 
 from __future__ import annotations
 
@@ -20,7 +17,6 @@ from torch.nn import functional as F
 
 from decoders import DecodeOptions, Decoder
 from decoders.retrieval import RetrievalDecoder
-from memory_bank import MemoryBank
 from patchioner.backbones import BACKBONES, Backbone, PatchFeatures
 from patchioner.backbones.clip import CLIP_MEAN, CLIP_STD
 from patchioner.backbones.vit import IdentityHead, TimmViT, is_plain_block
@@ -29,15 +25,7 @@ from patchioner.base.files import check, settings_from
 from patchioner.checkpoints import fetch, make_part
 from patchioner.checkpoints.folder import Crop, ModelSettings, Parts
 from patchioner.checkpoints.published import decoders
-from patchioner.checkpoints.published.files import (
-    PublishedConfig,
-    PublishedFiles,
-    as_pattern,
-    find_bank,
-    read_bank,
-    read_config,
-    read_memory,
-)
+from patchioner.checkpoints.published.files import PublishedConfig, PublishedFiles, as_pattern, bank_of, read_config
 from patchioner.embedding import project
 from patchioner.geometry import ImageGeometry
 from patchioner.model import Patchioner, Regions
@@ -87,7 +75,7 @@ def read_published(
     files = replace(files, hub_id=config.hf_repo_id)
     try:  # the cheap parts first: a fault in them should not wait for a download of the backbone
         tower = partial(read_text_tower, files, config)
-        bank, decoder = _bank(files, config), _decoder(files, config, tower)
+        bank, decoder = bank_of(files, config), _decoder(files, config, tower)
         backbone = backbone or read_backbone(files, config, mode=mode)
     except OptionError as error:  # a number in the config that makes no sense
         raise CheckpointError(f"{files.config}: {error}") from error
@@ -111,15 +99,6 @@ def _settings(name: str, config: PublishedConfig) -> ModelSettings:
     )
 
 
-def _bank(files: PublishedFiles, config: PublishedConfig) -> MemoryBank | None:
-    if config.viecap is not None:
-        meacap = config.viecap.meacap
-        return None if meacap is None else read_memory(files, meacap, dim=config.prefix_size)
-    if config.support_memory_size == 0:
-        return None
-    return read_bank(find_bank(files, config), unit_rows=config.clip_like, dim=config.prefix_size)
-
-
 def _decoder(files: PublishedFiles, config: PublishedConfig, tower: Callable[[], TextTower | None]) -> Decoder:
     if config.viecap is not None:
         return decoders.read_viecap(files, config.viecap, tower, dim=config.prefix_size)
@@ -128,11 +107,8 @@ def _decoder(files: PublishedFiles, config: PublishedConfig, tower: Callable[[],
             raise CheckpointError(f"{files.config}: calculate_argmax_text needs a bank: support_memory_size")
         return RetrievalDecoder(config.prefix_size)
     if config.decap_weights is None:
-        raise CheckpointError(
-            f"{files.config}: no decoder: give decap_weights, viecap, or calculate_argmax_text with a bank"
-        )
-    path = files.find(config.decap_weights, "decoder")
-    return decoders.read_decap(path, prefix_size=config.prefix_size)
+        raise CheckpointError(f"{files.config}: no decoder: give decap_weights, viecap or calculate_argmax_text")
+    return decoders.read_decap(files.find(config.decap_weights, "decoder"), prefix_size=config.prefix_size)
 
 
 @dataclass(frozen=True)
@@ -172,25 +148,22 @@ def _backbone_config(files: PublishedFiles, config: PublishedConfig, mode: Fit) 
         if (found := re.search(r"-(14|16|32)(?:-|$)", name)) is None:
             raise CheckpointError(f"clip_model_name {name!r} tells no patch size: use a ViT")
         fit |= {"patch_size": int(found[1]), **_CLIP_STATISTICS}
-        weights = "pretrained:openai"
-        return {"type": "open_clip", "name": name, "weights": weights, "preprocessing": fit}
+        return {"type": "open_clip", "name": name, "weights": "pretrained:openai", "preprocessing": fit}
     if name is None or "dinotxt" in name:
         what = f"a DINO.txt model ({name})"
         if name is None:
             what = f"a ProxyCLIP model ({config.proxyclip_clipmodel} under {config.proxyclip_vfm})"
         raise CheckpointError(f"{source}: this is {what}: build it from configs/")
     if (vit := vit_of(name)) is None:
-        raise CheckpointError(
-            f"{source}: dino_model {name!r} is not supported; use dinov2_vit{{s,b,l,g}}14[_reg], "
-            "dinov3_vit{s,b,l}16, vit_base_patch16_clip_224.openai and its kin"
-        )
+        known = "dinov2_vit{s,b,l,g}14[_reg], dinov3_vit{s,b,l}16, vit_base_patch16_clip_224.openai and its kin"
+        raise CheckpointError(f"{source}: dino_model {name!r} is not supported; use {known}")
     if (beside := files.any_of(vit.files)) is None:
         _log.info("no weights of %s beside %s: fetching timm's", vit.name, source)
     fit |= {"patch_size": vit.patch, **(_CLIP_STATISTICS if vit.projection else {})}
     return {
         "type": "timm",
         "name": vit.name if beside else f"{vit.name}.{vit.tag}",
-        "weights": str(beside) if beside else "pretrained",
+        "weights": str(beside or "pretrained"),
         "head": {"type": "linear", "dim": vit.projection} if vit.projection else {"type": "none"},
         "preprocessing": fit,
     }
@@ -200,10 +173,8 @@ def vit_of(name: str) -> _Vit | None:
     """What timm calls a published backbone; None where it is none of a single vision transformer."""
     if found := re.fullmatch(r"dinov2_vit([sblg])14(_reg)?", name):
         registers = "reg4_" if found[2] else ""
-        stem = f"dinov2_vit{found[1]}14" + ("_reg4" if found[2] else "")
-        official = (f"{stem}_pretrain.*", f"{name}.*", "dinov2*.pth", "dinov2*.safetensors")
-        timm_name = f"vit_{_SIZES[found[1]]}_patch14_{registers}dinov2"
-        return _Vit(timm_name, "lvd142m", 14, official)
+        official = (f"{name.replace('_reg', '_reg4')}_pretrain.*", f"{name}.*", "dinov2*.pth", "dinov2*.safetensors")
+        return _Vit(f"vit_{_SIZES[found[1]]}_patch14_{registers}dinov2", "lvd142m", 14, official)
     if found := re.fullmatch(r"dinov3_vit([sbl])16\w*|vit_(small|base|large)_patch16_dinov3.*", name):
         timm_name = f"vit_{found[2] or _SIZES[found[1]]}_patch16_dinov3"
         return _Vit(timm_name, "lvd1689m", 16, ("dinov3_vit*.pth", "dinov3_vit*.safetensors"))
@@ -222,12 +193,11 @@ def read_text_tower(files: PublishedFiles, config: PublishedConfig) -> TextTower
     """
     projection = find_projection(files, config) if config.use_talk2dino_project else None
     if config.use_talk2dino_project and not config.clip_like and projection is None:
-        wrong = "no text tower: put the Talk2DINO projection of the model beside %s (%s)"
-        _log.warning(wrong, files.config, ", ".join(_PATTERNS[::2]))
+        _log.warning("no text tower: put its Talk2DINO file beside %s (%s)", files.config, ", ".join(_PATTERNS[::2]))
         return None
     name, beside = (config.clip_model_name or "ViT-B/16").replace("/", "-"), files.any_of(_CLIP)
-    given: dict[str, Any] = {"type": "open_clip", "name": name, "quick_gelu": True}
-    given["weights"] = "pretrained:openai" if beside is None else str(beside)
+    weights = str(beside or "pretrained:openai")
+    given: dict[str, Any] = {"type": "open_clip", "name": name, "quick_gelu": True, "weights": weights}
     if projection is not None:
         given = {"type": "talk2dino", "tower": given, "weights": str(projection)}
     try:
@@ -237,9 +207,7 @@ def read_text_tower(files: PublishedFiles, config: PublishedConfig) -> TextTower
         _log.warning(wrong, name, first_line(error), ", ".join(_CLIP), files.config)
         return None
     if tower.dim != config.prefix_size and projection is not None:
-        raise CheckpointError(
-            f"{projection} projects into width {tower.dim}, the config says prefix_size {config.prefix_size}"
-        )
+        raise CheckpointError(f"{projection} projects into width {tower.dim}, not prefix_size {config.prefix_size}")
     return tower if tower.dim == config.prefix_size else None
 
 
@@ -298,15 +266,13 @@ class PublishedOption:
         """
         name, *pairs = text.split(",")
         words: dict[str, Any] = dict(pair.partition("=")[::2] for pair in pairs)
-        read: dict[str, Callable[[str], Any]] = {
-            "alpha": float,
-            "after_projection": {"true": True, "false": False}.__getitem__,
-        }
         try:
-            words |= {key: read[key](words[key]) for key in read.keys() & words.keys()}
+            if "alpha" in words:
+                words["alpha"] = float(words["alpha"])
+            if "after_projection" in words:
+                words["after_projection"] = {"true": True, "false": False}[words["after_projection"]]
         except (ValueError, KeyError):
-            wanted = "alpha is a number, after_projection true or false"
-            raise OptionError(f"{text!r:.80}: {wanted}") from None
+            raise OptionError(f"{text!r:.80}: alpha is a number, after_projection true or false") from None
         return settings_from(cls, {**words, "name": name}, f"{text!r:.80}")
 
 
@@ -322,10 +288,8 @@ class PublishedCaptioner(Patchioner):
     """
 
     def __init__(self, parts: Parts, option: PublishedOption, **how: Any) -> None:
-        own = parts.settings.kinds
-        kinds = {kind: replace(own[kind], guidance=None, candidates=None) for kind in own}
-        changed: dict[str, Any] = {"kinds": kinds, "crop_candidates": None, "calibration": {}}
-        plain = replace(parts.settings, **changed, projection="raw")
+        kinds = {kind: replace(own, guidance=None, candidates=None) for kind, own in parts.settings.kinds.items()}
+        plain = replace(parts.settings, kinds=kinds, crop_candidates=None, calibration={}, projection="raw")
         super().__init__(replace(parts, settings=plain), **how)
         self.option, self._published = option, parts.settings
 
@@ -354,8 +318,8 @@ class PublishedCaptioner(Patchioner):
         """(n, dim) float32 as they go into the decoder; see the class and `Patchioner.embed_regions`."""
         option = self.option
         if option.name == "double_pass":
-            how = option.reading, weighting or self.settings.weighting
-            return self._project(double_pass(self._placed.backbone, features, regions, *how))
+            weighting = weighting or self.settings.weighting
+            return self._project(double_pass(self._placed.backbone, features, regions, option.reading, weighting))
         cleaned = clean_features(features, self._project, option)
         rows = super().embed_regions(cleaned, regions, weighting, crop=crop)
         twice = [
@@ -379,8 +343,7 @@ def register_embeddings(features: PatchFeatures) -> Tensor:
 def attention_embedding(features: PatchFeatures) -> Tensor:
     """`avg_self_attn_token`, (dim,): the mean over patches, not the sum, of attention times token."""
     attention = _there(features.reference_attention, "attention of its CLS token: use another one")
-    weighted = attention.flatten()[:, None] * features.tokens.flatten(0, 1)
-    return weighted.mean(dim=0)
+    return (attention.flatten()[:, None] * features.tokens.flatten(0, 1)).mean(dim=0)
 
 
 def head_embeddings(features: PatchFeatures) -> Tensor:
@@ -412,9 +375,8 @@ def clean_features(
     """
     step = project if option.after_projection else F.normalize
     by_cls = option.context == "cls"
-    own = _there(features.cls, "CLS token: clean by attention") if by_cls else None
-    own = step((attention_embedding(features) if own is None else own)[None])
-    tokens = step(features.tokens.flatten(0, 1))
+    own = _there(features.cls, "CLS token: clean by attention") if by_cls else attention_embedding(features)
+    own, tokens = step(own[None]), step(features.tokens.flatten(0, 1))
     if option.name == "orthogonal_projection":
         share = (tokens @ own.T) / own.square().sum()
         cleaned = tokens - option.alpha * share * own

@@ -25,7 +25,7 @@ from decoders.viecap import ViecapConfig as Shape
 from patchioner.base.errors import CheckpointError, first_line
 from patchioner.base.files import read_json
 from patchioner.base.optional import require
-from patchioner.base.weights import as_float, load_weights
+from patchioner.base.weights import TORCH_FILES, as_float, kind_of_file, load_weights
 from patchioner.checkpoints import read_object, read_tensors
 from patchioner.checkpoints.published.files import PublishedFiles, ViecapConfig, as_pattern, base_name
 from patchioner.text import TextTower
@@ -94,8 +94,7 @@ def read_viecap(
     fetched from the hub. ViECap has a vocabulary there; what `tower` reads embeds the entities where no file has their
     embeddings. MeaCap's captions are the model's memory bank (`read_memory`).
 
-    Raises:
-        CheckpointError, MissingExtraError: a file is missing, damaged, or does not fit; transformers is not installed.
+    CheckpointError, MissingExtraError: a file is missing, damaged, or does not fit; transformers is not installed.
     """
     if config.weight_path is None:
         raise CheckpointError(f"{files.config}: viecap.weight_path, the decoder's file, is missing")
@@ -202,9 +201,7 @@ def read_tensor(path: Path) -> Tensor:
         held: Any = list(load_weights(path).values())
         held = held[0] if len(held) == 1 else held
     else:
-        with path.open("rb") as file:
-            zipped = file.read(2) == b"PK"
-        held = read_object(path) if zipped else _unpickled(path)
+        held = read_object(path) if kind_of_file(path) == TORCH_FILES[0] else _unpickled(path)
     if not isinstance(held, Tensor) or not held.is_floating_point():
         raise CheckpointError(f"{path}: expected one tensor of floats, found {type(held).__name__}")
     return as_float(held, str(path))
@@ -214,8 +211,7 @@ def _patterns(config: ViecapConfig) -> list[str]:
     source = as_pattern(config.name_of_entities_text.removesuffix("_entities"))
     ensemble = "_with_ensemble" if config.prompt_ensemble else ""
     exact = [f"{source}_embeddings_{as_pattern(config.suffix)}{ensemble}"] if config.suffix else []
-    stems = [*exact, f"{source}_embeddings*", "*entities*embeddings*"]
-    return _beside(stems, ("safetensors", "pickle"))
+    return _beside([*exact, f"{source}_embeddings*", "*entities*embeddings*"], ("safetensors", "pickle"))
 
 
 def _names(files: PublishedFiles, config: ViecapConfig) -> tuple[str, ...]:
@@ -237,19 +233,15 @@ def _names(files: PublishedFiles, config: ViecapConfig) -> tuple[str, ...]:
 
 
 def _beside(stems: Iterable[str], kinds: tuple[str, ...]) -> list[str]:
-    places = ("", "vocabulary/")
-    return [f"{place}{stem}.{kind}" for stem in stems for kind in kinds for place in places]
+    return [f"{place}{stem}.{kind}" for stem in stems for kind in kinds for place in ("", "vocabulary/")]
 
 
 def _unpickled(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             return _TensorUnpickler(file).load()
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # damaged pickles fail in any way there is
-        reason = first_line(error)
-        raise CheckpointError(f"{path}: truncated or not a pickled tensor ({reason})") from error
+        raise CheckpointError(f"{path}: truncated or not a pickled tensor ({first_line(error)})") from error
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -267,8 +259,5 @@ class _TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The allowed function of that name."""
         if (module, name) not in self._allowed:
-            raise CheckpointError(
-                f"the pickle asks for {module}.{name}, which a tensor does not need; nothing was executed. Convert it "
-                "to safetensors where it comes from"
-            )
+            raise pickle.UnpicklingError(f"it wants {module}.{name}; nothing was executed: convert it to safetensors")
         return self._allowed[module, name]

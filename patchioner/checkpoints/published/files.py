@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ from patchioner.base.progress import progress
 from patchioner.base.weights import as_float
 from patchioner.checkpoints import fetch, read_object, read_settings, read_yaml
 
-T = TypeVar("T")
 # Written in some shipped files or in the README, but read by no published code: accepted, without effect.
 UNREAD = {"kkv_attention", "project_length", "text_prompt", "disable_all_entities", "files_path"}
 UNREAD |= {"parser_checkpoint", "wte_model_path", "vl_model"}  # of networks not needed here
@@ -47,38 +46,25 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class MeacapConfig:
-    """`viecap.meacap`: where the caption memory lies and how much of it is asked.
+    """`viecap.meacap`: where the caption memory lies and how much of it is asked."""
 
-    Attributes:
-        memory_caption_num: captions retrieved for each region.
-        memory_id, memory_base_path: the memory's folder is ``<base>/<id>``; on the hub ``memory/<id>``.
-        hf_repo_id: where a missing memory is fetched.
-    """
-
-    memory_caption_num: int = 5
-    memory_id: str = "coco"
+    memory_caption_num: int = 5  # captions retrieved for each region
+    memory_id: str = "coco"  # the memory's folder is ``<base>/<id>``; on the hub ``memory/<id>``
     memory_base_path: str | None = None
-    hf_repo_id: str | None = None
+    hf_repo_id: str | None = None  # where a missing memory is fetched
 
 
 @dataclass(frozen=True)
 class ViecapConfig:
-    """`viecap`: the ViECap decoder, and MeaCap where `meacap` is given.
+    """`viecap`: the ViECap decoder, and MeaCap where `meacap` is given."""
 
-    Attributes:
-        weight_path: the decoder's file; only its base name is looked up.
-        clip_hidden_size: width of the region embedding; None takes it from the weights.
-        temperature, top_k, threshold: of the entities' softmax (see `decoders.viecap`).
-        name_of_entities_text, prompt_ensemble, suffix: which vocabulary of entities.
-    """
-
-    weight_path: str | None = None
+    weight_path: str | None = None  # the decoder's file; only its base name is looked up
     language_model: str = "gpt2"
     continuous_prompt_length: int = 10
     clip_project_length: int = 10
-    clip_hidden_size: int | None = None
-    suffix: str | None = None
-    temperature: float = 0.01
+    clip_hidden_size: int | None = None  # width of the region embedding; None takes it from the weights
+    suffix: str | None = None  # with `name_of_entities_text` and `prompt_ensemble`: which vocabulary of entities
+    temperature: float = 0.01  # with `top_k` and `threshold`: of the entities' softmax (see `decoders.viecap`)
     top_k: int = 3
     threshold: float = 0.2
     name_of_entities_text: str = "vinvl_vgoi_entities"
@@ -94,39 +80,27 @@ class ViecapConfig:
 
 @dataclass(frozen=True)
 class PublishedConfig:
-    """A published config.yaml. The defaults are those of the published code.
+    """A published config.yaml. The defaults are those of the published code."""
 
-    Attributes:
-        prefix_size: width of the vector given to the decoder.
-        support_memory_size, projection_type: rows that the bank was made with, 0 is no bank; which captions it holds.
-        dino_model: name of the backbone; None is ProxyCLIP.
-        normalize: unit length after the memory projection (and nowhere else).
-        use_talk2dino_project: texts are projected by Talk2DINO; a string names another projection.
-        linear_talk2dino, talk2dino_attn_type: parts of the bank's file name.
-        attention_type: wiring of the last block; only "qkv", the plain one, is supported.
-        calculate_argmax_text: the caption is the nearest memory text.
-        hf_repo_id: where missing files are fetched.
-    """
-
-    prefix_size: int
-    support_memory_size: int
-    projection_type: str = "coco"
+    prefix_size: int  # width of the vector given to the decoder
+    support_memory_size: int  # rows that the bank was made with; 0 is no bank
+    projection_type: str = "coco"  # which captions it holds
     decap_weights: str | None = None
-    dino_model: str | None = None
-    normalize: bool = True
+    dino_model: str | None = None  # name of the backbone; None is ProxyCLIP
+    normalize: bool = True  # unit length after the memory projection (and nowhere else)
     resize_dim: int = 518
     crop_dim: int = 518
-    use_talk2dino_project: bool | str = True
-    linear_talk2dino: bool = False
+    use_talk2dino_project: bool | str = True  # texts are projected by Talk2DINO; a string names another projection
+    linear_talk2dino: bool = False  # with `talk2dino_attn_type`: part of the bank's file name
     talk2dino_attn_type: str = "qkv"
-    attention_type: str = "qkv"
-    calculate_argmax_text: bool = False
+    attention_type: str = "qkv"  # wiring of the last block; only "qkv", the plain one, is supported
+    calculate_argmax_text: bool = False  # the caption is the nearest memory text
     clip_model_name: str | None = None
     use_open_clip: bool = False
     proxyclip_clipmodel: str | None = None
     proxyclip_vfm: str | None = None
     viecap: ViecapConfig | None = None
-    hf_repo_id: str | None = None
+    hf_repo_id: str | None = None  # where missing files are fetched
 
     @property
     def clip_like(self) -> bool:
@@ -181,30 +155,25 @@ class PublishedFiles:
         return self.root.name if self.config.name == "config.yaml" else self.config.stem
 
     def find(self, given: str, what: str) -> Path:
-        """The file that a config names: as it is given, by its base name beside the config, or from the hub.
-
-        Raises:
-            CheckpointError: nowhere to be found; says where it was looked for.
-        """
+        """A config's file: as it is named, by its base name beside the config, or of the hub; else CheckpointError."""
         name = base_name(given)
-        for candidate in (self.root / given, self.root / name):
-            if name and candidate.is_file():
-                return candidate
-        return self._fetched(name, f"{what} {name!r} is not beside {self.config}", self.hub_id)
+        places = self.root / given, self.root / name
+        return self._first(places, name, f"{what} {name!r} is not beside {self.config}", self.hub_id)
 
     def find_memory(self, config: MeacapConfig, name: str) -> Path:
         """`<base>/<id>/<name>` where it is there, else `memory/<id>/<name>` beside the config or on the hub."""
         own_place = self.root / (config.memory_base_path or "memory") / config.memory_id / name
         beside = self.root / "memory" / base_name(config.memory_id) / name
-        for candidate in (own_place, beside):
-            if candidate.is_file():
-                return candidate
         missing = f"caption memory: neither {own_place} nor {beside} is there"
-        hub_id = config.hf_repo_id or self.hub_id
-        return self._fetched(f"memory/{config.memory_id}/{name}", missing, hub_id)
+        on_hub = f"memory/{config.memory_id}/{name}"
+        return self._first((own_place, beside), on_hub, missing, config.hf_repo_id or self.hub_id)
 
     @staticmethod
-    def _fetched(name: str, missing: str, hub_id: str | None) -> Path:
+    def _first(places: tuple[Path, Path], name: str, missing: str, hub_id: str | None) -> Path:
+        """The first of the places that is a file, else the file of that name on the hub."""
+        for place in places:
+            if place.is_file():
+                return place
         if hub_id is None:
             raise CheckpointError(f"{missing}, and no hf_repo_id is given. Put the file there")
         try:
@@ -267,6 +236,16 @@ def find_bank(files: PublishedFiles, config: PublishedConfig) -> Path:
     return files.any_of([as_pattern(name), "*.h5"]) or files.find(name, "memory bank")
 
 
+def bank_of(files: PublishedFiles, config: PublishedConfig) -> MemoryBank | None:
+    """The bank of a published model, MeaCap's memory of captions or that of its projection; None where it has none."""
+    if config.viecap is not None:
+        meacap = config.viecap.meacap
+        return None if meacap is None else read_memory(files, meacap, dim=config.prefix_size)
+    if config.support_memory_size == 0:
+        return None
+    return read_bank(find_bank(files, config), unit_rows=config.clip_like, dim=config.prefix_size)
+
+
 def read_bank(path: Path, *, unit_rows: bool = False, dim: int | None = None) -> MemoryBank:
     """Read a published HDF5 bank, in float32, with its texts and without rows of zero norm (an unfilled rest).
 
@@ -307,8 +286,7 @@ def _datasets(file: Any, h5py: Any) -> tuple[Any, Any]:
     """The dataset of rows and the one of texts; their common name is not the same in all files."""
     named = [name for name in file if name.endswith(_ROWS) and isinstance(file[name], h5py.Dataset)]
     if len(named) != 1:
-        found = f"{', '.join(named) or 'none'} among {', '.join(file)}"
-        raise MemoryBankError(f"expected one dataset '*{_ROWS}', found {found}")
+        raise MemoryBankError(f"expected one dataset '*{_ROWS}', found {named or 'none'} among {', '.join(file)}")
     rows, texts = file[named[0]], named[0].removesuffix(_ROWS) + _TEXTS
     if not isinstance(file.get(texts), h5py.Dataset):
         raise MemoryBankError(f"there is no dataset {texts!r} beside {named[0]!r}")
@@ -349,8 +327,7 @@ def read_memory(files: PublishedFiles, config: MeacapConfig, *, dim: int) -> Mem
     `memory_captions.json` is a list of captions, `memory_clip_embeddings.pt` their (N, dim) tensor. The third published
     file, embeddings of the captions by a sentence encoder, is not read: nothing depends on it here.
 
-    Raises:
-        CheckpointError, MemoryBankError: a file is missing, damaged, of another width, or does not fit the other.
+    CheckpointError, MemoryBankError: a file is missing, damaged, of another width, or does not fit the other.
     """
     captions, path = (files.find_memory(config, name) for name in (_CAPTIONS, _EMBEDDINGS))
     texts = read_json(captions)
