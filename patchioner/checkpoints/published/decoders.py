@@ -31,7 +31,6 @@ from patchioner.checkpoints.published.files import PublishedFiles, ViecapConfig,
 from patchioner.text import TextTower
 
 USUAL_TOKENS = 64  # of ViECap
-_WORDS = "decoder.transformer.wte.weight"
 # Old files hold buffers of causal masks.
 _MASKS = re.compile(r"(decoder|gpt)\.transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 
@@ -69,9 +68,8 @@ def _layers(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def _config(state: Mapping[str, Tensor], source: str) -> PrefixGPT2Config:
     """The shape that the two embeddings, the projection and the number of layers tell."""
-    corners = (_WORDS, "decoder.transformer.wpe.weight", "clip_project.model.0.weight")
-    absent = [name for name in corners if name not in state or state[name].dim() != 2]
-    if absent:
+    corners = ("decoder.transformer.wte.weight", "decoder.transformer.wpe.weight", "clip_project.model.0.weight")
+    if absent := [name for name in corners if name not in state or state[name].dim() != 2]:
         raise CheckpointError(f"{source}: no DeCap decoder: missing {', '.join(absent)}")
     words, positions, projection = (state[name] for name in corners)
     return PrefixGPT2Config(
