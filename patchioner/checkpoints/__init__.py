@@ -198,8 +198,8 @@ class WeightSource:
         """What a config says; OptionError where that is nothing and its folder holds none, or no such path."""
         given = config.get("weights")
         if given is None:
-            if not (folder / WEIGHTS_FILE).is_file():
-                raise OptionError(f"{folder / WEIGHTS_FILE}: no such file: fetch it, or give weights: random or a path")
+            if not (file := folder / WEIGHTS_FILE).is_file():
+                raise OptionError(f"{file}: no such file; else a config needs 'weights': random, pretrained, a path")
             return cls(folder=folder)
         if isinstance(given, Mapping):
             return cls(parts=given)
