@@ -1,7 +1,6 @@
 """What every region is, the weights that it gives the patches, and the one weighted sum for all regions.
 
-A kind of region is ONE class: a `Shape` that says its `kind`, how it covers patches, how it is drawn, and how it is
-written as JSON. Needs numpy only; torch where tokens come in (`pool_regions`).
+A kind of region is ONE `Shape`: it says how it covers patches, is drawn, and is written as JSON. torch is for tokens.
 """
 
 from __future__ import annotations
@@ -19,27 +18,24 @@ import numpy.typing as npt
 
 from patchioner.base.errors import OptionError, RegionError
 from patchioner.base.files import check
+from patchioner.geometry import ImageGeometry
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from patchioner.backbones import PatchFeatures
-    from patchioner.geometry import ImageGeometry
 
 Kind = Literal["uniform", "gaussian", "attention", "cls"]
 Rounding = Literal["coverage", "reference"]
 Floats = npt.NDArray[np.floating]
+Maps = npt.NDArray[np.float32]  # weights over patches
 Indices = npt.NDArray[np.int64]
 Size = tuple[int, int]
-Footprints = tuple[Floats, Floats]
-"""Where n regions lie on one patch grid: (n, h, w) covers that sum to 1, and (n, 4) extents, XYXY in grid units."""
+Footprints = tuple[Floats, Floats]  # of n regions on one grid: (n, h, w) covers that sum to 1; (n, 4) XYXY grid extents
 
-# Bounds on temporary arrays: shapes weighted, and regions pooled, at a time.
-_SHAPES, _REGIONS = 1024, 4096
-# From here on the published system takes the whole image's Gaussian for flat.
-_FLAT_VARIANCE = 100.0
-# Distances from the middle that differ by less than this are the same distance.
-_SAME_DISTANCE = 1e-9
+_SHAPES, _REGIONS = 1024, 4096  # weighted, and pooled, at a time: bounds on temporary arrays
+_FLAT_VARIANCE = 100.0  # from here on the published system takes the whole image's Gaussian for flat
+_SAME_DISTANCE = 1e-9  # distances from the middle that differ by less are the same
 _NONE = "and it gives none; use 'uniform' or 'gaussian'"
 
 
@@ -66,9 +62,8 @@ class Bounds(tuple[float, ...]):
     def __call__(self, geometry: ImageGeometry) -> tuple[float, float, float, float]:
         """XYXY float pixels, cut at the image's edges; RegionError where the model sees nothing."""
         corners = [shape.corners_on(geometry) for shape, _ in self._region.leaves()]
-        (x1, y1), (x2, y2) = np.min(corners, axis=0)[0], np.max(corners, axis=0)[1]
-        width, height = geometry.image_size
-        return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
+        x1, y1, x2, y2 = np.clip(around(np.concatenate(corners)), 0.0, geometry.image_size).ravel().tolist()
+        return x1, y1, x2, y2
 
 
 class Region(ABC):
@@ -97,7 +92,7 @@ class Region(ABC):
 
     @classmethod
     @abstractmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Region: ...
+    def _parse(cls, entry: Mapping[str, Any], folder: Path | None) -> Region: ...
 
     def describe(self) -> str:
         """A few words: ``box 10,20,200,220``."""
@@ -105,8 +100,7 @@ class Region(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary ready for JSON that `from_json` and region files read."""
-        extras = {extra: getattr(self, extra) for extra in self.json_extras}
-        return {self.json_key or self.kind: self._value(), **extras}
+        return {self.json_key or self.kind: self._value()} | {one: getattr(self, one) for one in self.json_extras}
 
     @staticmethod
     def json_keys() -> dict[str, type[Region]]:
@@ -115,11 +109,9 @@ class Region(ABC):
 
     @staticmethod
     def from_json(entry: object, folder: Path | None = None) -> Region:
-        """What `to_json` wrote; RegionError for an unknown key, or numbers that make no region.
+        """What `to_json` wrote, such as ``{"box": [x1, y1, x2, y2]}``; RegionError for what is no region of one kind.
 
-        Args:
-            entry: a dictionary of exactly one kind, such as ``{"box": [x1, y1, x2, y2]}``.
-            folder: where pictures of masks lie; without it an entry may name no file.
+        `folder`: where pictures of masks lie; without it an entry may name no file.
         """
         keys = Region.json_keys()
         if not isinstance(entry, Mapping):
@@ -138,8 +130,7 @@ class Region(ABC):
 
     def outline(self, image_size: Size, geometry: ImageGeometry | None = None) -> list[Outline]:
         """What to draw on an image of (width, height) pixels; only a `Patch` needs the geometry."""
-        shapes = (shape for shape, _ in self.leaves())
-        return [part for shape in shapes for part in shape._drawn(image_size, geometry)]
+        return [part for shape, _ in self.leaves() for part in shape._drawn(image_size, geometry)]
 
     def require_fit(self, image_size: Size) -> None:
         """RegionError for a mask of another (width, height), or numbers that are 0..1 where pixels are meant."""
@@ -150,22 +141,20 @@ class Region(ABC):
     def bounds(self) -> Bounds:
         """``bounds(geometry)``: the box around it, XYXY float pixels of the original image.
 
-        Of boxes, masks and polygons their own extent, cut at the image's edges; of other kinds that of
-        their patches. Uncalled, a tuple: the extent as given, empty where only an image can tell it.
+        Of boxes, masks and polygons their own extent, cut at the image's edges; of other kinds that of their patches.
+        Uncalled, a tuple: the extent as given, empty where only an image can tell it.
         """
-        corners = [extent for shape, _ in self.leaves() if (extent := shape.extent()) is not None]
-        known = len(corners) == sum(1 for _ in self.leaves())
-        edges = [np.min(corners, axis=0)[0], np.max(corners, axis=0)[1]] if known else [np.empty(0)]
-        bounds = Bounds(np.concatenate(edges).tolist())
+        extents = [shape.extent() for shape, _ in self.leaves()]
+        known = [one for one in extents if one is not None]
+        bounds = Bounds(around(np.concatenate(known)).ravel().tolist() if len(known) == len(extents) else ())
         bounds._region = self
         return bounds
 
     def patch_weights(
         self, geometry: ImageGeometry, weighting: Weighting | None = None, attention: object = None
-    ) -> npt.NDArray[np.float32]:
+    ) -> Maps:
         """Weights over the patch grid, (h, w) float32; see `region_weights`."""
-        weights: npt.NDArray[np.float32] = region_weights([self], geometry, weighting, attention)[0]
-        return weights
+        return np.asarray(region_weights([self], geometry, weighting, attention)[0])
 
 
 class Shape(Region):
@@ -200,10 +189,8 @@ class Shape(Region):
     def corners_on(self, geometry: ImageGeometry) -> Floats:
         """[[x1, y1], [x2, y2]] pixels on an image; RegionError where the model sees nothing."""
         weights = self.patch_weights(geometry)
-        extent = self.extent()
-        if extent is not None and self.extent_is_given:
-            return extent
-        return geometry.to_pixels(true_extent(weights))
+        extent = self.extent() if self.extent_is_given else None
+        return geometry.to_pixels(true_extent(weights)) if extent is None else extent
 
     def require_fit(self, image_size: Size) -> None:
         """See `Region.require_fit`."""
@@ -211,8 +198,7 @@ class Shape(Region):
         if extent is None or extent.max() > 1.0 or min(image_size) <= 2:
             return
         if extent.min() >= 0.0 and (extent % 1.0).any():
-            size = "{} x {}".format(*image_size)
-            raise RegionError(f"{self!r:.60} lies within 0..1; give pixels of {size}")
+            raise RegionError(f"{self!r:.60} lies within 0..1; give pixels of {image_size[0]} x {image_size[1]}")
 
     def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
         """What the weighted mean is multiplied by for the published embedding; `attended` is (h, w), of attention."""
@@ -221,8 +207,7 @@ class Shape(Region):
 
 def region_kinds() -> dict[str, type[Region]]:
     """Every kind of region that is defined, by its `kind`."""
-    kinds: list[type[Region]] = [*Region.__subclasses__(), *Shape.__subclasses__()]
-    return {one.kind: one for one in kinds if "kind" in vars(one)}
+    return {one.kind: one for one in (*Region.__subclasses__(), *Shape.__subclasses__()) if "kind" in vars(one)}
 
 
 def items_of(values: object, what: str) -> list[Any]:
@@ -242,9 +227,13 @@ def listed(regions: object, what: str = "region") -> list[Region]:
     found = items_of(regions, "the list of regions")
     for index, one in enumerate(found):
         if not isinstance(one, Region):
-            wrap = "wrap it, as in [Mask(one) for one in masks] or [Box(*one) for one in boxes]"
-            raise RegionError(f"{what} {index} is {one!r:.80}, no region; {wrap}")
+            raise RegionError(f"{what} {index} is {one!r:.80}, no region; wrap it, as in Mask(one) or Box(*one)")
     return found
+
+
+def around(points: Floats) -> Floats:
+    """[[x1, y1], [x2, y2]], the box around (n, 2) points."""
+    return np.stack([points.min(axis=0), points.max(axis=0)])
 
 
 def true_extent(cells: npt.NDArray[Any]) -> Floats:
@@ -267,26 +256,23 @@ def as_numpy(values: object) -> npt.NDArray[np.generic]:
 
 @dataclass(frozen=True)
 class Weighting:
-    """What a patch of a region counts for.
+    """What a patch of a region counts for; OptionError for a value outside of these.
 
     Args:
-        kind: ``uniform``: by the share of the patch that the region covers. ``gaussian``: that,
-            times exp(-(u^2 + v^2) / variance), u and v from -1 to 1 over the region's extent.
-            ``attention``: that, times the image's CLS attention, or the coverage alone where that
-            is zero. ``cls``: the image's CLS token whatever the region, with weights of ``uniform``.
-        variance: of the Gaussian, finite and not negative; 0 is the one patch nearest to the
-            middle (of several, the upper left). There is no factor 2, as published.
-        rounding: ``coverage`` is exact. ``reference`` repeats the published arithmetic, to 1e-5, for
-            boxes, sets of boxes, traces and the whole image (docs/reference_mode.md has every
-            difference); a RegionError where the published result is NaN.
+        kind: ``uniform``: by the share of the patch that the region covers. ``gaussian``: that, times
+            exp(-(u^2 + v^2) / variance), u and v from -1 to 1 over the region's extent. ``attention``: that, times the
+            image's CLS attention, or the coverage alone where that is zero. ``cls``: the image's CLS token whatever
+            the region, with weights of ``uniform``.
+        variance: of the Gaussian, finite and not negative; 0 is the one patch nearest to the middle (of several, the
+            upper left). There is no factor 2, as published.
+        rounding: ``coverage`` is exact. ``reference`` repeats the published arithmetic, to 1e-5, for boxes, sets of
+            boxes, traces and the whole image (docs/reference_mode.md has every difference); a RegionError where the
+            published result is NaN.
         seed: an integer; of the choice of a middle under reference rounding and variance 0.
         head: for ``attention``: the one head whose map counts, from 0; None is their mean.
         foreground: from 0 on; patches that are like the region, and unlike what is around it up to three times its
             width and height, count exp(foreground * (cosine with the one - cosine with the other)) times as much.
             That takes tokens: `feature_weights` and `pool_regions` know it; reference rounding does not.
-
-    Raises:
-        OptionError: a value outside of these.
 
     Example:
         >>> Weighting("gaussian", variance=0.5).rounding
@@ -348,19 +334,16 @@ def pool_regions(features: PatchFeatures, regions: Iterable[Region], weighting: 
     # Weighted means are not the published embeddings of traces and whole images; those of sets are.
     geometry = features.geometry
     attended = _attention_map(_attention(features, weighting), geometry.grid, weighting)
-    shapes = [region if isinstance(region, Shape) else None for region in found]
-    lengths = [one.reference_length(geometry, attended) if one else 1.0 for one in shapes]
+    lengths = [one.reference_length(geometry, attended) if isinstance(one, Shape) else 1.0 for one in found]
     return pooled * pooled.new_tensor(lengths)[:, None]
 
 
-def feature_weights(
-    features: PatchFeatures, regions: Iterable[Region], weighting: Weighting | None = None
-) -> npt.NDArray[np.float32]:
+def feature_weights(features: PatchFeatures, regions: Iterable[Region], weighting: Weighting | None = None) -> Maps:
     """The weights that `pool_regions` gives the patches, (n, h, w) float32: `region_weights` of encoded images."""
-    weighting, found = weighting or Weighting(), listed(regions)
+    weighting = weighting or Weighting()
     geometry, attention = features.geometry, _attention(features, weighting)
-    weights = region_weights(found, geometry, weighting, attention)
-    if not weighting.foreground or not found:
+    weights = region_weights(regions, geometry, weighting, attention)
+    if not weighting.foreground or not len(weights):
         return weights
     from patchioner.regions.shapes import WholeImage
 
@@ -376,13 +359,11 @@ def _surroundings(cells: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         first = seen.argmax(axis=1, keepdims=True)
         last = size - seen[:, ::-1].argmax(axis=1, keepdims=True)
         places = np.arange(size)
-        within = (places >= 2 * first - last) & (places < 2 * last - first)
-        near &= np.expand_dims(within, 3 - axis)
-    near &= ~cells
-    return near
+        near &= np.expand_dims((places >= 2 * first - last) & (places < 2 * last - first), 3 - axis)
+    return near & ~cells
 
 
-def _foreground(features: PatchFeatures, weights: Floats, around: Floats, sharpness: float) -> npt.NDArray[np.float32]:
+def _foreground(features: PatchFeatures, weights: Floats, around: Floats, sharpness: float) -> Maps:
     """(n, h, w) weights by how much more a patch is like its region than like what is `around` it, (n, h, w)."""
     import torch
     from torch.nn import functional as F
@@ -394,16 +375,14 @@ def _foreground(features: PatchFeatures, weights: Floats, around: Floats, sharpn
     lead.masked_fill_((own == 0) | (other.sum(dim=1, keepdim=True) == 0), -torch.inf)
     top = lead.amax(dim=1, keepdim=True)
     own = torch.where(top.isfinite(), own * (sharpness * (lead - top)).exp(), own)
-    shown = (own / own.sum(dim=1, keepdim=True)).view(weights.shape)
-    return np.asarray(shown.cpu().numpy(), dtype=np.float32)
+    return np.asarray((own / own.sum(dim=1, keepdim=True)).view(weights.shape).cpu().numpy(), dtype=np.float32)
 
 
 def _attention(features: PatchFeatures, weighting: Weighting) -> Tensor | None:
     """The attention map that the weighting wants; reference mode takes the published one."""
     if weighting.kind != "attention" or weighting.rounding == "coverage":
         return features.attention
-    single = weighting.head is not None
-    found = features.reference_heads if single else features.reference_attention
+    found = features.reference_attention if weighting.head is None else features.reference_heads
     if found is None:
         raise OptionError(f"the attention as published is needed, {_NONE}, or rounding='coverage'")
     return found
@@ -411,14 +390,14 @@ def _attention(features: PatchFeatures, weighting: Weighting) -> Tensor | None:
 
 def region_weights(
     regions: Iterable[Region], geometry: ImageGeometry, weighting: Weighting | None = None, attention: object = None
-) -> npt.NDArray[np.float32]:
+) -> Maps:
     """Weights of ``n`` regions, any kinds mixed, over one image's patch grid.
 
     Args:
         geometry: how the original image maps to the patch grid.
         weighting: uniform exact coverage by default.
-        attention: (heads, h, w) or (h, w) array or tensor, non-negative, for
-            ``Weighting("attention")``; published numbers want `PatchFeatures.reference_attention`.
+        attention: (heads, h, w) or (h, w) array or tensor, non-negative, for ``Weighting("attention")``; published
+            numbers want `PatchFeatures.reference_attention`.
 
     Returns:
         (n, h, w) float32 in the order of the regions, non-negative, every map sums to 1.
@@ -429,7 +408,6 @@ def region_weights(
     """
     weighting = weighting or Weighting()
     attended = _attention_map(attention, geometry.grid, weighting)
-    reference = weighting.rounding == "reference"
     kinds: dict[type[Shape], list[tuple[Shape, int, float]]] = {}
     found = listed(regions)
     for owner, region in enumerate(found):
@@ -439,9 +417,8 @@ def region_weights(
     for kind, leaves in kinds.items():
         for start in range(0, len(leaves), _SHAPES):
             block = leaves[start : start + _SHAPES]
-            footprints = kind.place([shape for shape, _, _ in block], geometry, reference)
-            weights = _weigh(kind, footprints, weighting, attended)
-            for (_, owner, share), one in zip(block, weights, strict=True):
+            placed = kind.place([shape for shape, _, _ in block], geometry, weighting.rounding == "reference")
+            for (_, owner, share), one in zip(block, _weigh(kind, placed, weighting, attended), strict=True):
                 out[owner] += share * one
     return out
 
@@ -491,18 +468,17 @@ def _by_gaussian(cover: Floats, extents: Floats, variance: float) -> Floats:
     """Coverage times exp(-(u^2 + v^2) / variance), normalised."""
     low, high = extents[:, :2], extents[:, 2:]
     centre, half = (low + high) / 2, (high - low) / 2
-    u = _places(cover.shape[2], centre[:, 0], half[:, 0])
-    v = _places(cover.shape[1], centre[:, 1], half[:, 1])
+    u = _places(cover.shape[2], centre[:, 0], half[:, 0])[:, None, :]
+    v = _places(cover.shape[1], centre[:, 1], half[:, 1])[:, :, None]
     covered = cover > 0
     if variance == 0.0:  # one-hot at the patch nearest to the middle; of several, the first
-        squared = np.where(covered, np.square(v)[:, :, None] + np.square(u)[:, None, :], np.inf)
+        squared = np.where(covered, np.square(v) + np.square(u), np.inf)
         least = squared.min(axis=(1, 2), keepdims=True)
         near = squared <= least + _SAME_DISTANCE * (1.0 + least)
         rows, columns = np.divmod(near.reshape(len(cover), -1).argmax(axis=1), cover.shape[2])
         return one_hot(columns, rows, cover.shape[1:])
     # A patch that is only partly covered may have its centre outside of the extent.
-    u, v = np.clip(u, -1.0, 1.0), np.clip(v, -1.0, 1.0)
-    squared = np.square(v)[:, :, None] + np.square(u)[:, None, :]
+    squared = np.square(np.clip(v, -1.0, 1.0)) + np.square(np.clip(u, -1.0, 1.0))
     # Measured from the nearest covered patch: a narrow Gaussian must not vanish everywhere.
     squared -= np.where(covered, squared, np.inf).min(axis=(1, 2), keepdims=True)
     with np.errstate(over="ignore", under="ignore"):
@@ -523,15 +499,12 @@ def one_hot(columns: Indices, rows: Indices, grid: tuple[int, int]) -> Floats:
 
 
 def published_middle(extents: Floats, grid: tuple[int, int], seed: int) -> Floats:
-    """(n, h, w) one-hot maps at the middle of rectangles of whole patches.
-
-    Of two middles the published system draws one for each axis; here the seed and the rectangle alone decide.
-    """
+    """(n, h, w) one-hot maps at the middle of rectangles of whole patches; of two, as seed and rectangle decide."""
     spans = np.rint(extents - 0.5).astype(np.int64)
     texts = [f"{seed} {span}".encode() for span in spans.tolist()]
     draws = np.array([hashlib.blake2b(text, digest_size=1).digest()[0] for text in texts])
     coins = np.stack([draws & 1, draws >> 1 & 1], axis=1)
     total = spans[:, :2] + spans[:, 2:]
-    # An odd sum of both ends is an even number of patches: two middles.
+    # An odd sum of both ends is an even number of patches: two middles, of which the published system draws one.
     middle = total // 2 + (total % 2) * coins
     return one_hot(middle[:, 0], middle[:, 1], grid)

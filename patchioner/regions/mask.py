@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import ImageError, RegionError
 from patchioner.base.files import leads_out
-from patchioner.regions.base import Floats, Footprints, Outline, Shape, Size, as_numpy, true_extent
-from patchioner.regions.shapes import axis_overlap, clip_boxes, grid_boxes, items_of, require_seen
+from patchioner.geometry import ImageGeometry
+from patchioner.regions.base import Floats, Footprints, Outline, Shape, Size, as_numpy, items_of, true_extent
+from patchioner.regions.shapes import axis_overlap, clip_boxes, grid_boxes, require_seen
 
-if TYPE_CHECKING:
-    from patchioner.geometry import ImageGeometry
-
-# More than any photo, and a bound on what a forged size can make us allocate.
-_MOST_PIXELS = 1 << 28
-# Rows that are turned into floats at a time, so that a huge mask needs little extra memory.
-_ROW_BLOCK = 512
+_MOST_PIXELS = 1 << 28  # more than any photo, and a bound on what a forged size can make us allocate
+_ROW_BLOCK = 512  # rows that are turned into floats at a time, so that a huge mask needs little extra memory
 _RESIZE = "resize the mask to the image, nearest neighbour"
 
 
@@ -37,9 +33,9 @@ class Mask(Shape):
     """The pixels where an array is true.
 
     Args:
-        array: (height, width) of the original image: bool, integers (0 is outside), or floats
-            that are 0 or 1; axes of length one before or after it do not count. Kept as a
-            read-only bool copy. RegionError for other shapes or values, or where none is true.
+        array: (height, width) of the original image: bool, integers (0 is outside), or floats that are 0 or 1; axes of
+            length one before or after it do not count. Kept as a read-only bool copy. RegionError for other shapes or
+            values, or where none is true.
 
     Example:
         >>> Mask(np.eye(4, dtype=bool))
@@ -55,10 +51,8 @@ class Mask(Shape):
     def __init__(self, array: object) -> None:
         marked = _as_bool(as_numpy(array))
         if not marked.any():
-            size = f"{marked.shape[1]}x{marked.shape[0]}"
-            raise RegionError(f"the {size} mask is empty; mark at least one pixel")
-        extent = true_extent(marked)
-        for name, value in (("array", marked), ("_extent", extent)):
+            raise RegionError(f"the {marked.shape[1]}x{marked.shape[0]} mask is empty; mark at least one pixel")
+        for name, value in (("array", marked), ("_extent", true_extent(marked))):
             value.flags.writeable = False
             object.__setattr__(self, name, value)
 
@@ -70,19 +64,15 @@ class Mask(Shape):
         return f"Mask({width}x{height}, {np.count_nonzero(self.array)} pixels)"
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Mask):
-            return NotImplemented
-        return np.array_equal(self.array, other.array)
+        return np.array_equal(self.array, other.array) if isinstance(other, Mask) else NotImplemented
 
     def __hash__(self) -> int:
-        # Cheap on purpose: equal masks have equal extents, and few unequal ones share them.
-        return hash((self.array.shape, self._extent.tobytes()))
+        return hash((self.array.shape, self._extent.tobytes()))  # cheap: few unequal masks share them
 
     @property
     def image_size(self) -> tuple[int, int]:
         """(width, height) of the image that the mask belongs to."""
-        height, width = self.array.shape
-        return width, height
+        return self.array.shape[1], self.array.shape[0]
 
     @classmethod
     def from_rle(cls, rle: Mapping[str, object], image_size: Size | None = None) -> Self:
@@ -107,8 +97,7 @@ class Mask(Shape):
         if not pixels.any():
             raise RegionError(f"mask {str(path)!r:.200} is empty: all its pixels are black")
         if 0 < pixels.min() < pixels.max() / 4:
-            dark = f"its darkest pixels are {pixels.min()}; write 0 outside the region"
-            raise RegionError(f"mask {str(path)!r:.200} is nowhere black: {dark}")
+            raise RegionError(f"mask {str(path)!r:.200} is nowhere black (least: {pixels.min()}): write 0 outside it")
         return cls(pixels != 0)
 
     @classmethod
@@ -155,7 +144,7 @@ class Mask(Shape):
         return encode_rle(self.array)
 
     @classmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
+    def _parse(cls, entry: Mapping[str, Any], folder: Path | None) -> Self:
         source = entry["mask"]
         if isinstance(source, Mapping):
             return cls.from_rle(source)
@@ -182,10 +171,8 @@ def _as_bool(array: npt.NDArray[np.generic]) -> npt.NDArray[np.bool_]:
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.ndim != 2 or 0 in array.shape:
         raise RegionError(f"a mask is a (height, width) array; this one has shape {given}")
-    yes_or_no = array.dtype == bool or np.issubdtype(array.dtype, np.integer)
-    if np.issubdtype(array.dtype, np.floating):
-        yes_or_no = bool(((array == 0) | (array == 1)).all())
-    if not yes_or_no:
+    kind = array.dtype.kind
+    if not (kind in "biu" or (kind == "f" and ((array == 0) | (array == 1)).all())):
         raise RegionError(f"a mask holds yes or no: compare the {array.dtype}s with a threshold")
     marked = np.asarray(array != 0)  # new already
     if array.dtype != bool and (marked & (array != array.flat[marked.argmax()])).any():
@@ -218,8 +205,7 @@ def _cover(mask: Mask, columns: Floats, rows: Floats) -> Floats:
     cover = np.zeros((len(rows), len(columns)), dtype=np.float64)
     for start in range(top, bottom, _ROW_BLOCK):
         stop = min(start + _ROW_BLOCK, bottom)
-        part = mask.array[start:stop, left:right].astype(np.float64)
-        cover += rows[:, start:stop] @ (part @ across)
+        cover += rows[:, start:stop] @ (mask.array[start:stop, left:right].astype(np.float64) @ across)
     return cover
 
 
@@ -252,22 +238,17 @@ def decode_rle(rle: Mapping[str, object]) -> npt.NDArray[np.bool_]:
         raise RegionError(f"{rle!r:.80} is no RLE; give {{'size': [height, width], 'counts': ...}}")
     height, width = _size(rle["size"])
     counts = rle["counts"]
-    if isinstance(counts, str):
-        counts = counts.encode("ascii", errors="replace")
-    if isinstance(counts, bytes):
+    if isinstance(counts, str | bytes):
         # Not through pycocotools: it hands back uninitialised memory when runs are missing.
-        counts = _runs_of_string(counts)
+        counts = _runs_of_string(counts if isinstance(counts, bytes) else counts.encode("ascii", "replace"))
     runs = as_numpy(counts)
     if runs.ndim != 1 or runs.dtype.kind not in "iu" or np.min(runs, initial=0) < 0:
         raise RegionError("counts of the RLE must be a list of non-negative integers or a string")
     # Python's integers: an int64 sum of forged runs could wrap around to the right total.
     total = sum(runs.tolist())
     if total != height * width:
-        raise RegionError(
-            f"the RLE's runs sum to {total}, not to height x width = {height * width}; is its size [height, width]?"
-        )
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.repeat(inside, runs.astype(np.int64)).reshape((height, width), order="F")
+        raise RegionError(f"the RLE's runs sum to {total}, not to {height} x {width}; is its size [height, width]?")
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs.astype(np.int64)).reshape((height, width), order="F")
 
 
 def rle_pixels(entry: object, image_size: Size) -> int:

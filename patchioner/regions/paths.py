@@ -4,52 +4,41 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Floats, Footprints, Outline, Shape, Size, as_numpy, true_extent
-from patchioner.regions.shapes import cell_under, in_view, items_of, numbers, off_view
+from patchioner.geometry import ImageGeometry
+from patchioner.regions.base import Floats, Footprints, Outline, Shape, Size, around, as_numpy, items_of, true_extent
+from patchioner.regions.shapes import cell_under, in_view, off_view, rows_of
 
-if TYPE_CHECKING:
-    from patchioner.geometry import ImageGeometry
-
-# Grid coordinates are products of a few floats: what is nearer than this is the same place.
-_TOLERANCE = 1e-6
-# A path shorter than this many pixels is a dot.
-_DOT = 1e-9
-MOST_CROSSINGS = 1000
-"""Of one ring of a polygon with itself: the time to take it apart grows faster than their number."""
-XY = tuple[float, float]
-Ring = tuple[XY, ...]
+_TOLERANCE = 1e-6  # grid coordinates are products of a few floats: what is nearer than this is the same place
+_DOT = 1e-9  # pixels; a shorter path is a dot
+MOST_CROSSINGS = 1000  # of a ring with itself: the time to take it apart grows faster than their number
+Ring = tuple[tuple[float, float], ...]
 
 
 def _pairs(values: object, what: str) -> Ring:
-    items = enumerate(items_of(values, what))
-    pairs = [numbers(item, 2, f"point {index} of the {what}") for index, item in items]
-    return tuple((x, y) for x, y in pairs)
+    return tuple((x, y) for x, y in rows_of(values, 2, "point", f"the {what}"))
 
 
-def _around(points: Floats) -> Floats:
-    return np.stack([points.min(axis=0), points.max(axis=0)])
-
-
-def _shorten(pairs: Sequence[XY], keep: int = 3) -> str:
+def _shorten(pairs: Ring) -> str:
     """The first points as text, so that an error about 1,000 points stays readable."""
-    shown = ", ".join(f"({x:g}, {y:g})" for x, y in pairs[:keep])
-    return shown + (f", ... {len(pairs) - keep} more" if len(pairs) > keep else "")
+    shown = ", ".join(f"({x:g}, {y:g})" for x, y in pairs[:3])
+    return shown + (f", ... {len(pairs) - 3} more" if len(pairs) > 3 else "")
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class Trace(Shape):
     """A path over the image; it weighs each patch by the length of the path inside it.
 
-    Points outside the image are dropped and the path is broken there. A path of one point, or
-    without length, means the patches under its points.
+    Points outside the image are dropped and the path is broken there. A path of one point, or without length, means
+    the patches under its points.
 
     Args:
         points: [(x, y), ...], at least one, finite; else RegionError.
@@ -97,8 +86,7 @@ class Trace(Shape):
         if not reference:
             return _stacked([_lengths(trace, geometry) for trace in shapes])
         counts = np.stack([reference_counts(trace, geometry) for trace in shapes])
-        spans = np.stack([true_extent(one).ravel() for one in counts]) - (0, 0, 1, 1)
-        extents = spans + 0.5
+        extents = np.stack([true_extent(one).ravel() for one in counts]) + (0.5, 0.5, -0.5, -0.5)
         return counts / counts.sum(axis=(1, 2), keepdims=True), extents
 
     def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
@@ -108,7 +96,7 @@ class Trace(Shape):
 
     def extent(self) -> Floats | None:
         """Around its points, where they are pixels."""
-        return None if self.normalized else _around(np.array(self.points))
+        return None if self.normalized else around(np.array(self.points))
 
     def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("line", self.pixels(image_size))]
@@ -120,11 +108,11 @@ class Trace(Shape):
         return [list(point) for point in self.points]
 
     @classmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
+    def _parse(cls, entry: Mapping[str, Any], folder: Path | None) -> Self:
         normalized = entry.get("normalized", False)
         if not isinstance(normalized, bool):
             raise RegionError(f"'normalized' is {normalized!r:.80}; give true or false")
-        return cls(items_of(entry["trace"], "trace"), normalized)
+        return cls(entry["trace"], normalized)
 
 
 def _stacked(pairs: Sequence[tuple[Floats, Floats]]) -> Footprints:
@@ -150,13 +138,13 @@ def _lengths(trace: Trace, geometry: ImageGeometry) -> tuple[Floats, Floats]:
             raise _unseen(trace, geometry, inside)
         middle = extent = geometry.to_grid(seen)
         length = np.ones(len(middle))
-    return _sums(middle, length, geometry.grid), _around(extent)
+    return _sums(middle, length, geometry.grid), around(extent)
 
 
 def _sums(places: Floats, amounts: Floats | float, grid: tuple[int, int]) -> Floats:
     """(h, w) float64: the amounts at grid places (n, 2), added up in the cells under them."""
     cover = np.zeros(grid, dtype=np.float64)
-    rows, columns = cell_under(places[:, 1], grid[0]), cell_under(places[:, 0], grid[1])
+    columns, rows = cell_under(places, grid[::-1]).T
     np.add.at(cover, (rows, columns), amounts)
     return cover
 
@@ -189,8 +177,7 @@ def _unseen(trace: Trace, geometry: ImageGeometry, inside: npt.NDArray[np.bool_]
     if inside.any():
         return off_view(trace, geometry)
     width, height = geometry.image_size
-    units = "pixels; say normalized=True for points in 0..1"
-    units = "0 to 1 of the image, normalized" if trace.normalized else units
+    units = "0 to 1, normalized" if trace.normalized else "pixels; say normalized=True for points in 0..1"
     return RegionError(f"{trace!r} has no point in the {width}x{height} image: they are {units}")
 
 
@@ -226,9 +213,9 @@ class Polygon(Shape):
     """The inside of a closed outline, or of several (their union).
 
     Args:
-        points: a ring, [(x, y), ...] in float pixels of the original image, or a list of rings, kept
-            as `rings`. One that crosses itself means all the area it encloses; one of fewer than
-            three different points, or with one that is not finite, is a RegionError.
+        points: a ring, [(x, y), ...] in float pixels of the original image, or a list of rings, kept as `rings`. One
+            that crosses itself means all the area it encloses; one of fewer than three different points, or with one
+            that is not finite, is a RegionError.
 
     Example:
         >>> Polygon([(0, 0), (10, 0), (0, 10)])
@@ -274,7 +261,7 @@ class Polygon(Shape):
 
     def extent(self) -> Floats:
         """Around its points."""
-        return _around(np.concatenate(self.rings))
+        return around(np.concatenate(self.rings))
 
     def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         return [Outline("ring", np.array(ring)) for ring in self.rings]
@@ -286,17 +273,15 @@ class Polygon(Shape):
         return [[list(point) for point in ring] for ring in self.rings]
 
     @classmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
-        return cls(items_of(entry["polygon"], "polygon"))
+    def _parse(cls, entry: Mapping[str, Any], folder: Path | None) -> Self:
+        return cls(entry["polygon"])
 
 
 def _is_ring(item: object) -> bool:
     """A ring's items are points, a point's items are numbers."""
-    try:
-        points = items_of(items_of(item, "ring")[0], "point")
-    except (RegionError, IndexError):
-        return False
-    return bool(points) and not isinstance(points[0], (str, Sequence))
+    with suppress(RegionError, IndexError):
+        return not isinstance(items_of(items_of(item, "ring")[0], "point")[0], Sequence)
+    return False
 
 
 def _ring(ring: object) -> Ring:

@@ -11,17 +11,15 @@ import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import OptionError, RegionError
+from patchioner.geometry import ImageGeometry
 from patchioner.regions.base import Floats, Footprints, Indices, Outline, Region, Shape, Size, as_numpy, listed, one_hot
 from patchioner.regions.base import items_of as items_of
-
-if TYPE_CHECKING:
-    from patchioner.geometry import ImageGeometry
 
 
 def finite(value: object, what: str) -> float:
@@ -29,16 +27,15 @@ def finite(value: object, what: str) -> float:
     try:
         if isinstance(value, (str, bytes)):
             raise TypeError
-        number = float(value)  # type: ignore[arg-type]
+        if math.isfinite(number := float(value)):  # type: ignore[arg-type]
+            return number
+        shown = str(number)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         try:
             shown = f"{value!r:.80}"
         except ValueError:  # Python refuses to write integers of thousands of digits
             shown = f"a {type(value).__name__} of very many digits"
-        raise RegionError(f"{what} is {shown}; give a finite number of pixels") from None
-    if not math.isfinite(number):
-        raise RegionError(f"{what} is {number}; give a finite number of pixels")
-    return number
+    raise RegionError(f"{what} is {shown}; give a finite number of pixels")
 
 
 def numbers(values: object, count: int, what: str) -> list[float]:
@@ -47,6 +44,11 @@ def numbers(values: object, count: int, what: str) -> list[float]:
     if len(items) != count:
         raise RegionError(f"{what} has {len(items)} numbers, {values!r:.80}; give {count}")
     return [finite(item, what) for item in items]
+
+
+def rows_of(values: object, count: int, one: str, what: str) -> list[list[float]]:
+    """Exactly ``count`` finite floats of each item of a list; errors call an item ``one`` of ``what``."""
+    return [numbers(row, count, f"{one} {index} of {what}") for index, row in enumerate(items_of(values, what))]
 
 
 def in_view(points: Floats, geometry: ImageGeometry) -> npt.NDArray[np.bool_]:
@@ -59,10 +61,8 @@ def off_view(region: object, geometry: ImageGeometry) -> RegionError:
     """The error for a region that the model does not see at all."""
     width, height = geometry.image_size
     x1, y1, x2, y2 = geometry.visible
-    message = (
-        f"{region!r} lies outside what the model sees of the {width}x{height} image "
-        f"(x {x1:g} to {x2:g}, y {y1:g} to {y2:g}); give pixels of the original image"
-    )
+    image = f"{width}x{height} image (x {x1:g} to {x2:g}, y {y1:g} to {y2:g})"
+    message = f"{region!r} lies outside what the model sees of the {image}; give pixels of the original image"
     if (x2 - x1, y2 - y1) != (width, height):
         message += ", or choose a preprocessing that keeps the whole image (stretch, pad or aspect)"
     return RegionError(message)
@@ -81,10 +81,10 @@ def axis_overlap(low: Floats, high: Floats, cells: int) -> Floats:
     return np.asarray(np.maximum(inside, 0.0))
 
 
-def cell_under(positions: Floats, cells: int) -> Indices:
+def cell_under(positions: Floats, cells: npt.ArrayLike) -> Indices:
     """Index of the cell under each grid coordinate; the far edge belongs to the last cell."""
     # Clipped before the cast: a float beyond int64 would wrap around.
-    return np.clip(np.floor(positions), 0, cells - 1).astype(np.int64)
+    return np.clip(np.floor(positions), 0, np.subtract(cells, 1)).astype(np.int64)
 
 
 def clip_boxes(boxes: Floats, limits: Sequence[float]) -> Floats:
@@ -100,12 +100,9 @@ def grid_boxes(boxes: npt.ArrayLike, geometry: ImageGeometry) -> Floats:
 
 def shown_patches(geometry: ImageGeometry) -> npt.NDArray[np.bool_]:
     """(h, w) bool: which patches show more of the image than rounding noise."""
-    left, top, right, bottom = grid_boxes(geometry.visible, geometry)[0]
-    rows, columns = np.arange(geometry.grid[0]), np.arange(geometry.grid[1])
-    noise = 1e-9
-    shown_columns = (columns + 1 > left + noise) & (columns < right - noise)
-    shown_rows = (rows + 1 > top + noise) & (rows < bottom - noise)
-    return np.asarray(shown_rows[:, None] & shown_columns[None, :])
+    left, top, right, bottom = grid_boxes(geometry.visible, geometry)[0] + (1e-9, 1e-9, -1e-9, -1e-9)
+    rows, columns = np.ogrid[: geometry.grid[0], : geometry.grid[1]]
+    return np.asarray((columns + 1 > left) & (columns < right) & (rows + 1 > top) & (rows < bottom))
 
 
 def box_footprints(boxes: npt.ArrayLike, geometry: ImageGeometry) -> Footprints:
@@ -128,13 +125,10 @@ def _axis_shares(low: Floats, high: Floats, cells: int) -> Floats:
 def span_footprints(spans: Indices, grid: tuple[int, int]) -> Footprints:
     """Uniform rectangles of whole cells: (n, 4) first column, first row, last column, last row."""
     # The extent runs from cell CENTRE to cell CENTRE: a Gaussian sees linspace(-1, 1), as published.
-    left, top, right, bottom = spans.T
-    column, row = np.arange(grid[1]), np.arange(grid[0])
-    columns = (column >= left[:, None]) & (column <= right[:, None])
-    rows = (row >= top[:, None]) & (row <= bottom[:, None])
-    cover = (rows[:, :, None] & columns[:, None, :]).astype(np.float32)
-    cover /= cover.sum(axis=(1, 2), keepdims=True)
-    return cover, spans + 0.5
+    left, top, right, bottom = spans.T[:, :, None, None]
+    rows, columns = np.ogrid[: grid[0], : grid[1]]
+    cover = ((columns >= left) & (columns <= right) & (rows >= top) & (rows <= bottom)).astype(np.float32)
+    return cover / cover.sum(axis=(1, 2), keepdims=True), spans + 0.5
 
 
 def reference_box_footprints(boxes: Floats, geometry: ImageGeometry) -> Footprints:
@@ -143,8 +137,7 @@ def reference_box_footprints(boxes: Floats, geometry: ImageGeometry) -> Footprin
     In model pixels x, y, w, h with patch side p: columns floor(x / p) .. floor(x / p) + floor(w / p), both ends
     included and cut at the grid; rows likewise; every patch of that rectangle counts the same.
     """
-    model = reference_model_boxes(boxes, geometry)
-    cells = np.floor_divide(model, np.float32(geometry.patch_size)).astype(np.int64)
+    cells = np.floor_divide(reference_model_boxes(boxes, geometry), np.float32(geometry.patch_size)).astype(np.int64)
     last = np.array(geometry.grid[::-1]) - 1
     first = np.clip(cells[:, :2], 0, last)
     end = np.minimum(first + cells[:, 2:], last)
@@ -163,10 +156,8 @@ def reference_model_boxes(boxes: Floats, geometry: ImageGeometry) -> npt.NDArray
         size = float(geometry.model_size[0])
         scale = size / min(geometry.image_size)
         offset = [max(0, (int(side * scale) - int(size)) // 2) for side in geometry.image_size]
-        # Cut at a number that no float32 overflows at and that the clamp below ends anyway.
-        length = np.minimum((boxes[:, 2:] - boxes[:, :2]) * scale, size)
         start = np.clip(boxes[:, :2] * scale - offset, 0.0, size - 1.0)
-        length = np.minimum(length, size - start)
+        length = np.minimum((boxes[:, 2:] - boxes[:, :2]) * scale, size - start)
     else:
         inside = clip_boxes(boxes, (0, 0, *geometry.image_size))
         start = inside[:, :2] * geometry.scale + geometry.offset
@@ -178,23 +169,22 @@ class _Numbers:
     """What shapes of a few numbers share: their fields are their JSON."""
 
     kind: ClassVar[str]
-    names: ClassVar[tuple[str, ...]]
+    __match_args__: ClassVar[tuple[str, ...]]  # the names of a dataclass's fields
 
     def __post_init__(self) -> None:
-        for name in self.names:
-            number = finite(getattr(self, name), f"{name} of the {self.kind}")
-            object.__setattr__(self, name, number)
+        for name in self.__match_args__:
+            object.__setattr__(self, name, finite(getattr(self, name), f"{name} of the {self.kind}"))
 
     def _words(self) -> str:
         return ",".join(f"{value:g}" for value in self._value())
 
     def _value(self) -> list[float]:
-        return [getattr(self, name) for name in self.names]
+        return [getattr(self, name) for name in self.__match_args__]
 
     @classmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
-        numbers(entry[cls.kind], len(cls.names), cls.kind)
-        return cls(*items_of(entry[cls.kind], cls.kind))
+    def _parse(cls, entry: Mapping[str, Any], folder: Path | None) -> Self:
+        numbers(entry[cls.kind], len(cls.__match_args__), cls.kind)
+        return cls(*entry[cls.kind])
 
 
 @dataclass(frozen=True)
@@ -209,7 +199,6 @@ class Point(_Numbers, Shape):
     """
 
     kind: ClassVar[str] = "point"
-    names: ClassVar[tuple[str, ...]] = ("x", "y")
 
     x: float
     y: float
@@ -219,8 +208,8 @@ class Point(_Numbers, Shape):
         """One-hot at the patch under each point."""
         places = np.array([(point.x, point.y) for point in shapes])
         require_seen(in_view(places, geometry), shapes, geometry)
-        grid, (height, width) = geometry.to_grid(places), geometry.grid
-        columns, rows = cell_under(grid[:, 0], width), cell_under(grid[:, 1], height)
+        grid = geometry.to_grid(places)
+        columns, rows = cell_under(grid, geometry.grid[::-1]).T
         return one_hot(columns, rows, geometry.grid), np.tile(grid, 2)
 
     def extent(self) -> Floats:
@@ -241,13 +230,12 @@ class Patch(_Numbers, Shape):
     """
 
     kind: ClassVar[str] = "patch"
-    names: ClassVar[tuple[str, ...]] = ("row", "col")
 
     row: int
     col: int
 
     def __post_init__(self) -> None:
-        for name, value in zip(self.names, self._value(), strict=True):
+        for name, value in zip(self.__match_args__, self._value(), strict=True):
             try:
                 number = operator.index(value)  # type: ignore[arg-type]
             except TypeError:
@@ -268,33 +256,28 @@ class Patch(_Numbers, Shape):
         for patch in shapes:
             patch._require_grid(geometry)
             if not shown[patch.row, patch.col]:
-                all_others = "Patch.all(geometry) lists the rest"
-                raise RegionError(f"{patch!r} shows only padding; {all_others}")
+                raise RegionError(f"{patch!r} shows only padding; Patch.all(geometry) lists the rest")
         rows, columns = np.array([(patch.row, patch.col) for patch in shapes]).T
-        centre = np.stack([columns, rows] * 2, axis=1) + 0.5
-        return one_hot(columns, rows, geometry.grid), centre
+        return one_hot(columns, rows, geometry.grid), np.stack([columns, rows] * 2, axis=1) + 0.5
 
     def _require_grid(self, geometry: ImageGeometry) -> None:
         height, width = geometry.grid
         if self.row >= height or self.col >= width:
-            fits = f"give row 0 to {height - 1} and col 0 to {width - 1}"
-            grid = f"the grid of {height} rows and {width} columns"
-            raise RegionError(f"{self!r} is outside {grid}; {fits}")
+            raise RegionError(f"{self!r} is outside the grid: count its {height} rows and {width} columns from 0")
 
     def _drawn(self, image_size: Size, geometry: ImageGeometry | None) -> list[Outline]:
         if geometry is None:
             raise OptionError(f"drawing {self} needs the grid: pass geometry=features.geometry")
         self._require_grid(geometry)
-        corners = np.array([[self.col, self.row], [self.col + 1, self.row + 1]])
-        return [Outline("box", geometry.to_pixels(corners))]
+        return [Outline("box", geometry.to_pixels([(self.col, self.row), (self.col + 1, self.row + 1)]))]
 
 
 @dataclass(frozen=True)
 class Box(_Numbers, Shape):
     """An axis-aligned box: left, top, right, bottom edge in float pixels of the original image.
 
-    ``Box(0, 0, width, height)`` is the whole of it; what sticks out is cut off. RegionError where a
-    coordinate is not finite, or the box empty or inverted.
+    ``Box(0, 0, width, height)`` is the whole of it; what sticks out is cut off. RegionError where a coordinate is not
+    finite, or the box empty or inverted.
 
     Example:
         >>> Box(10, 20, 200, 220)
@@ -302,7 +285,6 @@ class Box(_Numbers, Shape):
     """
 
     kind: ClassVar[str] = "box"
-    names: ClassVar[tuple[str, ...]] = ("x1", "y1", "x2", "y2")
     reference_is_span: ClassVar[bool] = True
     extent_is_given: ClassVar[bool] = True
 
@@ -314,10 +296,7 @@ class Box(_Numbers, Shape):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.x2 <= self.x1 or self.y2 <= self.y1:
-            raise RegionError(
-                f"{self!r} is empty or inverted: x2 must be greater than x1, and y2 than y1. Box.from_xywh takes "
-                "left, top, width, height; Point takes a single place"
-            )
+            raise RegionError(f"{self!r} is empty or inverted: x2, y2 are ends; from_xywh takes sizes, Point a place")
 
     @classmethod
     def from_xywh(cls, x: float, y: float, width: float, height: float) -> Self:
@@ -336,28 +315,20 @@ class Box(_Numbers, Shape):
     @classmethod
     def from_supervision(cls, detections: Any) -> list[Self]:
         """One box per row of a ``supervision.Detections`` (its ``xyxy``)."""
-        return cls._rows(detections.xyxy, "xyxy")
+        return [cls(*row) for row in rows_of(as_numpy(detections.xyxy).tolist(), 4, "row", "xyxy")]
 
     @classmethod
     def from_ultralytics(cls, result: Any) -> list[Self]:
         """One box per detection of one ultralytics ``Results`` (``boxes.xyxy``)."""
-        return [] if result.boxes is None else cls._rows(result.boxes.xyxy, "boxes.xyxy")
-
-    @classmethod
-    def _rows(cls, array: object, what: str) -> list[Self]:
-        rows = as_numpy(array).tolist()
-        return [cls(*numbers(row, 4, f"row {index} of {what}")) for index, row in enumerate(rows)]
+        return [] if result.boxes is None else cls.from_supervision(result.boxes)
 
     @classmethod
     def place(cls, shapes: Sequence[Self], geometry: ImageGeometry, reference: bool) -> Footprints:
         """Exact coverage, or the published rounding, of all boxes at once."""
         corners = np.array([box._value() for box in shapes], dtype=np.float64)
-        limits = (0, 0, *geometry.image_size) if reference else geometry.visible
-        boxes = clip_boxes(corners, limits)
+        boxes = clip_boxes(corners, (0, 0, *geometry.image_size) if reference else geometry.visible)
         require_seen((boxes[:, 2:] > boxes[:, :2]).all(axis=1), shapes, geometry)
-        if reference:
-            return reference_box_footprints(corners, geometry)
-        return box_footprints(boxes, geometry)
+        return reference_box_footprints(corners, geometry) if reference else box_footprints(boxes, geometry)
 
     def extent(self) -> Floats:
         """Its corners."""
@@ -386,10 +357,10 @@ class WholeImage(Shape):
         if reference:
             rows, columns = np.nonzero(shown_patches(geometry))
             spans = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]])
-            one = span_footprints(spans, geometry.grid)
+            cover, extents = span_footprints(spans, geometry.grid)
         else:
-            one = box_footprints(geometry.visible, geometry)
-        return one[0].repeat(len(shapes), axis=0), one[1].repeat(len(shapes), axis=0)
+            cover, extents = box_footprints(geometry.visible, geometry)
+        return cover.repeat(len(shapes), axis=0), extents.repeat(len(shapes), axis=0)
 
     def reference_length(self, geometry: ImageGeometry, attended: Floats | None) -> float:
         """By attention the published embedding is the mean, not the sum, of attention x token."""
@@ -405,7 +376,7 @@ class WholeImage(Shape):
         return True
 
     @classmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
+    def _parse(cls, entry: Mapping[str, Any], folder: Path | None) -> Self:
         if entry["whole"] is not True:
             raise RegionError(f"'whole' is {entry['whole']!r:.80}; give true, or leave it out")
         return cls()
@@ -415,8 +386,8 @@ class WholeImage(Shape):
 class RegionSet(Region):
     """Several regions of one image, at least one, as one region; RegionError for a member that is none.
 
-    Every member counts the same, whatever its size: the set's weights are the mean of its members'
-    weights, as in the published code. A set inside a set is one member.
+    Every member counts the same, whatever its size: the set's weights are the mean of its members' weights, as in the
+    published code. A set inside a set is one member.
 
     Example:
         >>> RegionSet([Box(0, 0, 10, 10), Point(50, 60)])
@@ -438,11 +409,10 @@ class RegionSet(Region):
     def from_xywh(cls, boxes: object) -> Self:
         """A set of boxes from (n, 4) rows of left, top, width, height in pixels.
 
-        Rows of four negative numbers, such as the published [-1, -1, -1, -1], only fill a batch
-        and are skipped; none left is a RegionError, where the published code answers NaN.
+        Rows of four negative numbers, such as the published [-1, -1, -1, -1], only fill a batch and are skipped; none
+        left is a RegionError, where the published code answers NaN.
         """
-        rows_of = enumerate(items_of(boxes, "boxes of the RegionSet"))
-        rows = [numbers(row, 4, f"box {index} of the RegionSet") for index, row in rows_of]
+        rows = rows_of(boxes, 4, "box", "the RegionSet")
         return cls([Box.from_xywh(*row) for row in rows if max(row) >= 0])
 
     def __repr__(self) -> str:
@@ -463,6 +433,5 @@ class RegionSet(Region):
         return [member.to_json() for member in self.members]
 
     @classmethod
-    def _parse(cls, entry: Mapping[str, object], folder: Path | None) -> Self:
-        members = items_of(entry["set"], "set")
-        return cls([Region.from_json(member, folder) for member in members])
+    def _parse(cls, entry: Mapping[str, Any], folder: Path | None) -> Self:
+        return cls([Region.from_json(member, folder) for member in items_of(entry["set"], "set")])
