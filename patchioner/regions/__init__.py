@@ -1,7 +1,4 @@
-"""Regions of an image: values in pixels of the original image, and their weights over patches.
-
-Light: numpy only at import; torch is needed by `pool_regions` when it is called.
-"""
+"""Regions of an image, in pixels of the original, and their weights over patches; torch for `pool_regions` alone."""
 
 from __future__ import annotations
 
@@ -25,8 +22,7 @@ from patchioner.regions.paths import Polygon, Trace
 from patchioner.regions.shapes import Box, Patch, Point, RegionSet, WholeImage
 
 __all__ = [
-    "Bounds", "Box", "Kind", "Mask", "NamedRegion", "Outline", "Patch", "Point", "Polygon",
-    "Region", "RegionFile", "RegionSet", "Shape", "Trace", "Weighting", "WholeImage",
-    "decode_rle", "encode_rle", "feature_weights", "from_coco", "from_sam", "pool_regions",
-    "read_regions", "read_trace", "region_kinds", "region_weights",
+    "Bounds", "Box", "Kind", "Mask", "NamedRegion", "Outline", "Patch", "Point", "Polygon", "Region", "RegionFile",
+    "RegionSet", "Shape", "Trace", "Weighting", "WholeImage", "decode_rle", "encode_rle", "feature_weights",
+    "from_coco", "from_sam", "pool_regions", "read_regions", "read_trace", "region_kinds", "region_weights",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
 from patchioner.base.optional import require
-from patchioner.regions.base import Region, Size, as_numpy, items_of, listed
+from patchioner.regions.base import Region, Size, around, as_numpy, items_of, listed
 from patchioner.regions.items import (
     Bools,
     BoxFormat,
@@ -35,7 +36,7 @@ from patchioner.regions.items import (
 )
 from patchioner.regions.mask import Mask, inside
 from patchioner.regions.paths import Polygon, Trace
-from patchioner.regions.shapes import Box, Point, finite, numbers
+from patchioner.regions.shapes import Box, Point, finite, rows_of
 
 _ANGLES = np.linspace(0.0, 2 * np.pi, 64, endpoint=False)
 _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
@@ -60,10 +61,9 @@ def _turned(unit: Any, origin: Any, sides: Any, degrees: float = 0.0) -> Polygon
 def labelme(shape: Entry, image_size: Size) -> Region:
     """A rectangle, polygon, circle, point or line of labelme, or of X-AnyLabeling."""
     kind = shape.get("shape_type") or "polygon"
-    pairs = [numbers(one, 2, "point") for one in items_of(shape.get("points"), "points")]
+    pairs = rows_of(shape.get("points"), 2, "point", "points")
     if kind == "rectangle" and len(pairs) == 2:
-        (x1, x2), (y1, y2) = (sorted(axis) for axis in zip(*pairs, strict=True))
-        return Box(x1, y1, x2, y2)
+        return Box(*around(np.array(pairs)).ravel())
     if kind == "circle" and len(pairs) == 2:
         return _turned(_CIRCLE, pairs[0], [math.dist(*pairs)] * 2)
     if kind == "point" and len(pairs) == 1:
@@ -91,12 +91,10 @@ def drawn(part: Entry, image_size: Size) -> Region:
     if isinstance(outline, list):
         return Polygon(outline)
     if isinstance(outline, Mapping):
-        rings = outline.get("paths") or [outline["path"]]
-        return Polygon([[(one["x"], one["y"]) for one in ring] for ring in rings])
+        return Polygon([[(one["x"], one["y"]) for one in ring] for ring in outline.get("paths") or [outline["path"]]])
     if isinstance(segments, Mapping):
         return Polygon(zip(segments["x"], segments["y"], strict=True))
-    boxes = [part.get(key) for key in ("box", "box2d", "bounding_box")]
-    box = next((one for one in boxes if isinstance(one, Mapping)), part)
+    box = next((part[key] for key in ("box", "box2d", "bounding_box") if isinstance(part.get(key), Mapping)), part)
     if "x4" in box:  # a turned one
         return Polygon([(box[f"x{corner}"], box[f"y{corner}"]) for corner in range(1, 5)])
     for names, form in NAMED:
@@ -116,8 +114,7 @@ def label_studio(task: Entry, make: Make) -> Photo:
         if isinstance(result.get("value"), Mapping)
     ]
     results = [result for result in every if result.get("type") not in _ABOUT_REGIONS]
-    telling = (one for one in every if "labels" in one["value"])
-    named = {str(one.get("id")): one["value"]["labels"] for one in telling}
+    named = {str(one.get("id")): one["value"]["labels"] for one in every if "labels" in one["value"]}
 
     def label(result: Entry) -> object:
         own = result["value"].get(result.get("type")) or named.get(str(result.get("id")))
@@ -125,8 +122,7 @@ def label_studio(task: Entry, make: Make) -> Photo:
 
     data = task.get("data")
     names = [str(value) for value in data.values()] if isinstance(data, Mapping) else []
-    names.sort(key=lambda name: re.search(r"\.\w{3,4}(\?|$)", name) is None)  # pictures first
-    name = names[0] if names else None
+    name = min(names, key=lambda one: re.search(r"\.\w{3,4}(\?|$)", one) is None, default=None)  # pictures first
     return Photo(name, items_from(results, "result", from_label_studio, label), in_pixels=False)
 
 
@@ -148,8 +144,7 @@ def from_label_studio(result: Entry, image_size: Size) -> Region:
     if kind.startswith("brush"):
         return Mask(_brush(value.get("rle"), image_size))
     if kind.startswith("polygon"):
-        ring = [numbers(one, 2, "point") for one in items_of(value.get("points"), "points")]
-        return Polygon(np.reshape(ring, (-1, 2)) * scale)
+        return Polygon(np.reshape(rows_of(value.get("points"), 2, "point", "points"), (-1, 2)) * scale)
     if kind.startswith("keypoint"):
         return Point(*read("x", "y"))
     turn = finite(value.get("rotation") or 0.0, "rotation")
@@ -169,17 +164,14 @@ def _brush(rle: object, size: Size) -> Bools:
     used, the length, and one value or as many as the length says. All but the first of these numbers count from 1.
     """
     try:
-        bits = "".join(f"{byte:08b}" for byte in bytes(rle))  # type: ignore[call-overload]
+        bits = StringIO("".join(f"{byte:08b}" for byte in bytes(rle)))  # type: ignore[call-overload]
     except (TypeError, ValueError):
         raise RegionError(f"the brush's 'rle' is {rle!r:.60}; give a list of bytes") from None
-    place = 0
 
     def read(count: int) -> int:
-        nonlocal place
-        place += count
-        if place > len(bits):
+        if len(found := bits.read(count)) < count:
             raise RegionError("the brush's run lengths end too early: draw it again")
-        return int(bits[place - count : place], 2)
+        return int(found, 2)
 
     total, width = read(32), read(5) + 1
     lengths = [read(4) + 1 for _ in range(4)]
@@ -199,10 +191,7 @@ def _brush(rle: object, size: Size) -> Bools:
 
 
 def yolo(lines: Sequence[str], folder: Path) -> Photo:
-    """A photo's labels of YOLO: a line has the class and, in 0..1, a box by its centre or the points of a polygon.
-
-    Of poses the boxes are taken.
-    """
+    """A photo's labels of YOLO: lines of a class and, in 0..1, a box by its centre or a polygon; of poses the boxes."""
     names = _class_names(folder.absolute())
 
     def make(values: npt.NDArray[Any], image_size: Size) -> Region:
@@ -213,9 +202,8 @@ def yolo(lines: Sequence[str], folder: Path) -> Photo:
         if len(values) % 2 or len(values) < 6:
             raise RegionError(f"{len(values)} numbers: give 4 of a box, or x, y pairs alone")
         if values[-1] == 1 and (values[1:-2:2] < 1).all():  # a number of its own?
-            what = f"{values.tolist()!r:.80} may end with its confidence and a track"
-            remedy = "leave the track out, or give its y as 0.999"
-            raise RegionError(f"{what}, or with a point on the photo's edge: {remedy}")
+            what = f"{values.tolist()!r:.80} may end with its confidence and a track, or a point on the photo's edge"
+            raise RegionError(f"{what}: leave the track out, or give its y as 0.999")
         return Polygon(values.reshape(-1, 2) * image_size)
 
     rows, kinds = [], []
@@ -224,14 +212,12 @@ def yolo(lines: Sequence[str], folder: Path) -> Photo:
             rows.append([float(word) for word in line.split()])
             kinds.append(int(rows[-1][0]))
         except (ValueError, OverflowError):
-            what = f"line {number}, {line!r:.60}"
-            raise RegionError(f"{what}, is no label of YOLO: numbers alone") from None
+            raise RegionError(f"line {number}, {line!r:.60}, is no label of YOLO: numbers alone") from None
     end = 5 if _are_poses(rows) else None
-    items = []
-    for number, (row, kind) in enumerate(zip(rows, kinds, strict=True), 1):
-        label = names.get(kind, str(kind))
-        said, place = {"line": lines[number - 1]}, partial(make, np.array(row[1:end]))
-        items.append(Item(f"line {number}", place, label, None, said))
+    items = [
+        Item(f"line {number}", partial(make, np.array(row[1:end])), names.get(kind, str(kind)), None, {"line": line})
+        for number, (line, row, kind) in enumerate(zip(lines, rows, kinds, strict=True), 1)
+    ]
     return Photo(None, items, in_pixels=False)
 
 
@@ -293,8 +279,7 @@ def _cvat(image: ElementTree.Element) -> Photo:
         for said in [_said(shape)]
         for own in [said.get("attributes", {}).get("annotation_id")]  # which an export gives it
     ]
-    size = stated_size(image.get("width"), image.get("height"))
-    return Photo(image.get("name"), items, size)
+    return Photo(image.get("name"), items, stated_size(image.get("width"), image.get("height")))
 
 
 def _said(element: ElementTree.Element) -> dict[str, Any]:
@@ -342,19 +327,17 @@ def _canvas(corner: Sequence[int], part: Size, image_size: Size) -> tuple[Bools,
     """An empty mask of an image, and the view of a part of it, (width, height), at a left top corner."""
     (left, top), (width, height) = corner, part
     if min(left, top) < 0 or left + width > image_size[0] or top + height > image_size[1]:
-        place = f"the mask at {left},{top} of {width}x{height}"
-        raise RegionError(f"{place} sticks out of the image: draw it on this one")
+        raise RegionError(f"the mask at {left},{top} of {width}x{height} sticks out of the image: draw it on this one")
     found = np.zeros(image_size[::-1], dtype=bool)
     return found, found[top : top + height, left : left + width]
 
 
 def _voc(root: ElementTree.Element) -> Photo:
     def make(entry: ElementTree.Element, image_size: Size) -> Region:
-        keys = ("xmin", "ymin", "xmax", "ymax")
-        left, top, right, bottom = (_number(entry.findtext(f"bndbox/{key}"), key) for key in keys)
+        x1, y1, x2, y2 = (_number(entry.findtext(f"bndbox/{key}"), key) for key in ("xmin", "ymin", "xmax", "ymax"))
         # Pixels are counted from 1, and the last one is inside; shares are not.
-        first = float(max(right, bottom) > 1)
-        return Box(left - first, top - first, right, bottom)
+        first = float(max(x2, y2) > 1)
+        return Box(x1 - first, y1 - first, x2, y2)
 
     items = [
         Item(f"object {number}", partial(make, entry), entry.findtext("name"), None, _said(entry))
@@ -381,29 +364,23 @@ def sam_masks(folder: Path) -> Photo:
     def make(name: str, image_size: Size) -> Region:
         return Mask.from_file(inside(folder, name))
 
-    items = [Item(f"mask {one}", partial(make, f"{one}.png"), id=one) for one in ids]
-    return Photo(None, items)
+    return Photo(None, [Item(f"mask {one}", partial(make, f"{one}.png"), id=one) for one in ids])
 
 
 def items_given(regions: Any) -> tuple[Item, ...]:
-    """Of a list of regions, named or not; of the rows of `supervision.Detections`, or of a result of ultralytics.
-
-    A detector's row is called by its class, and all that is said of it is its `source`.
-    """
+    """Of regions, named or not; of rows of `supervision.Detections` or of ultralytics, each called by its class."""
     if hasattr(regions, "orig_shape"):
         regions = require("supervision", "supervision").Detections.from_ultralytics(regions)
     if hasattr(regions, "xyxy"):
         return tuple(_detected(number, *row) for number, row in enumerate(regions))
     given = items_of(regions, "the list of regions")
     named = [one if isinstance(one, NamedRegion) else NamedRegion(one) for one in given]
-    found = listed((one.region for one in named), "region")
-    makes = [partial(lambda one, _: one, one) for one in found]
+    makes = [partial(lambda one, _: one, one) for one in listed(one.region for one in named)]
     pairs = enumerate(zip(named, makes, strict=True))
     return tuple(Item(f"region {n}", make, x.label, x.id, x.source) for n, (x, make) in pairs)
 
 
-def _detected(number: int, box: Any, mask: Any, sure: Any, *about: Any) -> Item:
-    kind, track, more = about
+def _detected(number: int, box: Any, mask: Any, sure: Any, kind: Any, track: Any, more: Any) -> Item:
     given = {**more, "class_id": kind, "confidence": sure, "tracker_id": track}
     said = {key: as_numpy(one).tolist() for key, one in given.items() if one is not None}
     turned = said.pop("xyxyxyxy", None)
@@ -425,48 +402,40 @@ def photo_of(
     label: str | Callable[[Entry], object] = "label",
     read: Make | None = None,
 ) -> Photo:
-    """The photo of a record: `parts`, `name`, `size`, `label` are keys of them, nested ones with dots.
-
-    A part is made a region by `read`, or by `make` where it is of COCO's kind.
-    """
+    """The photo of a record, by keys or nested keys with dots; `read` makes its parts regions, or COCO's `make`."""
     entries = entries_of(record, parts) if record.get(parts) is not None else []
-    called, number = at(record, name), record.get("image_id", record.get("id"))
-    items = items_from(entries, parts[:-1], read or make, label)
+    told = at(record, name), record.get("image_id", record.get("id"))
+    called, number = (None if one is None else str(one) for one in told)
     sides = stated_size(*(at(record, side) for side in size))
-    called, number = (None if one is None else str(one) for one in (called, number))
-    return Photo(called, items, sides, number)
+    return Photo(called, items_from(entries, parts[:-1], read or make, label), sides, number)
 
 
 def _grounded_sam(record: Entry, make: Make) -> Photo:
     def boxed(entry: Entry, image_size: Size) -> Region:
         return make({"bbox_mode": record["box_format"], **entry}, image_size)
 
-    how: Any = {"size": ("img_width", "img_height"), "label": "class_name"}
-    return photo_of(record, boxed, name="image_path", **how)
+    return photo_of(record, boxed, name="image_path", size=("img_width", "img_height"), label="class_name")
 
 
 def called(part: Entry) -> object:
     """What one of the shapes that `drawn` reads is called, or an entry of a list."""
-    given = part.get("region_attributes") or {}
-    keys = (*_CALLED, *(f"region_attributes.{key}" for key in given), "names.0")
+    keys = (*_CALLED, *(f"region_attributes.{key}" for key in part.get("region_attributes") or ()), "names.0")
     return next((one for one in (at(part, key) for key in keys) if isinstance(one, str)), None)
 
 
 def _side_by_side(record: Entry, make: Make) -> Photo:
     """Objects of datasets: a list for each of their keys."""
-    given = record.get("objects") or {}
-    lists = {key: one for key, one in given.items() if isinstance(one, list)}
+    lists = {key: one for key, one in (record.get("objects") or {}).items() if isinstance(one, list)}
     if len({len(one) for one in lists.values()}) > 1:
         raise RegionError(f"its objects are lists of unequal lengths, {sorted(lists)}: mend them")
     objects = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
     return photo_of({**record, "objects": objects}, make, "objects", "file_name", label=called)
 
 
-def _refused(record: Entry, make: Make, why: str) -> Photo:
-    raise RegionError(why)
+def _json_min(record: Entry, make: Make) -> Photo:
+    raise RegionError("Label Studio's JSON-MIN leaves out what shapes are; export JSON or COCO")
 
 
-_MIN = "Label Studio's JSON-MIN leaves out what shapes are; export JSON or COCO"
 _IN = ("image.width", "image.height")
 _drawn = partial(photo_of, read=drawn)
 FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
@@ -486,8 +455,8 @@ FORMS: Mapping[tuple[str, ...], Callable[[Entry, Make], Photo]] = {
     ("regions", "filename"): partial(_drawn, parts="regions", name="filename", label=called),
     ("data", "annotations"): label_studio,
     ("data", "predictions"): label_studio,
-    ("annotator", "image"): partial(_refused, why=_MIN),
-    ("annotator", "label"): partial(_refused, why=_MIN),
+    ("annotator", "image"): _json_min,
+    ("annotator", "label"): _json_min,
 }
 """Keys that tell a photo's record of JSON -> its reader: Grounded SAM 2, Darwin 2 and 1, SA-1B, detectron2, labelme,
 Cityscapes, BDD100K, Visual Genome, datasets, VIA, Label Studio; the first that fits, in this order."""

@@ -18,11 +18,11 @@ import numpy as np
 
 from patchioner.base.errors import RegionError, RegionFileError
 from patchioner.base.files import check
-from patchioner.regions import formats
 from patchioner.regions.annotators import sam_masks
 from patchioner.regions.base import Size
+from patchioner.regions.formats import MAX_MASK_BYTES, narrated, photos_of, read_json
 from patchioner.regions.items import BoxFormat, Item, NamedRegion, Photo, box_of, id_key, plain_name
-from patchioner.regions.mask import require_same_size
+from patchioner.regions.mask import Mask, require_same_size
 from patchioner.regions.paths import Trace
 from patchioner.regions.shapes import Box
 
@@ -34,7 +34,7 @@ _OWN_NAMES = (*_OWN, *map(str.upper, _OWN), f"/{_SAM}")
 
 
 class RegionFile:
-    """A file of regions, read once; it answers by photo.
+    """A file of regions, read once; it answers by photo; `photos` are all of them, with entries not yet made regions.
 
     Args:
         path: as in `read_regions`.
@@ -66,44 +66,37 @@ class RegionFile:
         check(("apply", "ignore"), exif=exif)
         self.path = Path(path)
         self._how: Any = {"box_format": box_format, "normalized": normalized, "exif": exif}
-        self._photos: list[Photo] = []
+        self.photos: list[Photo] = []
         is_folder = content is None and self.path.is_dir()
         with _named_errors(self.path):
             if is_folder and (self.path / _SAM).is_file():
-                self._photos = [sam_masks(self.path)]
+                self.photos = [sam_masks(self.path)]
             elif not is_folder:
                 if content is None and not self.path.is_file():  # a pipe might never end
                     raise RegionError("no such file")
-                self._photos = formats.photos_of(self.path, content, box_format)
-        self.has_own_files = is_folder and not self._photos  # one for each photo
+                self.photos = photos_of(self.path, content, box_format)
+        self.has_own_files = is_folder and not self.photos  # one for each photo
         self._own_paths: dict[str, Path | None] = {}
-        self._by_id = {photo.image_id: photo for photo in reversed(self._photos)}
+        self._by_id = {photo.image_id: photo for photo in reversed(self.photos)}
         self._by_file_name: dict[str, list[Photo]] = {}
-        for photo in self._photos:
+        for photo in self.photos:
             parts = _parts(photo.name) if photo.name else [""]
             ends = {_lowered(parts[-1]), _lowered(plain_name(parts[-1])), "/".join(parts[-2:])}
             for name in ends - {""}:
                 self._by_file_name.setdefault(name, []).append(photo)
 
-    @property
-    def photos(self) -> Sequence[Photo]:
-        """Every photo of the file, in its order, with entries that are not yet made regions."""
-        return self._photos
-
     def items(self, image_name: str | None = None) -> list[Item]:
         """The entries of one photo as they stand, one for each of `entries`; RegionFileError as there."""
-        if self.has_own_files:
-            return self.of(image_name).items(image_name)
-        with _named_errors(self.path):
-            return [item for photo in self._matching(image_name) for item in photo.items]
+        file = self.of(image_name)
+        with _named_errors(file.path):
+            return [item for photo in file._matching(image_name) for item in photo.items]
 
     def for_photo(self, image_size: Size, image_name: str | None = None) -> list[NamedRegion]:
         """The regions of one photo, in the file's order; RegionFileError for the first bad one.
 
         Args:
             image_size: (width, height) of the original image; what the file says must agree.
-            image_name: its path or file name, for files about several images: the image whose
-                path ends alike for the longest stretch is taken.
+            image_name: its path or file name; of a file's images that whose path ends alike for longest is taken.
         """
         found = []
         for one in self.entries(image_size, image_name):
@@ -113,10 +106,7 @@ class RegionFile:
         return found
 
     def entries(self, image_size: Size, image_name: str | None = None) -> list[Entered]:
-        """As `for_photo`, but a bad entry is answered by its error and the others are kept.
-
-        RegionFileError: the photo is not in the file, is ambiguous, or has another size there.
-        """
+        """As `for_photo`, but a bad entry is its error; RegionFileError: no such photo, several, or of another size."""
         if self.has_own_files:
             return self.of(image_name).entries(image_size, image_name)
         with _named_errors(self.path):
@@ -124,20 +114,18 @@ class RegionFile:
             turn = 1 if self._how["exif"] == "apply" else _orientation(image_name)
             stored = image_size[::-1] if turn >= 5 else image_size
             for photo in photos:
-                what, advice = f"the photo {photo.name!r} of its annotations", "give that image"
-                require_same_size(what, photo.size or stored, stored, advice)
+                require_same_size(f"photo {photo.name!r} in it", photo.size or stored, stored, "give that image")
         found: list[Entered] = []
-        held = 0
+        held = 0  # bytes of masks
         for photo, item in [(one, item) for one in photos for item in one.items]:
             shares = bool(self._how["normalized"]) and photo.in_pixels
             try:
                 with _named_errors(self.path):
-                    if held <= formats.MAX_MASK_BYTES:
+                    if held <= MAX_MASK_BYTES:
                         named = item.named(image_size, shares=shares, orientation=turn)
-                        held += formats.mask_bytes(named.region)
-                    if held > formats.MAX_MASK_BYTES:
-                        most = f"the photo's masks take over {formats.MAX_MASK_BYTES:,} bytes"
-                        raise RegionError(f"{item.what}: with it {most}; give fewer")
+                        held += sum(one.array.nbytes for one, _ in named.region.leaves() if isinstance(one, Mask))
+                    if held > MAX_MASK_BYTES:
+                        raise RegionError(f"{item.what}: with it masks take over {MAX_MASK_BYTES:,} bytes; give fewer")
                     found.append(named)
             except RegionFileError as error:
                 found.append(error)
@@ -152,30 +140,26 @@ class RegionFile:
         if not self.has_own_files:
             return self
         if (path := self.own_path(image_name or "")) is None:
-            stem = PurePosixPath(_parts(image_name or "")[-1]).stem
-            wanted = ", ".join(f"{stem}{suffix}" for suffix in _OWN)
+            wanted = f"{PurePosixPath(_parts(image_name or '')[-1]).stem} with {', '.join(_OWN)}"
             raise RegionFileError(f"region file {str(self.path)!r}: no file in it is called like the photo, {wanted}")
         own = RegionFile(path, **self._how)
-        if len(own._photos) == 1:  # found by the file's name: the one in it may be old
-            own._photos = [replace(own._photos[0], name=None)]
+        if len(own.photos) == 1:  # found by the file's name: the one in it may be old
+            own.photos = [replace(own.photos[0], name=None)]
         return own
 
     def own_path(self, image_name: str) -> Path | None:
         """Of a folder: the file that is called like the photo, in the folders that are called like the photo's last."""
         if self.has_own_files and image_name not in self._own_paths:
-            found = (path for path in self._own_candidates(image_name) if os.path.isfile(path))
-            path = next(found, None)
-            is_sam = path is not None and path.name == _SAM
-            self._own_paths[image_name] = path.parent if path and is_sam else path
+            path = next(filter(os.path.isfile, self._own_candidates(image_name)), None)
+            self._own_paths[image_name] = path.parent if path and path.name == _SAM else path
         return self._own_paths.get(image_name)
 
     def _own_candidates(self, image_name: str) -> Iterator[Path]:
         for parts in dict.fromkeys((PurePosixPath(image_name).parts or ("",), _parts(image_name))):
-            *folders, name = parts
             for at in range(len(parts)):
                 if not {"/", "..", ""} & set(parts[at:]):  # which would lead out of the folder
-                    place, stem = self.path.joinpath(*folders[at:]), PurePosixPath(name).stem
-                    yield from (place / f"{stem}{suffix}" for suffix in _OWN_NAMES)
+                    photo = self.path.joinpath(*parts[at:])
+                    yield from (photo.parent / f"{photo.stem}{suffix}" for suffix in _OWN_NAMES)
 
     def ambiguous(self, image_names: Iterable[str]) -> dict[str, RegionFileError]:
         """An error for each of the photos that would get what is another's by its path, or as much."""
@@ -189,16 +173,15 @@ class RegionFile:
             most = max(names.values())
             is_one = len({os.path.normpath(name) for name in names if names[name] == most}) == 1
             for name in (one for one in names if names[one] < most or not is_one):
-                wrong = f"{str(found)!r} is called like several photos, {name!r} among them"
-                what = f"region file {str(self.path)!r}: {wrong}: name them, or folders, apart"
-                errors[name] = RegionFileError(what)
+                wrong = f"{str(found)!r} is called like several photos, also {name!r}: name them, or folders, apart"
+                errors[name] = RegionFileError(f"region file {str(self.path)!r}: {wrong}")
         return errors
 
     def _nearest(self, image_name: str) -> tuple[object, Any]:
         """What is called like a photo: the file in a folder or the name in a file, and how much alike; or None."""
         wanted = _parts(image_name)
         if self.has_own_files or not self._by_file_name:
-            number = wanted[-1] if len(self._photos) > 1 else None
+            number = wanted[-1] if len(self.photos) > 1 else None
             return self.own_path(image_name) or number, ()
         best, length = self._called(wanted)
         return max((str(one.name) for one in best), default=None), length
@@ -213,7 +196,7 @@ class RegionFile:
 
     def _matching(self, image_name: str | None) -> list[Photo]:
         """The photos that are the named one; several where one name has several ids."""
-        photos = self._photos
+        photos = self.photos
         if len(photos) == 1 and (photos[0].name is None or image_name is None):
             return photos
         if image_name is None:
@@ -225,26 +208,21 @@ class RegionFile:
         if not best:
             names = [str(photo.name) for photo in photos[:_MOST_NAMES]]
             close = ", ".join(difflib.get_close_matches(image_name, names, n=3, cutoff=0.0))
-            of_them = f"none of its {len(photos)} images is called {wanted[-1]!r}"
-            raise RegionError(f"{of_them}; close: {close}")
+            raise RegionError(f"none of its {len(photos)} images is called {wanted[-1]!r}; close: {close}")
         ends = sorted({"/".join(_parts(str(one.name))) for one in best})
         if len(ends) > 1:
-            some = f"several of its images are called so, {', '.join(ends[:3])}"
-            raise RegionError(f"{image_name!r} is ambiguous: {some}; name its folder too")
+            raise RegionError(f"{image_name!r} is ambiguous: {', '.join(ends[:3])} are called so; name its folder too")
         return best
 
     def _by_number(self, file_name: str) -> Photo:
         """A results list knows images by id alone: a file's name, or the number at its end as COCO's have."""
         stem = file_name.rpartition(".")[0]
-        numbers = map(id_key, re.findall(r"\d+$", stem))
-        for one in (file_name, id_key(stem), *numbers):
+        for one in (file_name, id_key(stem), *map(id_key, re.findall(r"\d+$", stem))):
             if one in self._by_id:
                 return self._by_id[one]
-        ids = ", ".join(str(photo.image_id) for photo in self._photos[:3])
-        raise RegionError(
-            f"it is a list about several images (image_id {ids}), and none is the number at the end of {file_name!r}; "
-            "give the annotation file with its 'images', or one image's part"
-        )
+        ids = ", ".join(str(photo.image_id) for photo in self.photos[:3])
+        wrong = f"a list about several images (image_id {ids}), none the number at the end of {file_name!r}"
+        raise RegionError(f"it is {wrong}; give the annotation file with its 'images', or one image's part")
 
 
 @overload
@@ -282,23 +260,22 @@ def read_regions(
 def read_trace(path: str | Path) -> Trace:
     """Read one trace from a JSON file.
 
-    Takes `[[x, y], ...]` in pixels; `[{"x": .., "y": .., "t": ..}, ...]` in 0..1, as the traces of
-    Localized Narratives are published; one of their records, `{"traces": [[{"x": ..}, ...], ...]}`;
-    or `{"trace": [...], "normalized": bool}`, which says so itself. RegionFileError for anything else.
+    `[[x, y], ...]` in pixels; `[{"x": .., "y": .., "t": ..}, ...]` in 0..1, as the traces of Localized Narratives are
+    published; one of their records, `{"traces": [[{"x": ..}, ...], ...]}`; or `{"trace": [...], "normalized": bool}`,
+    which says so itself. RegionFileError for anything else.
     """
     with _named_errors(Path(path)):
         if not Path(path).is_file():
             raise RegionError("no such file")
-        content = formats.read_json(Path(path))
+        content = read_json(Path(path))
         record = content if isinstance(content, Mapping) else {"trace": content}
         if isinstance(record.get("traces"), list) and "trace" not in record:
-            return formats.narrated(record["traces"])
+            return narrated(record["traces"])
         points, normalized = record.get("trace"), record.get("normalized")
         if normalized not in (None, True, False):
             raise RegionError(f"'normalized' is {normalized!r:.80}; give true or false")
         if not isinstance(points, list) or not points:
-            form = '[[x, y], ...] in pixels or {"trace": [[x, y], ...], "normalized": true}'
-            raise RegionError(f"it holds no trace: write {form}")
+            raise RegionError('no trace: give [[x, y], ...] in pixels or {"trace": [[x, y], ...], "normalized": true}')
         if isinstance(points[0], Mapping):
             return Trace.from_points_xyt(points, normalized=normalized is not False)
         return Trace(points, normalized=bool(normalized))
@@ -316,18 +293,15 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise RegionFileError(f"{name}: nested too deeply") from None
     except OSError as error:
         raise RegionFileError(f"{name} cannot be read: {error.strerror or error}") from error
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        # A file that only looks like its format fails in any way.
-        what = "a value in it is not of the kind that belongs there"
-        raise RegionFileError(f"{name} is broken: {what}") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:  # of what only looks like its format
+        raise RegionFileError(f"{name} is broken: a value in it is not of the kind that belongs there") from error
 
 
 def _are_corners(found: Iterable[object], size: Size) -> bool:
     """Whether a photo's boxes of COCO, (width, height), stick out of it, and corners as these numbers would not."""
-    known = [one for one in found if isinstance(one, NamedRegion) and one.source]
-    pairs = [(one.region, one.source.get("bbox")) for one in known if one.source]
-    boxes = ((box, row) for box, row in pairs if isinstance(box, Box) and row)
-    rows = [row for box, row in boxes if box == box_of(row, "xywh")]
+    known = [one for one in found if isinstance(one, NamedRegion) and isinstance(one.region, Box)]
+    given = [(one.region, (one.source or {}).get("bbox")) for one in known]
+    rows = [row for box, row in given if row and box == box_of(row, "xywh")]
     table = np.array(rows, dtype=np.float64).reshape(-1, 4)
     start, end = table[:, :2], table[:, 2:]
     sticks_out = (start + end > np.array(size) * 1.05).any()
@@ -346,8 +320,7 @@ def _parts(name: str) -> tuple[str, ...]:
     # Files written on Windows have backslashes, macOS takes accents apart, an address may be signed.
     if "://" in name:
         name = name.partition("?")[0].partition("#")[0]
-    plain = unicodedata.normalize("NFC", unquote(name)).replace("\\", "/")
-    return PurePosixPath(plain).parts or ("",)
+    return PurePosixPath(unicodedata.normalize("NFC", unquote(name)).replace("\\", "/")).parts or ("",)
 
 
 def _lowered(name: str) -> str:

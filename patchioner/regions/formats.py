@@ -41,10 +41,7 @@ from patchioner.regions.paths import Polygon, Trace
 _Array = npt.NDArray[np.generic]
 _logger = logging.getLogger(__name__)
 
-_GIVE = (
-    "export COCO, Pascal VOC or YOLO from the tool that made it, or give this project's JSON "
-    "({'regions': [...]}), or SAM's masks as .json or .npz"
-)
+_GIVE = "give COCO, Pascal VOC, YOLO, Patchioner's JSON ({'regions': [...]}), or SAM's masks as .json or .npz"
 _YOLO = re.compile(rb"(?:\xef\xbb\xbf)?\s*\d+(?:\.0*)?(?:[ \t]+[-+.\deE]+){4,}[ \t]*(?:\r?\n|\Z)")
 _BOX_MODES: dict[str, BoxFormat] = {
     **{"None": "xywh", "1": "xywh", "XYWH_ABS": "xywh", "0": "xyxy", "XYXY_ABS": "xyxy"},
@@ -53,21 +50,17 @@ _BOX_MODES: dict[str, BoxFormat] = {
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF", b"BM")
 _ONE_ID = "(of files that were joined?) have one id; give each its own:"
 _REMEDY = 'save bool masks with np.savez_compressed("masks.npz", masks=array)'
-# Masks of a hundred objects in a photo of 40 megapixels; larger files are refused before they are unpacked.
-MAX_ARRAY_BYTES = 4 * 2**30
-MAX_MASK_BYTES = 3 * 2**29
-"""Masks of one photo that a file may bring, at a byte a pixel: 128 of one of 12 megapixels."""
+MAX_ARRAY_BYTES = 4 * 2**30  # a hundred masks of 40 megapixels; larger files are refused before they are unpacked
+MAX_MASK_BYTES = 3 * 2**29  # masks of one photo that a file may bring, at a byte a pixel: 128 of 12 megapixels
 
 
-def from_coco(
-    annotation: Mapping[str, object], image_size: Size | None = None, box_format: BoxFormat | None = None
-) -> Region:
+def from_coco(annotation: Entry, image_size: Size | None = None, box_format: BoxFormat | None = None) -> Region:
     """The region of one COCO annotation: its polygons, its mask, or else its box.
 
     Args:
-        annotation: with ``segmentation`` (list of flat rings, an RLE of either spelling, or a
-            (height, width) array as SAM gives it) and/or ``bbox``: [x, y, width, height], or corners
-            where detectron2's ``bbox_mode`` is 0 (above 1 it is none of these: RegionError, as for broken ones).
+        annotation: with ``segmentation`` (list of flat rings, an RLE of either spelling, or a (height, width) array as
+            SAM gives it) and/or ``bbox``: [x, y, width, height], or corners where detectron2's ``bbox_mode`` is 0
+            (above 1 it is none of these: RegionError, as for broken ones).
         image_size: (width, height) of the image; a mask of another size is an error.
         box_format: how ``bbox`` is written, if not as above.
 
@@ -92,13 +85,11 @@ def from_coco(
     if isinstance(given, Sequence) and given:
         return Polygon.from_coco(given)
     if annotation.get("bbox") is None:
-        keys = sorted(map(str, annotation))
-        raise RegionError(f"it has keys {keys}; give 'segmentation' (polygons or RLE) or 'bbox'")
+        raise RegionError(f"it has keys {sorted(map(str, annotation))}; give 'segmentation' (polygons, RLE) or 'bbox'")
     mode = annotation.get("bbox_mode")
     form = box_format or _BOX_MODES.get(str(mode).removeprefix("BoxMode."))
     if form is None:
-        wanted = "give 0 (xyxy: corners) or 1 (xywh)"
-        raise RegionError(f"bbox_mode {mode!r:.40} (or box_format) is not read; {wanted}")
+        raise RegionError(f"bbox_mode {mode!r:.40} (or box_format) is not read; give 0 (xyxy: corners) or 1 (xywh)")
     return box_of(annotation["bbox"], form)
 
 
@@ -106,9 +97,9 @@ def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
     """The regions of what SAM, SAM 2 or SAM 3 returns, in its order.
 
     Args:
-        masks: the automatic generator's dictionaries, with ``segmentation`` as an array or RLE; or
-            the predictor's masks, (n, height, width) or (n, 1, height, width), as an array or tensor,
-            alone, as the first of the (masks, scores, logits) that it returns, or under "masks".
+        masks: the automatic generator's dictionaries, with ``segmentation`` as an array or RLE; or the predictor's
+            masks, (n, height, width) or (n, 1, height, width), as an array or tensor, alone, as the first of the
+            (masks, scores, logits) that it returns, or under "masks".
         image_size: (width, height) of the image; a RegionError names a mask of another size.
 
     Example:
@@ -133,10 +124,9 @@ def from_sam(masks: Any, image_size: Size | None = None) -> list[Region]:
 
 def _is_yes_or_no(given: object) -> bool:
     """Whether nested lists are the rows of a mask that became JSON, not flat rings."""
-    if not (isinstance(given, Sequence) and given and isinstance(given[0], Sequence)):
-        return False
-    rows = [row for row in given if isinstance(row, Sequence) and len(row) == len(given[0])]
-    return len(rows) == len(given) and all(value in (0, 1) for row in rows for value in row)
+    rows = given if isinstance(given, Sequence) else ()
+    even = all(isinstance(row, Sequence) and len(row) == len(rows[0]) for row in rows)
+    return bool(rows) and even and all(value in (0, 1) for row in rows for value in row)
 
 
 def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) -> list[Photo]:
@@ -153,17 +143,15 @@ def photos_of(path: Path, content: object, box_format: BoxFormat | None = None) 
         if opening[:4] == b"PK\x03\x04" or opening[:6] == b"\x93NUMPY":
             return [Photo(None, _array_items(path, box_format))]
         if opening.startswith(_PICTURES):
-            mask = f"name it in JSON, {{'regions': [{{'mask': {path.name!r}}}]}}"
-            raise RegionError(f"it is a picture: {mask}; or save numbers of regions as .npy")
+            own = {"regions": [{"mask": path.name}]}
+            raise RegionError(f"it is a picture: name it in JSON, {own}; or save numbers of regions as .npy")
         first = opening.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \r\n\t")[:1]
         if first == b"<":
             return xml_photos(path.read_bytes())
         if _YOLO.match(opening) or (path.suffix == ".txt" and not opening.strip()):
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            return [yolo([line for line in lines if line.strip()], path.parent)]
+            return [yolo([line for line in path.read_text("utf-8-sig").splitlines() if line.strip()], path.parent)]
         if first == b"{" and path.stat().st_size > LARGE:
-            large = large_coco(path, partial(_coco, make=make))
-            large = large or large_lines(path, partial(_of_records, make=make))
+            large = large_coco(path, partial(_coco, make=make)) or large_lines(path, partial(_of_records, make=make))
             if large:
                 return large
         content = read_json(path)
@@ -210,7 +198,8 @@ def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
     if keys & {"segmentation", "bbox"}:
         named: dict[str | None, list[Entry]] = {}
         for one in records:
-            named.setdefault(_named(one), []).append(one)
+            names = (one[key] for key in (*NAME_KEYS, "image", "image_path", "photo") if isinstance(one.get(key), str))
+            named.setdefault(next(names, None), []).append(one)
         what = "annotation" if "image_id" in keys else "entry"
         return [
             Photo(name, items, image_id=number)
@@ -223,12 +212,6 @@ def _of_records(records: list[Entry], make: Make) -> list[Photo] | None:
     if keys >= {"ann_id", "sentences"}:
         raise RegionError("RefCOCO's phrases without boxes: give its instances.json by ann_id")
     return None
-
-
-def _named(entry: Entry) -> str | None:
-    """The photo that an entry of a list says it is of."""
-    keys = (*NAME_KEYS, "image", "image_path", "photo")
-    return next((entry[key] for key in keys if isinstance(entry.get(key), str)), None)
 
 
 def narrated(strokes: object) -> Trace:
@@ -263,11 +246,6 @@ def _ours(name: str | None, entries: object, folder: Path, box_format: BoxFormat
         return Region.from_json(entry, folder)
 
     return Photo(name, items_from(items_of(entries, "the list of regions"), "region", make))
-
-
-def mask_bytes(region: Region) -> int:
-    """What its masks take."""
-    return sum(one.array.nbytes for one, _ in region.leaves() if isinstance(one, Mask))
 
 
 def _coco(content: Entry, make: Make) -> list[Photo]:
@@ -323,9 +301,7 @@ def _array_items(path: Path, box_format: BoxFormat | None) -> list[Item]:
         raise RegionError(f"its arrays are cut short or damaged; {_REMEDY}") from error
     if not {"masks", "boxes"} & arrays.keys():
         raise RegionError(f"its arrays are {sorted(arrays)}, none is 'masks'; {_REMEDY}")
-    stacks: dict[str, Any] = {**arrays}
-    if "masks" in arrays:
-        stacks["masks"] = _mask_stack(arrays["masks"])
+    stacks: dict[str, Any] = {name: _mask_stack(one) if name == "masks" else one for name, one in arrays.items()}
     lengths = {name: len(one) for name, one in stacks.items()}
     if len(set(lengths.values())) > 1:
         raise RegionError(f"its arrays have different lengths: {lengths}; give one row per mask")
@@ -346,10 +322,7 @@ def _members(content: Any) -> dict[str, _Array]:
 
 
 def _mask_stack(array: _Array) -> list[tuple[int | None, _Array]]:
-    """Single (height, width) masks of an array, with their ids; axes of length 1 do not count.
-
-    An integer array of several values is a label map: one mask per value but 0. RegionError for several such.
-    """
+    """Single (height, width) masks of an array, with their ids; a map of several integers has one for each but 0."""
     given = array.shape
     while array.ndim > 3 and 1 in array.shape[:-2]:
         array = np.squeeze(array, axis=array.shape.index(1))
@@ -357,15 +330,14 @@ def _mask_stack(array: _Array) -> list[tuple[int | None, _Array]]:
         array = array[..., 0]
     if array.ndim not in (2, 3):
         raise RegionError(f"'masks' has shape {given}; give (n, height, width)")
-    alone = array.ndim == 2 or len(array) == 1
+    maps = array if array.ndim == 3 else array[None]
     found: list[tuple[int | None, _Array]] = []
-    for one in [array] if array.ndim == 2 else array:
-        whole = np.issubdtype(array.dtype, np.integer)
-        labels = [int(value) for value in (np.unique(one) if whole else ()) if value != 0]
+    for one in maps:
+        labels = [int(value) for value in (np.unique(one) if array.dtype.kind in "iu" else ()) if value != 0]
         if labels and labels[0] < 0:
             raise RegionError("its numbers go below 0: write 0 where no region is")
-        if len(labels) > 1 and not alone:
-            raise RegionError(f"{len(array)} maps of several numbers each; give one map, or masks")
+        if len(labels) > 1 and len(maps) > 1:
+            raise RegionError(f"{len(maps)} maps of several numbers each; give one map, or masks")
         found += [(n, one == n) for n in labels] if len(labels) > 1 else [(None, one)]
     return found
 
@@ -375,7 +347,5 @@ def _box_items(array: _Array, box_format: BoxFormat | None) -> list[Item]:
         raise RegionError(f"'boxes' has shape {array.shape}; give (n, 4), x, y, width, height")
     table = np.asarray(array, dtype=np.float64)
     if box_format is None and len(table) and (table[:, 2:] > table[:, :2]).all():
-        wrong = "boxes are read as x, y, width, height, and could be corners, too"
-        _logger.warning("%s: say which by box_format (--box-format xywh or xyxy)", wrong)
-    rows = [{"bbox": row} for row in array.tolist()]
-    return items_from(rows, "box", partial(from_coco, box_format=box_format))
+        _logger.warning("boxes read as x, y, width, height could be corners: say which by box_format (--box-format)")
+    return items_from([{"bbox": row} for row in array.tolist()], "box", partial(from_coco, box_format=box_format))

@@ -16,24 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from patchioner.base.errors import RegionError
-from patchioner.regions.base import Floats, Region, Size, items_of
+from patchioner.regions.base import Floats, Region, Size, around, items_of
 from patchioner.regions.mask import Mask
 from patchioner.regions.paths import Polygon, Trace
 from patchioner.regions.shapes import Box, Point, RegionSet, numbers
 
 Entry = Mapping[str, Any]
-Make = Callable[[Any, Size], Region]
-"""(entry, (width, height) of the image) -> its region."""
+Make = Callable[[Any, Size], Region]  # (entry, (width, height) of the image) -> its region
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
 Bools = npt.NDArray[np.bool_]
 
-LARGE = 64 * 2**20
-"""Bytes from which a file is indexed alone: as Python values it would take about ten times as much memory."""
+LARGE = 64 * 2**20  # bytes from which a file is indexed alone: as Python values it would take ten times the memory
 _WINDOW = 4 * 2**20
 _AHEAD = 2**16  # numbers and words are never cut off by the window's end
 _DECODER, _SPACES = json.JSONDecoder(), re.compile(r"[ \t\n\r]*")
-# Eight digits that begin like a year are a date.
-_UPLOADED = re.compile(r"^(?!(?:19|20)\d{6})[0-9a-f]{8}-(?=.)")
+_UPLOADED = re.compile(r"^(?!(?:19|20)\d{6})[0-9a-f]{8}-(?=.)")  # eight digits that begin like a year are a date
 _ROBOFLOW = re.compile(r"_([A-Za-z0-9]{2,5})\.rf\.\w{8,}\.\w+$")
 _logger = logging.getLogger(__name__)
 NAME_KEYS = ("file_name", "filename", "path", "coco_url")  # LVIS v1 has URLs alone
@@ -69,16 +66,13 @@ class Item:
     source: Entry | None = None
 
     def named(self, image_size: Size, *, shares: bool = False, orientation: int = 1) -> NamedRegion:
-        """The region on an image of (width, height); RegionError with the entry's place.
-
-        `shares`: its numbers are 0..1 of the image; `orientation`: EXIF's, of the stored pixels that it was made on.
-        """
+        """The region on an image; RegionError names the entry. `shares`: it counts in 0..1; `orientation`: EXIF's."""
         stored = image_size[::-1] if orientation >= 5 else image_size
         try:
             with np.errstate(over="ignore"):  # what becomes infinite is no region
                 region = self.make(stored)
                 if shares:
-                    region = moved(region, stored, lambda points: points * stored)
+                    region = moved(region, stored, lambda points: points * stored, lambda mask: mask)
             region.require_fit(stored)
             if orientation != 1:
                 region = turned(region, stored, orientation)
@@ -86,8 +80,7 @@ class Item:
                 raise RegionError(f"label is {self.label!r:.80}; give a text")
         except RegionError as error:
             raise RegionError(f"{self.what}: {error}") from error
-        known = isinstance(self.id, (int, str)) and not isinstance(self.id, bool)
-        own: Any = self.id if known else None
+        own = self.id if isinstance(self.id, int | str) and not isinstance(self.id, bool) else None
         return NamedRegion(region, self.label, own, self.source)
 
 
@@ -176,9 +169,7 @@ def box_of(values: object, form: BoxFormat) -> Box:
     return Box.from_xywh(x, y, right, bottom)
 
 
-def moved(
-    region: Region, size: Size, points: Callable[[Floats], Floats], mask: Callable[[Bools], Bools] = lambda array: array
-) -> Region:
+def moved(region: Region, size: Size, points: Callable[[Floats], Floats], mask: Callable[[Bools], Bools]) -> Region:
     """A region of an image of (width, height) with its points, (n, 2) pixels, and masks sent through functions."""
     match region:
         case RegionSet():
@@ -186,8 +177,7 @@ def moved(
         case Mask():
             return Mask(mask(region.array))
         case Box():
-            corners = points(region.extent())
-            return Box(*corners.min(axis=0), *corners.max(axis=0))
+            return Box(*around(points(region.extent())).ravel())
         case Point():
             return Point(*points(region.extent())[0])
         case Polygon():
@@ -209,10 +199,7 @@ def turned(region: Region, size: Size, orientation: int) -> Region:
 
 
 def large_coco(path: Path, photos: Callable[[Entry], list[Photo]]) -> list[Photo] | None:
-    """The photos of a COCO file, which must stay as it is: entries are read when they are asked for; or None.
-
-    `photos`: the content of a small COCO file -> its photos. RegionError where JSON is cut short or broken.
-    """
+    """The photos of a COCO file by `photos`, which takes a small one's content; or None. RegionError: it is broken."""
     categories: Any = []
     images: list[dict[str, Any]] = []
     places: dict[str, array[int]] = {}  # image_id -> start and length of each annotation
@@ -239,18 +226,16 @@ def large_coco(path: Path, photos: Callable[[Entry], list[Photo]]) -> list[Photo
         content = {"images": [image], "annotations": entries, "categories": categories}
         yield from photos(content)[0].items
 
-    empty = photos({"images": images, "annotations": [], "categories": categories})
-    each = zip(empty, images, ids, strict=True)
+    each = zip(photos({"images": images, "annotations": [], "categories": categories}), images, ids, strict=True)
     return [replace(photo, items=_Late(partial(read, image, key))) for photo, image, key in each]
 
 
 def large_lines(path: Path, photos: Callable[[Any], list[Photo] | None]) -> list[Photo] | None:
     """As `large_coco`, of JSON lines; `photos` of their records is None where those do not stand on lines."""
-    places: dict[tuple[str | None, str | None], array[int]] = {}  # start and length of each line
-    known: dict[tuple[str | None, str | None], Photo] = {}
+    known: dict[tuple[str | None, str | None], tuple[Photo, array[int]]] = {}  # with start and length of each line
 
     def read(key: tuple[str | None, str | None]) -> Iterator[Item]:
-        for photo in photos(_slices(path, places[key])) or ():
+        for photo in photos(_slices(path, known[key][1])) or ():
             if (photo.name, photo.image_id) == key:
                 yield from photo.items
 
@@ -266,15 +251,15 @@ def large_lines(path: Path, photos: Callable[[Any], list[Photo] | None]) -> list
                 return None
             for photo in found or ():
                 key = photo.name, photo.image_id
-                known.setdefault(key, replace(photo, items=_Late(partial(read, key))))
-                places.setdefault(key, array("q")).extend((start, len(line)))
+                late = replace(photo, items=_Late(partial(read, key)))
+                known.setdefault(key, (late, array("q")))[1].extend((start, len(line)))
             start += len(line)
-    return list(known.values())
+    return [photo for photo, _ in known.values()]
 
 
 @dataclass(frozen=True)
 class _Late:
-    """Entries that are read when they are looked at."""
+    """Entries that are read when they are looked at, from a file that must stay as it is."""
 
     read: Callable[[], Iterator[Item]]
 
@@ -317,8 +302,7 @@ class _Window:
 
     def _take(self, wanted: str) -> None:
         if self.peek() != wanted:
-            place = self._start + self._at
-            raise RegionError(f"not JSON: {wanted!r} is missing at byte {place:,}; is it complete?")
+            raise RegionError(f"not JSON: {wanted!r} is missing at byte {self._start + self._at:,}; is it complete?")
         self._at += 1
 
     def _value(self) -> tuple[int, str, Any]:
