@@ -36,8 +36,7 @@ VERBS = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, without the usage."""
-        said = printable(" ".join(message.split()))
-        self.exit(2, f"{self.prog}: error: {said} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: error: {printable(' '.join(message.split()))} (see {self.prog} --help)\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

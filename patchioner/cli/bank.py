@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchioner.base.errors import OptionError
-from patchioner.base.files import require_new_folder
+from patchioner.base.files import read_json, require_new_folder
 from patchioner.base.optional import asked_workers
 from patchioner.cli.spelling import Run, argument, declare, positive_int, write_line
 
@@ -42,15 +42,12 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     known = ".json (COCO, Karpathy), .jsonl, .txt, .csv, .tsv, .parquet; .gz or .zst of those"
     add("captions", nargs="+", metavar="CAPTIONS", help=known)
     add("--out", metavar="DIR", type=Path, required=True, help="new folder")
-    model = "model whose text tower embeds; the bank is for that model (default: %(default)s)"
-    add("--text-encoder", default="patchioner-mini", metavar="ID|DIR", help=model)
+    add("--text-encoder", default="patchioner-mini", metavar="ID|DIR", help="the bank's model (default: %(default)s)")
     add("--column", help="column or key of the captions (default: looked for)")
-    split = "of a file with splits, those to read (default: train restval)"
-    add("--split", nargs="+", default=["train", "restval"], metavar="NAME", help=split)
+    add("--split", nargs="+", default=["train", "restval"], help="to read, of files with any (default: train restval)")
     add("--sample", type=positive_int, metavar="N", help="draw N captions at random")
     add("--rows", type=positive_int, metavar="N", help="compact the bank to N rows")
-    merge = "make rows that are equal on disk one row with a count; projections stay the same"
-    add("--merge-duplicates", action="store_true", help=merge)
+    add("--merge-duplicates", action="store_true", help="rows equal on disk become one with a count; projections stay")
     add("--lower", action="store_true", help="lower-case, drop a final full stop")
     add("--raw-norms", action="store_true", help="keep the lengths of the vectors, as published")
     add("--no-texts", action="store_true", help="leave the captions out")
@@ -58,8 +55,7 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda, ... (default: the model's choice)")
     add("--seed", type=int, default=0, help="of --sample and --rows")
     add("--resume", action="store_true", help="go on with a stopped run")
-    engine = "who embeds: this process, or workers of Ray: one for each GPU or, without, processor, or N (ray:N)"
-    add("--engine", type=argument(asked_workers), metavar="local|ray|ray:N", help=engine)
+    add("--engine", type=argument(asked_workers), metavar="local|ray|ray:N", help="this process, or (N) workers of Ray")
 
     add = command("info", inform, "what is in a bank")
     add("bank", metavar="BANK", help=_BANK)
@@ -70,32 +66,26 @@ def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rows", type=positive_int, required=True, help="rows to keep")
     _add_storage(add)
 
-    about = "find a bank's nearest rows fast, by FAISS, where projections onto these are asked for (another index goes)"
-    add = command("index", index, about)
+    add = command("index", index, "let FAISS find nearest rows fast, for projections onto them (another index goes)")
     add("bank", metavar="BANK", help=_BANK)
     kind = "lists of rows; of rows in eight bits; all rows, on a GPU (default: %(default)s)"
     add("--kind", choices=["ivf", "ivfsq", "flat"], default="ivf", help=kind)
-    lists = "lists of rows (default: 4 times the root of the rows)"
-    add("--lists", type=positive_int, metavar="N", help=lists)
-    probes = "lists looked at per query (default: an eighth of them)"
-    add("--probes", type=positive_int, metavar="N", help=probes)
+    add("--lists", type=positive_int, metavar="N", help="lists of rows (default: 4 times the root of the rows)")
+    add("--probes", type=positive_int, metavar="N", help="lists looked at per query (default: an eighth of them)")
 
 
 def build(options: argparse.Namespace) -> int:
     """Read captions, embed them, write the bank; returns the exit status."""
     from memory_bank import build_bank_folder, read_captions
     from memory_bank.build import RECORD, embed_on_ray
-    from patchioner.base.files import read_json
     from patchioner.base.weights import tensors_sha256
 
-    column, splits = options.column, options.split
-    captions = [one for path in options.captions for one in read_captions(path, column, splits=splits)]
+    captions = [one for path in options.captions for one in read_captions(path, options.column, splits=options.split)]
     tower, unit = _text_tower(options.text_encoder), not options.raw_norms
     spread = None
-    if (workers := options.engine) is not None:
+    if options.engine is not None:
         embedder = partial(_embedder, options.text_encoder, options.device)
-        spread = partial(embed_on_ray, embedder, unit=unit, workers=workers, device=options.device)
-    names = ("sample", "rows", "lower", "seed", "resume")
+        spread = partial(embed_on_ray, embedder, unit=unit, workers=options.engine, device=options.device)
     bank = build_bank_folder(
         captions,
         _placed(tower, options.device),
@@ -105,7 +95,7 @@ def build(options: argparse.Namespace) -> int:
         keep_texts=not options.no_texts,
         dtype=options.storage,
         spread=spread,
-        **{name: getattr(options, name) for name in names},
+        **{name: getattr(options, name) for name in ("sample", "rows", "lower", "seed", "resume")},
     )
     distinct = read_json(options.out / RECORD).get("distinct", len(bank))
     if options.merge_duplicates and len(merged := bank.merge_duplicates()) < len(bank):
@@ -122,10 +112,9 @@ def inform(options: argparse.Namespace) -> int:
 
     folder = _bank_folder(options.bank)
     bank = MemoryBank.load(folder, memory_map=False)
-    norms = bank.norms
     write_line(f"{folder}: {bank!r}")
     write_line(f"  on disk    {folder_bytes(folder) / 2**20:,.1f} MiB, checksum right")
-    write_line(f"  norms      {norms.min():.3g} to {norms.max():.3g}, mean {norms.mean():.3g}")
+    write_line(f"  norms      {bank.norms.min():.3g} to {bank.norms.max():.3g}, mean {bank.norms.mean():.3g}")
     write_line(f"  stands for {int(bank.counts.sum()):,} captions")
     write_line(f"  sha256     {bank.fingerprint()}")
     if bank.index is not None:
@@ -154,10 +143,7 @@ def index(options: argparse.Namespace) -> int:
     from patchioner.checkpoints.folder import shipped_models
 
     if options.bank in shipped_models():
-        raise OptionError(
-            f"{options.bank} is part of the installed package and stays as it is: "
-            f"patchioner convert {options.bank} COPY, then index COPY"
-        )
+        raise OptionError(f"{options.bank} is the package's: patchioner convert {options.bank} COPY, then index COPY")
     wanted = IndexOptions(options.kind, options.lists, options.probes)
     folder = _bank_folder(options.bank)
     indexed = MemoryBank.load(folder).with_index(wanted)
@@ -168,9 +154,8 @@ def index(options: argparse.Namespace) -> int:
 
 
 def _add_storage(add: Callable[..., object]) -> None:
-    precision = "precision on disk (default: %(default)s)"
     kinds = ["float16", "float32", "int8"]
-    add("--storage", choices=kinds, default="float16", help=precision)
+    add("--storage", choices=kinds, default="float16", help="precision on disk (default: %(default)s)")
 
 
 def _described(options: IndexOptions, rows: int) -> str:
@@ -210,8 +195,5 @@ def _text_tower(name: str) -> TextTower:
     else:
         tower = folder.read_checkpoint(path).text_tower
     if not tower:
-        raise OptionError(
-            f"{name!r} has no text tower to embed captions with: choose a model that has one "
-            "(`patchioner models ID` lists the parts)"
-        )
+        raise OptionError(f"{name!r} has no text tower to embed with: choose another (`patchioner models ID` tells)")
     return tower

@@ -43,26 +43,20 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     _add_common(add, ".parquet, .jsonl or .csv; or a FOLDER/ of Parquet shards")
     spelling.add_region_file(add)
     add("--task", choices=TASKS, default="caption", help="what is asked (default: %(default)s)")
-    choice = "texts to choose among, for --task label"
-    add("--labels", metavar='FILE|"A;B;C"', type=spelling.parse_texts, default=(), help=choice)
+    add("--labels", metavar='FILE|"A;B;C"', type=spelling.parse_texts, default=(), help="texts for --task label")
     add("--retry", choices=["failed"], help="ask again about the photos of which rows failed")
-    most = "stop when more rows have failed"
-    add("--max-failures", type=spelling.natural, metavar="N", help=most)
-    workers = "who works: this process, or (N) workers of Ray"
-    add("--engine", metavar="local|ray|ray:N", default="local", help=workers)
+    add("--max-failures", type=spelling.natural, metavar="N", help="stop when more rows have failed")
+    add("--engine", metavar="local|ray|ray:N", default="local", help="who works: this process, or (N) workers of Ray")
     add("--shards", type=spelling.positive_int, metavar="N", help="pieces of a new run")
     add("--bank", metavar="DIR", help="memory bank in place of the model's")
     spelling.add_min_confidence(add)
     cost = "rate, and seconds of each stage alone; with the price of an hour, what photos cost"
-    price: Any = {"nargs": "?", "type": spelling.not_negative, "const": 0.0}
-    add("--profile", metavar="PRICE", help=cost, **price)
+    add("--profile", nargs="?", metavar="PRICE", type=spelling.not_negative, const=0.0, help=cost)
     add = parser.add_argument_group("other forms of the rows, once all are there").add_argument
-    beside = f"of {', '.join(BESIDE)} a file for each photo, in the folder PATH"
-    forms = f"{', '.join(EXPORTS)}; {beside}"
+    forms = f"{', '.join(EXPORTS)}; of {', '.join(BESIDE)} a file for each photo, in the folder PATH"
     add("--export", action="append", type=_export, metavar="FORM=PATH", default=[], help=forms)
     add("--prefix", default="", metavar="TEXT", help="in front of the photos' names in --export")
-    page = "photos, regions and captions on a page, sorted by confidence"
-    add("--gallery", metavar="FILE.html", help=page)
+    add("--gallery", metavar="FILE.html", help="photos, regions and captions on a page, sorted by confidence")
     add = parser.add_argument_group("tables").add_argument
     add("--image-column", metavar="NAME", help="pictures or paths")
     add("--region-column", metavar="NAME", help="regions or boxes")
@@ -71,8 +65,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
 def _export(text: str) -> tuple[str, str]:
     form, _, path = text.partition("=")
     if form not in EXPORTS or not path:
-        error = UnknownNameError.among("export", form, EXPORTS)
-        raise argparse.ArgumentTypeError(f"{error}; to be written FORM=PATH")
+        raise argparse.ArgumentTypeError(f"{UnknownNameError.among('export', form, EXPORTS)}; to be written FORM=PATH")
     return form, path
 
 
@@ -85,18 +78,13 @@ def add_alt_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_common(add: Callable[..., Any], out: str) -> None:
-    what = "folder, glob, list, annotations, tars or tables of photos; several are one source"
-    add("source", metavar="SOURCE", nargs="+", help=what)
+    add("source", metavar="SOURCE", nargs="+", help="photos: folders, globs, lists, annotations, tars, tables, as one")
     add("--out", required=True, metavar="FILE|DIR", help=out)
     spelling.add_model(add)
 
 
 def run_batch(options: argparse.Namespace) -> int:
-    """Do the job and return the exit status.
-
-    Raises:
-        PatchionerError: nothing can be done at all.
-    """
+    """Do the job and return the exit status; PatchionerError: nothing can be done at all."""
     bound_memory(_KERNELS)
     given: Mapping[str, Any] = vars(options)
     least = "threshold" if options.task == "label" else "min_confidence"
@@ -117,22 +105,17 @@ def run_batch(options: argparse.Namespace) -> int:
                 options.error(f"{path!r} would be written twice: give each form a file of its own")
             written.append(os.path.realpath(path))
     columns = {name: given.get(name) for name in ("image_column", "region_column")}
-    numbers = spelling.numbers_of_regions(options)
-    settings: dict[str, Any] = {
-        "task": task,
-        "reading": Reading(given.get("region_file"), **columns, **numbers),
-        "retry": given.get("retry") is not None,
-        **{name: given.get(name) for name in ("device", "bank", "shards", "max_failures")},
-    }
+    reading = Reading(given.get("region_file"), **columns, **spelling.numbers_of_regions(options))
+    settings: dict[str, Any] = {"task": task, "reading": reading, "retry": given.get("retry") is not None}
+    settings |= {name: given.get(name) for name in ("device", "bank", "shards", "max_failures")}
     source = options.source if len(options.source) > 1 else options.source[0]
     found = run(source, options.out, model=options.model, engine=engine, **settings)
     spelling.report_left_out("the source", found.left_out)
     _tell(found, options.out)
     if found.stopped is None:
-        _write_other_forms(given, source, settings["reading"])
+        _write_other_forms(given, source, reading)
     if (price := given.get("profile")) is not None:
-        job = Job(source, options.out, options.model, **settings)
-        _tell_profile(found, stage_seconds(job), price)
+        _tell_profile(found, stage_seconds(Job(source, options.out, options.model, **settings)), price)
     return found.status
 
 
@@ -162,11 +145,9 @@ def _tell_profile(found: Report, stages: Mapping[str, float], price: float) -> N
     """Rates of the run and of a device that takes the stages in turn, while processors read for it; and costs."""
     rate, alone = found.photos / max(found.seconds, 1e-9), 1 / stages["backbone"]
     each = found.regions / max(1, found.photos)
-    write_line(f"{rate:.2f} photos/s with {each:.1f} regions each; the backbone alone "
-               f"{alone:.2f}: {rate / alone:.2f} of it")  # fmt: skip
-    told = ", ".join(f"{name} {1000 * seconds:.1f}" for name, seconds in stages.items())
-    write_line(f"each stage alone, ms a photo: {told}")
+    write_line(f"{rate:.2f} photos/s of {each:.1f} regions; the backbone alone {alone:.2f}: {rate / alone:.2f} of it")
+    write_line("each stage alone, ms a photo: " + ", ".join(f"{name} {1000 * one:.1f}" for name, one in stages.items()))
     if price:
-        device = 3600 / (stages["backbone"] + stages["regions"])
-        write_line(f"a device at {price:g} an hour: {device:,.0f} photos an hour, {device / price:,.0f} for 1, "
-                   f"a million for {1e6 * price / device:,.2f}")  # fmt: skip
+        hour = 3600 / (stages["backbone"] + stages["regions"])
+        costs = f"{hour / price:,.0f} for 1, a million for {1e6 * price / hour:,.2f}"
+        write_line(f"a device at {price:g} an hour: {hour:,.0f} photos an hour, {costs}")

@@ -1,6 +1,6 @@
 """`patchioner calibrate`: fit how sure captions of regions are, on boxes with names, or on photos with captions.
 
-Or, of long descriptions, how far photos support sentences (`--detail`).
+With `--detail`, how far photos support the sentences of long descriptions.
 
 A caption of a box counts as right where it says the box's name. Without such boxes random ones are captioned, and right
 is a caption whose things are all in people's captions of the photo: the photo's main thing for a box beside it, too.
@@ -23,15 +23,17 @@ from patchioner.base.errors import OptionError, TextError
 from patchioner.base.files import replace_folder, write_json
 from patchioner.base.progress import progress
 from patchioner.cli.spelling import declare, positive_int, write_line
+from patchioner.images import load_image
+from patchioner.regions import Box, Region, WholeImage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from patchioner.checkpoints.folder import KindSettings, Parts
     from patchioner.geometry import ImageGeometry
+    from patchioner.guidance import Captioned
     from patchioner.nouns import NounTable
     from patchioner.pipeline import Embedded
-    from patchioner.regions import Region
 
     NamedBoxes: TypeAlias = tuple[Any, Sequence[tuple[Region, str]]]
     Told: TypeAlias = tuple[int, int, str, tuple[float, ...], int | None]
@@ -45,21 +47,13 @@ _BOXES, _SHARES = 8, (0.02, 0.5)  # of a photo, and shares of its area
 
 def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner calibrate` takes."""
-    about = (
-        "Fit the confidence of a model's captions, and count how near regions are to nouns, on photos with captions. "
-        "Use photos that nothing is later measured on."
-    )
-    add = declare(parser, calibrate, about)
+    add = declare(parser, calibrate, "Fit how sure captions are, on photos that nothing is later measured on.")
     add("--model", default="patchioner-mini", metavar="ID|DIR", help="with a text tower")
-    pairs = 'JSON: [{"file_name", "captions"}, ...]'
-    add("--pairs", type=Path, required=True, metavar="FILE", help=pairs)
-    boxes = 'JSON: [{"file_name", "boxes": [{"xyxy", "name"}, ...]}, ...]; much surer than captions alone'
-    add("--boxes", type=Path, metavar="FILE", help=boxes)
+    add("--pairs", type=Path, required=True, metavar="FILE", help='JSON: [{"file_name", "captions"}, ...]')
+    add("--boxes", type=Path, metavar="FILE", help='JSON: [{"file_name", "boxes": [{"xyxy", "name"}, ...]}, ...]')
     add("--photos", type=Path, required=True, metavar="DIR", help="folder of all those photos")
-    drawn = "photos, drawn always alike (default: %(default)s)"
-    add("--limit", type=positive_int, default=300, metavar="N", help=drawn)
-    support = "fit the support of `patchioner detail` in place of the confidence of captions"
-    add("--detail", action="store_true", help=support)
+    add("--limit", type=positive_int, default=300, metavar="N", help="photos, always the same (default: %(default)s)")
+    add("--detail", action="store_true", help="fit instead the support of sentences, for `patchioner detail`")
     add("--device")
     add("--write", action="store_true", help="into the model's folder; else only print")
 
@@ -72,12 +66,12 @@ def calibrate(options: argparse.Namespace) -> int:
 
     folder = Path(options.model)
     if options.write and not (folder / "config.json").is_file():
-        raise OptionError(f"--write needs the folder of a checkpoint; {options.model!r} is none")
+        raise OptionError(f"--write needs a checkpoint's folder, {options.model!r} is none: see patchioner convert")
     if options.detail and options.boxes is not None:
-        raise OptionError("--boxes tell of captions, not of --detail: leave one of them out")
+        options.error("--boxes tell of captions, not of --detail: leave one of them out")
     pairs = read_pairs(options.pairs, options.photos, limit=10**9, seed=_SEED)
     boxes = None if options.boxes is None else _read_boxes(options.boxes, options.photos)
-    parts, device = read_checkpoint(find_model(options.model)), usable_device(options.device)
+    device, parts = usable_device(options.device), read_checkpoint(find_model(options.model))
     if options.detail:
         fitted, measured = fit_detail(parts, device, pairs[: options.limit])
     else:
@@ -88,7 +82,7 @@ def calibrate(options: argparse.Namespace) -> int:
     return 0
 
 
-def fit_detail(parts: Parts, device: Any, pairs: Sequence[tuple[Any, Sequence[str]]]) -> tuple[Parts, dict[str, Any]]:
+def fit_detail(parts: Parts, device: Any, pairs: Sequence[Captioned]) -> tuple[Parts, dict[str, Any]]:
     """The parts with calibrated support of sentences (`patchioner.detail.score.calibrate_model`); and that."""
     from patchioner.detail.score import KEY, calibrate_model
     from patchioner.model import Patchioner
@@ -99,19 +93,13 @@ def fit_detail(parts: Parts, device: Any, pairs: Sequence[tuple[Any, Sequence[st
 
 
 def fit(
-    parts: Parts,
-    device: Any,
-    pairs: Sequence[tuple[Any, Sequence[str]]],
-    limit: int,
-    named_boxes: Sequence[NamedBoxes] | None = None,
+    parts: Parts, device: Any, pairs: Sequence[Captioned], limit: int, named_boxes: Sequence[NamedBoxes] | None = None
 ) -> tuple[Parts, dict[str, Any]]:
     """The parts with a table of nouns, settings that use it, and calibrated captions; and that calibration.
 
     A table or settings that are there stay. `pairs` are (photo, people's captions), all of which the nouns are counted
-    in, as in the bank's texts; captions are judged by the first `limit`, or by so many of `named_boxes`.
-
-    Raises:
-        OptionError: no text tower, or captions that are all right or all wrong.
+    in, as in the bank's texts; captions are judged by the first `limit`, or by so many of `named_boxes`. OptionError:
+    no text tower, or captions that are all right or all wrong.
     """
     import torch
 
@@ -122,40 +110,37 @@ def fit(
     if parts.text_tower is None:
         raise OptionError(f"{settings.name!r} has no text tower to compare captions with")
     placed = parts.to(device, torch.float32)
-    drawn = None
-    if parts.nouns is None or named_boxes is None:
-        draw = partial(_boxes, random.Random(_SEED))
-        drawn = _embedded(placed, [(photo, draw) for photo, _ in pairs[:limit]])
     nouns = parts.nouns
+    photos: list[Embedded] = []
+    if nouns is None or named_boxes is None:
+        draw = partial(_boxes, random.Random(_SEED))
+        photos = _embedded(placed, [(photo, draw) for photo, _ in pairs[:limit]])
     if nouns is None:
         texts = None if parts.bank is None else parts.bank.texts
         said = chain(texts or (), *(captions for _, captions in pairs))
-        rows = torch.cat([one.embeddings for one in drawn or ()])
+        rows = torch.cat([one.embeddings for one in photos])
         nouns = NounTable.build(map(str.lower, said), rows, parts.text_tower)
     if not settings.guides:
         settings = replace(settings, kinds=adapting(settings.kinds, parts.decoder.can_be_guided))
-    photos, chosen = drawn or [], (named_boxes or ())[:limit]
     if named_boxes is not None:
-        photos = _embedded(placed, [(photo, [box for box, _ in boxes]) for photo, boxes in chosen])
+        photos = _embedded(placed, [(photo, [box for box, _ in boxes]) for photo, boxes in named_boxes[:limit]])
         nouns = nouns.of_asked(torch.cat([one.embeddings for one in photos]))
     placed = replace(placed, settings=settings, nouns=nouns.to(device))
 
     def is_right(owner: int, place: int, text: str) -> bool:
         if named_boxes is None:
             return _all_told(text, pairs[owner][1])
-        return _says(text, chosen[owner][1][place][1])
+        return _says(text, named_boxes[owner][1][place][1])
 
     told = list(_captioned(photos, placed))
     truth = [is_right(owner, place, text) for owner, place, text, *_ in told]
     measures, odds = _with_odds(nouns, told, truth)
-    nouns = replace(nouns, odds=odds)
     fitted = fit_logistic(FEATURES, measures, truth)
     # It was fitted with as much weight on the right as on the wrong: back to how often each is.
     fitted = replace(fitted, bias=fitted.bias + math.log(sum(truth) / (len(truth) - sum(truth))))
-    counts = _measures(fitted(measures).tolist(), truth, len(photos))
-    calibrated = {**fitted.to_json(), "measured": counts}
+    calibrated = {**fitted.to_json(), "measured": _measures(fitted(measures).tolist(), truth, len(photos))}
     settings = replace(settings, calibration={**settings.calibration, KEY: calibrated})
-    return replace(parts, settings=settings, nouns=nouns), calibrated
+    return replace(parts, settings=settings, nouns=replace(nouns, odds=odds)), calibrated
 
 
 def _with_odds(nouns: NounTable, told: Sequence[Told], truth: Sequence[bool]) -> tuple[list[list[float]], Tensor]:
@@ -209,9 +194,7 @@ def _embedded(placed: Parts, asked: Sequence[tuple[Any, Regions]]) -> list[Embed
     import torch
 
     from patchioner.embedding import embed_pooled, shares
-    from patchioner.images import load_image
     from patchioner.pipeline import Embedded
-    from patchioner.regions import WholeImage
 
     found = []
     with torch.inference_mode():
@@ -260,24 +243,23 @@ def _says(text: str, name: str) -> bool:
 
 def _read_boxes(path: Path, photos: Path) -> list[NamedBoxes]:
     """(Photo, (box, name)) of a JSON file, in an order drawn always alike; TextError says where it is not one."""
-    from patchioner.regions import Box
-
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         found: list[NamedBoxes] = []
         for row in rows:
-            named = [(Box(*map(float, box["xyxy"])), str(box["name"])) for box in row["boxes"]]
+            boxes = [(Box(*map(float, one["xyxy"])), str(one["name"]).strip()) for one in row["boxes"]]
+            named = [(box, name) for box, name in boxes if name]
             found += [(photos / str(row["file_name"]), named)] if named else []
     except (ValueError, KeyError, TypeError) as error:
         raise TextError(f"{path} is no list of photos with boxes and names: {error!r}") from error
+    if not found:
+        raise TextError(f"{path} has no boxes with names: give some, or leave --boxes out")
     random.Random(_SEED).shuffle(found)
     return found
 
 
 def _boxes(generator: random.Random, geometry: ImageGeometry) -> list[Region]:
     """Boxes of all sizes and shapes anywhere on a photo."""
-    from patchioner.regions import Box
-
     found: list[Region] = []
     for _ in range(_BOXES):
         area = math.exp(generator.uniform(*map(math.log, _SHARES)))
@@ -296,9 +278,8 @@ def _measures(sure: Sequence[float], truth: Sequence[bool], photos: int) -> dict
     size = math.ceil(len(pairs) / 10)
     bins = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     error = sum(abs(sum(right - p for p, right in one)) for one in bins) / len(pairs)
-    shares = {"right": sum(truth) / len(pairs), "calibration error": error}
-    counts = {"photos": photos, "captions": len(pairs)}
-    return {**counts, **{name: round(share, 4) for name, share in shares.items()}}
+    right = round(sum(truth) / len(pairs), 4)
+    return {"photos": photos, "captions": len(pairs), "right": right, "calibration error": round(error, 4)}
 
 
 def _write(folder: Path, fitted: Parts, before: Parts) -> None:

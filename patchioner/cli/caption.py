@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,7 +17,7 @@ from patchioner.base.progress import progress
 from patchioner.cli import spelling
 from patchioner.cli.spelling import PhotoSource, report, report_error, write_line
 from patchioner.geometry import ImageGeometry
-from patchioner.regions import Kind, NamedRegion, Patch, Region, RegionFile, WholeImage
+from patchioner.regions import Kind, NamedRegion, Patch, Region, RegionFile, Weighting, WholeImage
 from patchioner.results import Caption, Label
 
 _EXAMPLES = f"""\
@@ -35,35 +36,26 @@ exit status: 0 all captioned; 1 a photo, a region or the model failed (see stand
 """
 
 
-_PATH = '"X,Y X,Y ..."'
-_REGIONS: Sequence[tuple[str, str, Callable[[str], Region], str]] = (
-    ("--box", "X1,Y1,X2,Y2", spelling.parse_box, "left, top, right, bottom"),
-    ("--point", "X,Y", spelling.parse_point, "the patch under a point"),
-    ("--mask", "PNG", spelling.parse_mask, "of the photo's size, not black where the region is"),
-    ("--polygon", _PATH, spelling.parse_polygon, 'several outlines separated by ";"'),
-    ("--trace", f"{_PATH}|FILE", spelling.parse_trace, "path of a pointer, or a JSON file of one"),
-    ("--region-set", '"BOX;BOX;..."', spelling.parse_region_set, "several boxes, one caption"),
-)
-
-
 def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare everything that `patchioner caption` takes."""
-    about = "Print a caption for every region of every photo."
-    add = spelling.declare(parser, caption_photos, about, _EXAMPLES)
+    add = spelling.declare(parser, caption_photos, "Print a caption for every region of every photo.", _EXAMPLES)
     add("photos", nargs="+", metavar="PHOTO", help="picture, folder, or sample")
     add = parser.add_argument_group("regions, captioned in the order given").add_argument
-    one_list: Any = {"action": "append", "dest": "regions", "default": []}  # it keeps their order
-    for flag, form, parse, help_ in _REGIONS:
-        add(flag, metavar=form, type=parse, help=help_, **one_list)
-    whole: Any = {"action": "append_const", "const": WholeImage(), "dest": "regions"}
-    add("--whole", help="the whole image beside others; alone, it is the default", **whole)
+    listed = partial(add, action="append", dest="regions", default=[])  # one list keeps their order
+    path = '"X,Y X,Y ..."'
+    listed("--box", metavar="X1,Y1,X2,Y2", type=spelling.parse_box, help="left, top, right, bottom")
+    listed("--point", metavar="X,Y", type=spelling.parse_point, help="the patch under a point")
+    listed("--mask", metavar="PNG", type=spelling.parse_mask, help="of the photo's size, not black where the region is")
+    listed("--polygon", metavar=path, type=spelling.parse_polygon, help='several outlines separated by ";"')
+    listed("--trace", metavar=f"{path}|FILE", type=spelling.parse_trace, help="a pointer's path, or a JSON file of one")
+    listed("--region-set", metavar='"BOX;BOX;..."', type=spelling.parse_region_set, help="several boxes, one caption")
+    add("--whole", action="append_const", const=WholeImage(), dest="regions", help="the whole image, beside others")
     spelling.add_region_file(add)
     add("--patches", action="store_true", help="caption every patch; draws a map")
 
     add = parser.add_argument_group("model and output").add_argument
     spelling.add_model(add)
-    choice = "choose among these texts instead of writing a caption"
-    add("--labels", metavar='FILE|"A;B;C"', type=spelling.parse_texts, help=choice)
+    add("--labels", metavar='FILE|"A;B;C"', type=spelling.parse_texts, help="choose among these texts, write none")
     add("--beam", type=spelling.positive_int, metavar="N", help="beam search of width N")
     drawn = "draw the regions and captions; a folder when there are several photos"
     add("--out", type=spelling.argument(spelling.picture_name), metavar="PICTURE|DIR", help=drawn)
@@ -73,22 +65,17 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bank", metavar="DIR", help="memory bank in place of the model's (patchioner bank build)")
     counted = (
         f"how patches of a region count: {', '.join(get_args(Kind))} (default: the model's), as gaussian,variance=0.5 "
-        "with its width; or an option of the "
-        "Patch-ioner authors (docs/reference_mode.md): registers, heads, double_pass, orthogonal_projection, "
-        "contrastive_mask, with ,KEY=VALUE"
+        "with its width; or an option of the Patch-ioner authors (docs/reference_mode.md): registers, heads, "
+        "double_pass, orthogonal_projection, contrastive_mask, with ,KEY=VALUE"
     )
     add("--weighting", metavar="HOW", type=spelling.argument(_how_counted), help=counted)
-    shares = "exact shares of patches, or the published integer arithmetic (default: coverage)"
-    add("--rounding", choices=["coverage", "reference"], help=shares)
-    alone = "cut each region out and encode it alone: slow, for models whose patches say little"
-    add("--crop", action="store_const", const=True, help=alone)
+    add("--rounding", choices=["coverage", "reference"], help="shares of patches: exact (default), or as published")
+    add("--crop", action="store_const", const=True, help="encode each region cut out: slow; where patches say little")
     added = "add what each region's crop shows to its patches: surer of small regions, a quarter of a pass each"
     add("--add-crops", dest="crop", action="store_const", const="add", help=added)
     spelling.add_min_confidence(add)
-    likely = "the likeliest captions, not kept to what the region shows"
-    add("--plain", action="store_true", help=likely)
-    says = "name what a region shows, or tell of it (default: the model's)"
-    add("--style", choices=["auto", "phrase", "sentence"], default="auto", help=says)
+    add("--plain", action="store_true", help="the likeliest captions, not kept to what the region shows")
+    add("--style", choices=["auto", "phrase", "sentence"], default="auto", help="auto: the model's for that region")
     add("--gendered", action="store_true", help="men and women, not persons alone")
     add("--max-tokens", type=spelling.positive_int, metavar="N", help="longest caption, in tokens")
     add("--temperature", type=spelling.positive, metavar="T", help="draw words at random")
@@ -114,8 +101,7 @@ def _how_counted(text: str) -> Any:
 def wrong_combination(options: argparse.Namespace) -> str | None:
     """What is wrong about arguments that are right one by one; None when nothing is."""
     numbers = (options.beam, options.temperature, options.max_tokens)
-    writes = options.plain or options.gendered or options.style != "auto"
-    writes = writes or any(one is not None for one in numbers)
+    writes = options.plain or options.gendered or options.style != "auto" or any(one is not None for one in numbers)
     regions = options.regions or options.region_file
     if options.patches and regions:
         return "--patches captions every patch: leave the other regions out"
@@ -180,12 +166,9 @@ class _Job:
         self.geometry = geometry
         given = Patch.all(geometry) if self.options.patches else self.options.regions
         self.asked = [NamedRegion(region) for region in given]
-        entries = self.file.entries(geometry.image_size, self.photo.file_name) if self.file else ()
-        for entry in entries:
-            if isinstance(entry, PatchionerError):
-                self.errors.append(entry)
-            else:
-                self.asked.append(entry)
+        entries = self.file.entries(geometry.image_size, self.photo.file_name) if self.file else []
+        self.errors += [entry for entry in entries if isinstance(entry, PatchionerError)]
+        self.asked += [entry for entry in entries if not isinstance(entry, PatchionerError)]
         if not self.asked and self.errors:
             raise self.errors.pop(0)
         if not self.asked and self.file is not None:
@@ -233,19 +216,16 @@ class _Job:
         if self.options.patches:
             picture = draw_patch_map(photo, shown, geometry)
         else:
-            labels = [one.about.label for one in answered]
-            picture = draw_overlay(photo, shown, geometry=geometry, labels=labels)
+            picture = draw_overlay(photo, shown, geometry=geometry, labels=[one.about.label for one in answered])
         spelling.save_picture(picture, path)
 
 
 def caption_photos(options: argparse.Namespace) -> int:
-    """Caption all photos and return the exit status. What can be checked is checked before the model is loaded.
+    """Caption all photos and return the exit status; PatchionerError: nothing can be done at all: no photos, no model.
 
-    Raises:
-        PatchionerError: nothing can be done at all: no photos, no model.
+    What can be checked is checked before the model is loaded.
     """
-    problem = wrong_combination(options)
-    if problem is not None:
+    if problem := wrong_combination(options):
         options.error(problem)
     jobs, failed = _jobs(options)
     if not jobs:
@@ -265,11 +245,8 @@ def caption_photos(options: argparse.Namespace) -> int:
     # Smaller batches than the library's, so that lines appear as the work goes on.
     asked["batching"] = replace(Batching.on(model.device.type, jobs), regions=32 if model.device.type == "cpu" else 512)
     items = ((job.photo.source(), job.regions) for job in jobs)
-    found: Iterator[Any]
-    if options.labels is None:
-        found = model.caption_many(items, on_error="return", **asked)
-    else:
-        found = model.label_many(items, options.labels, on_error="return", **asked)
+    ask: Callable[..., Iterator[Any]] = model.caption_many if options.labels is None else model.label_many
+    found = ask(items, on_error="return", **asked)
     if len(jobs) > 1:
         found = progress(found, description="captioning", total=len(jobs), unit="photo")
     for job, outcome in zip(jobs, found, strict=True):
@@ -303,15 +280,14 @@ def _jobs(options: argparse.Namespace) -> tuple[list[_Job], int]:
                 require_other(picture, photo.name, options.region_file)
             jobs.append(_Job(photo, picture, options, file))
         except PatchionerError as error:
-            given = isinstance(error, ImageError)  # it names the photo itself
-            report_error(str(error) if given else f"{photo.name}: {error}")
+            # An `ImageError` names the photo itself.
+            report_error(str(error) if isinstance(error, ImageError) else f"{photo.name}: {error}")
     return jobs, len(photos) - len(jobs)
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
     """What was asked of the model, by its parameters' names; what was not has the model's defaults."""
     from decoders import DecodeOptions
-    from patchioner.regions import Weighting
 
     asked: dict[str, Any] = {"crop": options.crop}
     weighting = dict(options.weighting) if isinstance(options.weighting, dict) else {}
@@ -319,13 +295,11 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     if weighting:
         asked["weighting"] = Weighting(**weighting)
     if options.labels is not None:
-        return asked | {"threshold": options.min_confidence}
-    own = ("plain", "gendered", "style", "min_confidence")
-    asked |= {name: getattr(options, name) for name in own}
+        return asked | {"texts": options.labels, "threshold": options.min_confidence}
+    asked |= {name: getattr(options, name) for name in ("plain", "gendered", "style", "min_confidence")}
     decoding: dict[str, Any] = {}
     if options.beam is not None:
-        strategy = "beam" if options.beam > 1 else "greedy"
-        decoding.update(strategy=strategy, beam_width=options.beam)
+        decoding.update(strategy="beam" if options.beam > 1 else "greedy", beam_width=options.beam)
     if options.temperature is not None:
         decoding.update(strategy="sample", temperature=options.temperature, seed=options.seed)
     if options.max_tokens is not None:

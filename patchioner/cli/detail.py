@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchioner.base.files import atomic_path
 from patchioner.cli import spelling
 from patchioner.cli.spelling import find_photos, report, report_error, write_line
+from patchioner.detail import DetailedCaption, Scorer, dumps, open_photo
+from patchioner.regions import Region
 
 if TYPE_CHECKING:
-    from patchioner.detail import DetailedCaption, Scorer
-    from patchioner.detail.batch import PhotoJob
+    from patchioner.detail.batch import DetailSettings, PhotoJob
     from patchioner.detail.client import Budget
     from patchioner.model import Patchioner
 
@@ -36,10 +38,9 @@ what is finished stays); 2 wrong usage; 130 stopped with Ctrl-C.
 """
 
 
-def _who(*known: str) -> Callable[[str], str]:
-    """Reads who does a part of the work: one of the `known` words, with a model of one's own where they have one."""
-    forms = [re.sub("[A-Z]+", "[^:].*", word) for word in known]
-    return _matching("|".join(forms), f"is to be written {', '.join(known)}")
+def _who(forms: str) -> Callable[[str], str]:
+    """Reads who does a part of the work: one of `forms`, such as "none|hf:MODEL", with a model of one's own."""
+    return _matching(re.sub("[A-Z]+", "[^:].*", forms), f"is to be written {forms.replace('|', ', ')}")
 
 
 def _matching(pattern: str, form: str) -> Callable[[str], str]:
@@ -51,105 +52,81 @@ def _matching(pattern: str, form: str) -> Callable[[str], str]:
     return parse
 
 
-_MODELS = ("patchioner", "hf:MODEL", "openai:MODEL")
-_PRESET = {"action": "store_const", "dest": "preset", "default": argparse.SUPPRESS}
-_REGION = {"action": "append", "dest": "regions", "default": []}
-# fmt: off
-_FIRST: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("json", "one JSON object per photo and line, with provenance", {"action": "store_true"}),
-    ("out", "the JSON lines, each when its photo is finished; photos that have their line are skipped",
-     {"metavar": "FILE.jsonl", "type": _matching(r"(?i).*\.jsonl", "does not end in .jsonl")}),
-    ("report", "a page that shows where each sentence comes from, and what was dropped",
-     {"metavar": "FILE.html", "type": _matching(r"(?i).*\.html?", "does not end in .html")}),
-    ("box", "left, top, right, bottom in pixels", {"metavar": "X1,Y1,X2,Y2", "type": spelling.parse_box, **_REGION}),
-    ("mask", "picture of the photo's size, black outside", {"metavar": "PNG", "type": spelling.parse_mask, **_REGION}),
-    ("model", "our captioner; 'none' where others do it all", {"metavar": "ID|DIR", "default": "patchioner-mini"}),
-    ("describer", "who says what is in a region: patchioner, hf:MODEL or openai:MODEL",
-     {"metavar": "WHO", "type": _who(*_MODELS), "default": "patchioner"}),
-    ("fuser", "who makes a paragraph of it: patchioner (greedy), hf:MODEL or openai:MODEL",
-     {"metavar": "WHO", "type": _who(*_MODELS), "default": "patchioner"}),
-    ("base-url", "of an OpenAI-compatible server, with its /v1", {"metavar": "URL"}),
-    ("careful", "say only what many captions of overlapping regions say: the default", _PRESET | {"const": "careful"}),
-    ("full", "say more, of which more is wrong", _PRESET | {"const": "full"}),
-    ("max-words", "of the paragraph", {"metavar": "N", "type": spelling.positive_int}),
-    ("seed", "of everything drawn", {"type": int, "default": 0}),
-    ("device", "cpu, cuda, cuda:1 ... (default: the model's choice)", {}),
-)
-_ADVANCED: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("preset", "all numbers of the stages", {"choices": ["careful", "full", "published"], "default": "careful"}),
-    ("grid", "rows and columns of cells in place of quadrants",
-     {"metavar": "RxC", "type": _matching(r"(?i)[1-9]\d{0,2}x[1-9]\d{0,2}", "is not ROWSxCOLUMNS, such as 3x4")}),
-    ("samples", "texts about every region", {"metavar": "N", "type": spelling.positive_int}),
-    ("scorer", "dense (our model's own alignment), blip:MODEL, clip:NAME, or none",
-     {"metavar": "WHO", "type": _who("dense", "blip:MODEL", "clip:NAME", "none"), "default": "dense"}),
-    ("min-support", "least support of a sentence that is kept (default: as calibrated; of blip: 0.3)",
-     {"metavar": "0..1", "type": spelling.number("[0, 1]")}),
-    ("key-env", "environment variable with the key (OPENAI_API_KEY)", {"metavar": "NAME"}),
-    ("cache", "keeps every answer, so that nothing is asked twice (default: FILE.jsonl.cache beside --out)",
-     {"metavar": "DIR", "type": Path}),
-    ("max-calls", "most requests to servers, retries included",
-     {"metavar": "N", "type": spelling.natural}),
-    ("max-cost", "most to spend on servers, by the prices", {"metavar": "X", "type": spelling.not_negative}),
-    ("price-in", "price of a million tokens sent", {"metavar": "X", "type": spelling.not_negative}),
-    ("price-out", "price of a million tokens that come back", {"metavar": "X", "type": spelling.not_negative}),
-    ("concurrency", "photos, and requests to one model, under way at once, with openai:",
-     {"metavar": "N", "type": spelling.positive_int, "default": 4}),
-    ("timeout", "for one request", {"metavar": "SECONDS", "type": spelling.positive, "default": 120.0}),
-)
-# fmt: on
-
-
 def add_detail_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner detail` takes."""
-    about = "Describe photos at length, saying only what they support."
-    add = spelling.declare(parser, detail, about, _EXAMPLES)
+    add = spelling.declare(parser, detail, "Describe photos at length, saying only what they support.", _EXAMPLES)
     add("photos", nargs="+", metavar="PHOTO", help="picture, folder, scikit-image:NAME")
     spelling.add_region_file(add)
-    for group, rows in ((parser, _FIRST), (parser.add_argument_group("advanced"), _ADVANCED)):
-        for name, meaning, more in rows:
-            if more.get("default") not in (None, [], argparse.SUPPRESS):
-                meaning += " (default: %(default)s)"
-            group.add_argument(f"--{name}", help=meaning, **more)
+    add("--json", action="store_true", help="one JSON object per photo and line, with provenance")
+    lines = "the JSON lines, each when its photo is finished; photos that have their line are skipped"
+    add("--out", type=_matching(r"(?i).*\.jsonl", "does not end in .jsonl"), metavar="FILE.jsonl", help=lines)
+    page = "a page that shows where each sentence comes from, and what was dropped"
+    add("--report", type=_matching(r"(?i).*\.html?", "does not end in .html"), metavar="FILE.html", help=page)
+    region = partial(add, action="append", dest="regions", default=[])  # one list keeps their order
+    region("--box", type=spelling.parse_box, metavar="X1,Y1,X2,Y2", help="left, top, right, bottom in pixels")
+    region("--mask", type=spelling.parse_mask, metavar="PNG", help="picture of the photo's size, black outside")
+    add("--model", metavar="ID|DIR|none", default="patchioner-mini", help="our captioner (default: %(default)s)")
+    who = "patchioner|hf:MODEL|openai:MODEL"
+    add("--describer", type=_who(who), metavar=who, default="patchioner", help="describes a region (default: ours)")
+    add("--fuser", type=_who(who), metavar=who, default="patchioner", help="makes a paragraph of that (default: ours)")
+    add("--base-url", metavar="URL", help="of an OpenAI-compatible server, with its /v1")
+    preset = partial(add, action="store_const", dest="preset", default=argparse.SUPPRESS)
+    preset("--careful", const="careful", help="say only what many captions of overlapping regions say: the default")
+    preset("--full", const="full", help="say more, of which more is wrong")
+    add("--max-words", type=spelling.positive_int, metavar="N", help="of the paragraph")
+    add("--seed", type=int, default=0, help="of everything drawn (default: %(default)s)")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: the model's choice)")
+    _add_advanced(parser.add_argument_group("advanced").add_argument)
 
 
-def check_combinations(options: argparse.Namespace) -> str | None:
+def _add_advanced(add: Callable[..., Any]) -> None:
+    add("--preset", choices=["careful", "full", "published"], default="careful", help="all numbers of the stages")
+    cells = _matching(r"(?i)[1-9]\d{0,2}x[1-9]\d{0,2}", "is not ROWSxCOLUMNS, such as 3x4")
+    add("--grid", type=cells, metavar="RxC", help="rows and columns of cells in place of quadrants")
+    add("--samples", type=spelling.positive_int, metavar="N", help="texts about every region")
+    who = "dense|blip:MODEL|clip:NAME|none"
+    add("--scorer", type=_who(who), metavar=who, default="dense", help="dense: our model's own alignment, the default")
+    least = "least support of a sentence that is kept (default: as calibrated; of blip: 0.3)"
+    add("--min-support", type=spelling.number("[0, 1]"), metavar="0..1", help=least)
+    add("--key-env", metavar="NAME", help="environment variable with the key (OPENAI_API_KEY)")
+    add("--cache", type=Path, metavar="DIR", help="keeps every answer: none is asked twice (default: FILE.jsonl.cache)")
+    add("--max-calls", type=spelling.natural, metavar="N", help="most requests to servers, retries included")
+    add("--max-cost", type=spelling.not_negative, metavar="X", help="most to spend on servers, by the prices")
+    add("--price-in", type=spelling.not_negative, metavar="X", help="price of a million tokens sent")
+    add("--price-out", type=spelling.not_negative, metavar="X", help="price of a million tokens that come back")
+    most = "photos, and requests to one model, under way at once, with openai: (default: %(default)s)"
+    add("--concurrency", type=spelling.positive_int, metavar="N", default=4, help=most)
+    add("--timeout", type=spelling.positive, metavar="SECONDS", default=120.0, help="for one request (%(default)s)")
+
+
+def wrong_combination(options: argparse.Namespace) -> str | None:
     """What is wrong about arguments that are right one by one; None when nothing is."""
-    scorer, least = options.scorer, options.min_support
-    priced = options.price_in is not None or options.price_out is not None
-    ours = options.model != "none"
-    # fmt: off
-    wrong = (
-        (options.json and options.out is not None, "--out writes the JSON lines: leave --json out"),
-        (options.max_cost is not None and not priced,
-         "--max-cost needs prices: give --price-in and --price-out, per million tokens"),
-        (scorer.startswith("clip:") and least is None,
-         "the cosines of CLIP mean nothing by themselves: give --min-support"),
-        (least is not None and scorer == "none", "--min-support needs a scorer: leave --scorer none out"),
-        (not ours and options.describer == "patchioner",
-         "--model none leaves nobody to describe: name another --describer"),
-        (not ours and scorer == "dense", "--model none leaves the dense scorer without a model: add --scorer none"),
-    )
-    # fmt: on
-    return next((message for applies, message in wrong if applies), None)
+    least = options.min_support
+    if options.json and options.out is not None:
+        return "--out writes the JSON lines: leave --json out"
+    if options.max_cost is not None and options.price_in is None and options.price_out is None:
+        return "--max-cost needs prices: give --price-in and --price-out, per million tokens"
+    if options.scorer.startswith("clip:") and least is None:
+        return "the cosines of CLIP mean nothing by themselves: give --min-support"
+    if least is not None and options.scorer == "none":
+        return "--min-support needs a scorer: leave --scorer none out"
+    if options.model == "none" and options.describer == "patchioner":
+        return "--model none leaves nobody to describe: name another --describer"
+    if options.model == "none" and options.scorer == "dense":
+        return "--model none leaves the dense scorer without a model: add --scorer none"
+    return spelling.without_region_file(options)
 
 
 def detail(options: argparse.Namespace) -> int:
-    """Describe all photos; returns the exit status.
-
-    Raises:
-        PatchionerError: nothing can be done at all: no photos, no model, a file of other settings.
-    """
-    problem = check_combinations(options) or spelling.without_region_file(options)
-    if problem is not None:
-        report_error(problem)
-        return 2
+    """Describe all photos; returns the exit status. PatchionerError: no photos, no model, a file of other settings."""
+    if problem := wrong_combination(options):
+        options.error(problem)
     from patchioner.detail.client import Budget
 
     remote = any(who.startswith("openai:") for who in (options.describer, options.fuser))
     for name in ("base_url", "key_env", "max_calls", "max_cost", "price_in", "price_out"):
         if getattr(options, name) is not None and not remote:
-            flag = f"--{name.replace('_', '-')}"
-            report(f"warning: {flag} does nothing without --describer or --fuser openai:MODEL")
+            report(f"warning: --{name.replace('_', '-')} does nothing without --describer or --fuser openai:MODEL")
     budget = Budget(options.max_calls, options.max_cost, options.price_in or 0.0, options.price_out or 0.0)
     run = _Run(options, budget)
     try:
@@ -168,32 +145,21 @@ class _Run:
 
     def __init__(self, options: argparse.Namespace, budget: Budget) -> None:
         from patchioner import Patchioner
-        from patchioner.detail import DetailCaptioner, describe, fuse, preset
+        from patchioner.detail import DetailCaptioner, describe, fuse
         from patchioner.detail.client import ChatClient
         from patchioner.detail.models import CallCache
 
-        self._options, self._budget, self._jobs = options, budget, list(_jobs(options))
+        self._options, self._budget, self._jobs = options, budget, _jobs(options)
         others = [who for who in (options.describer, options.fuser) if who != "patchioner"]
         folder = options.cache or (f"{options.out}.cache" if options.out and others else None)
         self._cache = None if folder is None else CallCache(folder)
-        rows, columns = map(int, options.grid.lower().split("x")) if options.grid else (None, None)
-        changes: dict[str, object] = {
-            "describe.samples": options.samples, "fuse.max_words": options.max_words,
-            "filter.whole_sentences": None if options.min_support is None else "always",
-            "divide.spatial": "grid" if options.grid else None, "divide.rows": rows, "divide.columns": columns,
-        }  # fmt: skip
-        changes = {name: value for name, value in changes.items() if value is not None}
-        self._model = model = None
-        if options.model != "none":
-            self._model = model = Patchioner.from_pretrained(options.model, device=options.device)
-        elif not options.grid:
-            changes["divide.spatial"] = "quadrants"  # fewer questions to servers that are paid
-        settings = preset(options.preset, changes)
+        model = None if options.model == "none" else Patchioner.from_pretrained(options.model, device=options.device)
+        settings = _settings(options)
         seeing = reader = self._other(options.describer, sees=True)
         # One client for both, so that together they keep to the bound on requests under way.
         if options.fuser != options.describer or not isinstance(seeing, ChatClient):
             reader = self._other(options.fuser, sees=False)
-        self._scorer = _scorer(options, model)
+        self._model, self._scorer = model, _scorer(options, model)
         self._captioner = DetailCaptioner(
             model,
             describer=seeing and describe.VisionDescriber(seeing, samples=options.samples or 3),
@@ -216,8 +182,7 @@ class _Run:
         if kind == "openai":
             from patchioner.detail.client import ChatClient
 
-            names = ("base_url", "key_env", "timeout", "concurrency")
-            given = {one: getattr(options, one) for one in names}
+            given = {one: getattr(options, one) for one in ("base_url", "key_env", "timeout", "concurrency")}
             return ChatClient(name, **given, budget=self._budget, cache=self._cache)
         return None
 
@@ -226,10 +191,8 @@ class _Run:
         from patchioner.detail.batch import describe_many, read_captions
 
         out, total = self._options.out, len(self._jobs)
-        how: dict[str, Any] = {**self._how, "on_error": _failed}
-        if out is None:
-            how["on_caption"] = self._tell
-        result = describe_many(self._captioner, self._jobs, out, **how)
+        told: dict[str, Any] = {"on_caption": self._tell} if out is None else {}
+        result = describe_many(self._captioner, self._jobs, out, **self._how, **told, on_error=_failed)
         if result.stopped is not None:
             report_error(f"stopped: {result.stopped}")
         if out is not None:
@@ -239,15 +202,12 @@ class _Run:
         elif not result.complete:
             report(f"{result.described} of {total} photos described")
             if self._budget.answered and self._cache is None:
-                told = "answers about photos that failed are lost: --out or --cache would keep them"
-                report(told)
+                report("answers about photos that failed are lost: --out or --cache would keep them")
         if self._options.report is not None:
             self._report(self._told if out is None else read_captions(out, result.names))
         return 0 if result.complete else 1
 
     def _tell(self, caption: DetailedCaption, values: dict[str, Any]) -> None:
-        from patchioner.detail import dumps
-
         name = values["photo"]
         text = f"{name}:\n{caption.text}\n" if len(self._jobs) > 1 else caption.text
         write_line(dumps(values) if self._options.json else text)
@@ -257,7 +217,6 @@ class _Run:
             self._told.append((name, caption))
 
     def _report(self, captions: Iterable[tuple[str, DetailedCaption]]) -> None:
-        from patchioner.detail import open_photo
         from patchioner.detail.report import ReportPhoto, heat_maps, report_html
         from patchioner.detail.score import DenseScorer
 
@@ -286,6 +245,20 @@ class _Run:
             client.stop()
 
 
+def _settings(options: argparse.Namespace) -> DetailSettings:
+    from patchioner.detail import preset
+
+    changes = {"describe.samples": options.samples, "fuse.max_words": options.max_words}
+    if options.min_support is not None:
+        changes["filter.whole_sentences"] = "always"
+    if options.grid:
+        rows, columns = map(int, options.grid.lower().split("x"))
+        changes |= {"divide.spatial": "grid", "divide.rows": rows, "divide.columns": columns}
+    elif options.model == "none":
+        changes["divide.spatial"] = "quadrants"  # fewer questions to servers that are paid
+    return preset(options.preset, {name: value for name, value in changes.items() if value is not None})
+
+
 def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | None:
     from patchioner.detail.score import SCORERS, DenseScorer, IndependentScorer
 
@@ -294,20 +267,19 @@ def _scorer(options: argparse.Namespace, model: Patchioner | None) -> Scorer | N
         return None
     if kind != "dense":
         return IndependentScorer(SCORERS[kind](name), name=options.scorer, threshold=least)
-    assert model is not None  # `check_combinations`
+    assert model is not None  # `wrong_combination`
     return DenseScorer(model, threshold=least)
 
 
-def _jobs(options: argparse.Namespace) -> Iterator[PhotoJob]:
+def _jobs(options: argparse.Namespace) -> list[PhotoJob]:
     from patchioner.detail.batch import PhotoJob
 
     file = spelling.region_file(options)
 
-    def reader(name: str) -> Any:
-        return lambda size: [*options.regions, *(file.for_photo(size, name) if file else ())]
+    def regions(name: str, size: tuple[int, int]) -> list[Region]:
+        return [*options.regions, *(file.for_photo(size, name) if file else ())]
 
-    for photo in find_photos(options.photos):
-        yield PhotoJob(photo.name, photo.load, reader(photo.file_name))
+    return [PhotoJob(one.name, one.load, partial(regions, one.file_name)) for one in find_photos(options.photos)]
 
 
 def _failed(name: str, error: Exception) -> None:

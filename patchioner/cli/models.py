@@ -12,17 +12,13 @@ from dataclasses import fields
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import patchioner
 from patchioner.base.files import require_new_folder
 from patchioner.base.optional import bound_memory, install_line, require
 from patchioner.cli.spelling import add_model, declare, find_photos, positive_int, report, report_error, write_line
 from patchioner.serve import ServeSettings
-
-if TYPE_CHECKING:
-    from patchioner.export import ExportReport
-    from patchioner.model import Patchioner
 
 _TRIED = 32
 _CONVERT_EXAMPLES = """\
@@ -66,8 +62,7 @@ _ROOT = Path(patchioner.__file__).resolve().parent.parent
 
 def add_models_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner models` takes."""
-    about = "List the models that can be loaded by name, or the parts of one model."
-    add = declare(parser, list_models, about)
+    add = declare(parser, list_models, "List the models that can be loaded by name, or the parts of one model.")
     add("model", nargs="?", metavar="ID|DIR", help="load it and measure its parts")
 
 
@@ -80,74 +75,53 @@ def list_models(options: argparse.Namespace) -> int:
         for model in known_models():
             disk = "" if model.disk is None else f"{_bytes(model.disk)} on disk, "
             place = "here" if model.here else "not fetched yet"
-            write_line(f"{model.name}\n  {model.about}")
-            write_line(
-                f"  {_bytes(model.memory)} in memory, {disk}{place}; licence: {model.licence}; from {model.source}"
-            )
+            said = f"{_bytes(model.memory)} in memory, {disk}{place}; licence: {model.licence}; from {model.source}"
+            write_line(f"{model.name}\n  {model.about}\n  {said}")
         return 0
-    from patchioner import Patchioner
-
     path = find_model(options.model)
-    loaded = Patchioner.from_pretrained(options.model, device="cpu")
+    loaded = patchioner.Patchioner.from_pretrained(options.model, device="cpu")
     place = f"{_bytes(folder_bytes(path))} on disk at {path}" if path.is_dir() else f"from {path}"
-    write_line(f"{loaded.settings.name}: {place}")
-    write_line(f"licence: {loaded.settings.licence}")
+    write_line(f"{loaded.settings.name}: {place}\nlicence: {loaded.settings.licence}")
     sizes = part_sizes(loaded.parts)
     for part, (numbers, size) in sizes.items():
-        count = f"{numbers / 1e6:8.1f} million numbers"
-        write_line(f"  {part:<12} {count}  {_bytes(size):>10} in memory")
-    total = _bytes(sum(size for _, size in sizes.values()))
-    write_line(f"  {'together':<12} {'':>25}  {total:>10} in memory")
+        write_line(f"  {part:<12} {numbers / 1e6:8.1f} million numbers  {_bytes(size):>10} in memory")
+    write_line(f"  {'together':<38}  {_bytes(sum(size for _, size in sizes.values())):>10} in memory")
     return 0
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner convert` takes."""
-    about = (
-        "Write any model that can be loaded (a published Patch-ioner model, a YAML file that names parts, one of\n"
-        "ours) in our own format: safetensors, a memory bank with norms, JSON. Both then decode the same vectors,\n"
-        "and their token ids are compared."
-    )
+    about = "Write a model in our own format: safetensors, a memory bank with norms, JSON; compare what both decode."
     add = declare(parser, convert, about, _CONVERT_EXAMPLES)
-    add("source", metavar="ID|DIR|YAML")
+    add("source", metavar="ID|DIR|YAML", help="published Patch-ioner model, YAML file that names parts, or one of ours")
     add("out", metavar="OUT", type=Path, help="new folder")
-    networks = "precision of the networks on disk (default: %(default)s, which changes nothing)"
-    add("--storage", choices=["fp32", "fp16", "int8"], default="fp32", help=networks)
-    kinds = ["float32", "float16", "int8"]
-    rows = "precision of the memory bank (default: %(default)s)"
-    add("--bank-storage", choices=kinds, default="float16", help=rows)
+    add("--storage", choices=["fp32", "fp16", "int8"], default="fp32", help="of networks (default: %(default)s, exact)")
+    add("--bank-storage", choices=["float32", "float16", "int8"], default="float16", help="of the bank (%(default)s)")
     add("--bank", metavar="DIR", help="replace the memory bank by this one")
-    merge = "equal rows of the bank become one that counts as often: projections stay the same"
-    add("--merge-duplicates", action="store_true", help=merge)
+    add("--merge-duplicates", action="store_true", help="rows equal on disk become one with a count; projections stay")
     add = parser.add_argument_group("published Patch-ioner models").add_argument
-    tower = "projection of the text tower, which the repositories do not hold (captions need none)"
-    add("--talk2dino", metavar="FILE|OWNER/NAME/FILE", help=tower)
-    fit = "how photos are fitted: stretch, as in all published numbers, or crop (default: stretch)"
-    add("--fit", choices=["stretch", "crop"], help=fit)
+    add("--talk2dino", metavar="FILE|OWNER/NAME/FILE", help="for texts alone: the projection that repositories lack")
+    add("--fit", choices=["stretch", "crop"], help="of photos: stretch, as in all published numbers (default), or crop")
 
 
 def convert(options: argparse.Namespace) -> int:
     """Convert, load the result, decode the same vectors with both; 1 when a token differs."""
-    from patchioner import Patchioner
-
     require_new_folder(options.out)
     source = _load(options)
     bank = source.parts.bank
     if options.merge_duplicates and bank is not None:
-        source = Patchioner(source.parts.with_bank(bank.merge_duplicates()), device="cpu")
+        source = patchioner.Patchioner(source.parts.with_bank(bank.merge_duplicates()), device="cpu")
     source.save_pretrained(options.out, storage=options.storage, bank_storage=options.bank_storage)
-    same = _same_captions(source, Patchioner.from_pretrained(options.out, device="cpu"))
-    of = f"{same} of {_TRIED} vectors"
-    write_line(f"{options.out}: token ids equal those of {options.source} for {of}")
-    if same < _TRIED:
-        report_error(f"{_TRIED - same} captions differ by the precision on disk: use --storage fp32 and "
-                     "--bank-storage float32 for the very same ones")  # fmt: skip
-    return int(same < _TRIED)
+    same = _same_captions(source, patchioner.Patchioner.from_pretrained(options.out, device="cpu"))
+    write_line(f"{options.out}: token ids equal those of {options.source} for {same} of {_TRIED} vectors")
+    if same == _TRIED:
+        return 0
+    report_error(f"{_TRIED - same} captions differ by the precision on disk: add --storage fp32 --bank-storage float32")
+    return 1
 
 
-def _load(options: argparse.Namespace) -> Patchioner:
+def _load(options: argparse.Namespace) -> patchioner.Patchioner:
     from memory_bank import MemoryBank
-    from patchioner import Patchioner
     from patchioner.checkpoints.folder import find_model, read_checkpoint
     from patchioner.checkpoints.published import read_published
 
@@ -158,10 +132,10 @@ def _load(options: argparse.Namespace) -> Patchioner:
         bank = MemoryBank.load(options.bank)
         parts.check_bank(bank)
         parts = parts.with_bank(bank)
-    return Patchioner(parts, device="cpu")
+    return patchioner.Patchioner(parts, device="cpu")
 
 
-def _same_captions(source: Patchioner, converted: Patchioner) -> int:
+def _same_captions(source: patchioner.Patchioner, converted: patchioner.Patchioner) -> int:
     """How many of some random embeddings both models decode to the same tokens."""
     import torch
 
@@ -175,9 +149,8 @@ def _same_captions(source: Patchioner, converted: Patchioner) -> int:
         embeddings = bank.units(rows.flatten()).view(*rows.shape, -1).sum(dim=1)
     decoded = []
     for model in (source, converted):
-        memory = model.parts.bank
-        texts = project(embeddings, model.settings, memory)
-        found = model.parts.decoder.generate(texts, source.settings.decode, memory)
+        texts = project(embeddings, model.settings, model.parts.bank)
+        found = model.parts.decoder.generate(texts, source.settings.decode, model.parts.bank)
         decoded.append([(one.token_ids, one.text) for one in found])
     return sum(one == other for one, other in zip(*decoded, strict=True))
 
@@ -192,59 +165,43 @@ def _bytes(size: float) -> str:
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner export` takes."""
-    about = (
-        "Write a model whose backbone runs in another runtime on the CPU, as a complete checkpoint. It is tried\n"
-        "against the model: features on given photos or on pictures of our own, and on photos also captions."
-    )
+    about = "Write a checkpoint whose backbone runs in another runtime on the CPU, and try it against the model."
     add = declare(parser, export, about, _EXPORT_EXAMPLES)
     add("model", metavar="MODEL", help="ID, folder or YAML file")
     add("out", metavar="OUT", type=Path, help="new folder")
     add("--format", choices=["onnx", "openvino"], required=True, help="whose files, whose runtime")
-    kinds = ["fp32", "bf16", "int8", "int8-bf16"]
     arithmetic = "of the backbone; all but fp32 for openvino only (default: %(default)s)"
-    add("--precision", choices=kinds, default="fp32", help=arithmetic)
+    add("--precision", choices=["fp32", "bf16", "int8", "int8-bf16"], default="fp32", help=arithmetic)
     add("--size", type=positive_int, metavar="PIXELS", help="input size, in place of the model's")
-    fits = ["stretch", "crop", "pad", "aspect"]
-    fit = "how photos are fitted, if not as the model's; all but aspect make a network of one size"
-    add("--fit", choices=fits, help=fit)
-    tried = "try the export on these, and count captions that change"
-    add("--photos", nargs="+", default=[], metavar="PHOTO|DIR", help=tried)
+    add("--fit", choices=["stretch", "crop", "pad", "aspect"], help="of photos; all but aspect make one input size")
+    add("--photos", nargs="+", default=[], metavar="PHOTO|DIR", help="try it on these, count captions that change")
 
 
 def export(options: argparse.Namespace) -> int:
     """Export, try, report; returns the exit status."""
     require_new_folder(options.out)
-    from patchioner import Patchioner
     from patchioner.export import count_changed_captions, export_model
 
     photos = [photo.load() for photo in find_photos(options.photos)]
-    model = Patchioner.from_pretrained(options.model, device="cpu")
+    model = patchioner.Patchioner.from_pretrained(options.model, device="cpu")
     settings = {key: getattr(options, key) for key in ("format", "precision", "size", "fit")}
-    report = export_model(model, options.out, photos=photos, **settings)
-    write_line(_summary(options, report, given=bool(photos)))
+    found = export_model(model, options.out, photos=photos, **settings)
+    kind = "photos" if photos else "made-up pictures (give --photos for real ones)"
+    off = f"at most {found.difference:.2g} of the largest, their mean cosine is {found.cosine:.6f}"
+    write_line(f"{found.folder}: {options.format} {options.precision}, {found.megabytes:.1f} MiB")
+    write_line(f"  tried on {found.pictures} {kind}")
+    write_line(f"  tokens are off from torch's in float32 by {off}")
     if photos:
-        exported = Patchioner.from_pretrained(options.out, device="cpu")
+        exported = patchioner.Patchioner.from_pretrained(options.out, device="cpu")
         changed, total = count_changed_captions(model, exported, photos)
-        same = options.size is None and options.fit is None
-        note = "" if same else " (size or fit differ, too)"
+        note = " (size or fit differ, too)" if options.size or options.fit else ""
         write_line(f"  captions that change: {changed} of {total}{note}")
     return 0
 
 
-def _summary(options: argparse.Namespace, report: ExportReport, *, given: bool) -> str:
-    kind = "photos" if given else "made-up pictures (give --photos for real ones)"
-    return (
-        f"{report.folder}: {options.format} {options.precision}, {report.megabytes:.1f} MiB\n"
-        f"  tried on {report.pictures} {kind}\n"
-        f"  tokens are off from torch's in float32 by at most {report.difference:.2g} of the largest, "
-        f"their mean cosine is {report.cosine:.6f}"
-    )
-
-
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `patchioner serve` takes."""
-    about = "Serve a page and an API, also for clients of OpenAI and Ollama, on one model."
-    add_model(declare(parser, serve, about, _SERVE_EXAMPLES))
+    add_model(declare(parser, serve, "Serve one model: a page and an API, OpenAI's and Ollama's too.", _SERVE_EXAMPLES))
     advanced = parser.add_argument_group("advanced")
     hints = typing.get_type_hints(ServeSettings)
     for one in fields(ServeSettings):
@@ -260,21 +217,16 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Serve until told to stop.
-
-    Raises:
-        PatchionerError: the options, the model or the extra are not usable.
-    """
+    """Serve until told to stop; PatchionerError: the options, the model or the extra are not usable."""
     given = {one.name: getattr(options, one.name) for one in fields(ServeSettings)}
     settings = ServeSettings(**given | {"token": options.token or os.getenv("PATCHIONER_TOKEN")})
     for module in ("fastapi", "uvicorn", "python_multipart"):
         require(module, "serve")
-    from patchioner.model import Patchioner
     from patchioner.serve.app import run_server
 
     logging.getLogger("patchioner.serve").setLevel(logging.INFO)
     bound_memory()
-    model = Patchioner.from_pretrained(options.model, device=options.device)
+    model = patchioner.Patchioner.from_pretrained(options.model, device=options.device)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     report(f"{model!r} listens on http://{host}:{settings.port}")
     run_server(model, settings)
@@ -283,8 +235,7 @@ def serve(options: argparse.Namespace) -> int:
 
 def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare that `patchioner doctor` takes nothing."""
-    about = "Say what is installed here and what is in its way; exit status 1 for that."
-    declare(parser, doctor, about)
+    declare(parser, doctor, "Say what is installed here and what is in its way; exit status 1 for that.")
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -294,11 +245,10 @@ def doctor(options: argparse.Namespace) -> int:
         write_line(heading)
         for name, value in part():
             write_line(f"  {name:<16} {value}")
-    names = set(metadata.packages_distributions().get("patchioner", ()))
-    # (Files that hide a package of ours are refused at import.)
-    for other in (others := names - {_DISTRIBUTION}):
-        report_error(f"the distribution {other!r} (the Patch-ioner authors' own) is installed and has the same import "
-                     f"name: pip uninstall {other}, then install {_DISTRIBUTION} again")  # fmt: skip
+    others = set(metadata.packages_distributions().get("patchioner", ())) - {_DISTRIBUTION}
+    for other in others:  # files that hide a package of ours are refused at import
+        way = f"pip uninstall {other}, then install {_DISTRIBUTION} again"
+        report_error(f"{other!r} (the Patch-ioner authors' own) is installed and has the same import name: {way}")
     if not others:
         write_line("no problem found")
     return int(bool(others))
@@ -329,15 +279,12 @@ def _devices() -> Iterator[tuple[str, str]]:
 def _extras() -> Iterator[tuple[str, str]]:
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules.split() if find_spec(module) is None]
-        lacks = f"no {', '.join(missing)}: {install_line(extra)}"
-        yield extra, lacks if missing else "installed"
+        yield extra, f"no {', '.join(missing)}: {install_line(extra)}" if missing else "installed"
 
 
 def _hub() -> Iterator[tuple[str, str]]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    cache = Path(HF_HUB_CACHE)
-    models = len(list(cache.glob("models--*"))) if cache.is_dir() else 0
-    yield "cache", f"{cache} ({models} models)"
+    yield "cache", f"{HF_HUB_CACHE} ({len(list(Path(HF_HUB_CACHE).glob('models--*')))} models)"
     for name in _SWITCHES:
         yield name, os.environ.get(name, "not set")

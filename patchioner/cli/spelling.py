@@ -11,21 +11,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+from PIL import Image
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, TextError, UnknownNameError
 from patchioner.base.files import atomic_path, check, walk
 from patchioner.base.optional import require
 from patchioner.base.progress import complain, printable, wipe_progress
+from patchioner.images import ImageSource, is_picture, load_image
 from patchioner.regions import Box, Mask, Point, Polygon, RegionFile, RegionSet, Trace, read_trace
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from patchioner.images import ImageSource
-
 T = TypeVar("T")
-Run: TypeAlias = "Callable[[argparse.Namespace], int]"
+Run: TypeAlias = Callable[[argparse.Namespace], int]
 # These lie inside scikit-image's own wheel; its other pictures would be downloaded.
 SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 WRITTEN = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -115,28 +113,23 @@ parse_region_set = argument(lambda text: RegionSet([parse_box(box) for box in _p
 def parse_trace(text: str) -> Trace:
     """`X,Y X,Y` in pixels, or the path of a file with a trace."""
     path = Path(text)
-    if "," in text and not path.suffix.isalpha() and not os.path.isfile(text):
+    if "," in text and not path.suffix[1:].isalpha() and not os.path.isfile(text):
         return Trace(_points(text))
     return read_trace(path)
 
 
 def add_model(add: Callable[..., Any]) -> None:
     """`--model`, and where it runs."""
-    name = "shipped name, hub id, checkpoint folder or YAML file (default: %(default)s)"
-    add("--model", default="patchioner-mini", metavar="ID|DIR", help=name)
+    add("--model", default="patchioner-mini", metavar="ID|DIR|YAML", help="shipped or hub id (default: %(default)s)")
     add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
 
 
 def add_region_file(add: Callable[..., Any]) -> None:
     """`--regions`, and what its numbers mean where they cannot say it."""
-    known = "regions: our JSON, COCO, SAM masks or another known format; or a folder of them"
-    add("--regions", metavar="FILE|DIR", dest="region_file", help=known)
-    form = "how boxes of --regions are written, where their format leaves it open"
-    add("--box-format", choices=["xyxy", "xywh", "cxcywh"], help=form)
-    shares = "numbers of --regions are 0..1 of the photo"
-    add("--normalized", action="store_true", default=None, help=shares)
-    turned = "ignore: --regions were made on the pixels as stored, before the EXIF rotation"
-    add("--exif", choices=["apply", "ignore"], help=turned)
+    add("--regions", metavar="FILE|DIR", dest="region_file", help="in our JSON, COCO, SAM's or another known format")
+    add("--box-format", choices=["xyxy", "xywh", "cxcywh"], help="of --regions, where their format leaves it open")
+    add("--normalized", action="store_true", default=None, help="numbers of --regions are 0..1 of the photo")
+    add("--exif", choices=["apply", "ignore"], help="ignore: --regions are of the pixels as stored, not turned by EXIF")
 
 
 def add_min_confidence(add: Callable[..., Any]) -> None:
@@ -160,8 +153,7 @@ def without_region_file(options: argparse.Namespace) -> str | None:
 
 def region_file(options: argparse.Namespace) -> RegionFile | None:
     """The file of `--regions`, read."""
-    path = options.region_file
-    return None if path is None else RegionFile(path, **numbers_of_regions(options))
+    return None if options.region_file is None else RegionFile(options.region_file, **numbers_of_regions(options))
 
 
 @argument
@@ -217,11 +209,6 @@ class PhotoSource:
         """The path by which files of regions know the photo."""
         return self.name if self._sample is None else f"{self._sample}.png"
 
-    @property
-    def stem(self) -> str:
-        """The file name without its suffix."""
-        return Path(self.file_name).stem
-
     def check(self) -> None:
         """ImageError, UnknownNameError or MissingExtraError for a photo that is not there."""
         if self._sample is not None:
@@ -240,48 +227,34 @@ class PhotoSource:
 
     def load(self) -> Image.Image:
         """Read the photo, upright and RGB; errors of `check` and `load_image`."""
-        from patchioner.images import load_image
-
         return load_image(self.source())
 
 
 def find_photos(arguments: Sequence[str]) -> list[PhotoSource]:
     """Photos in the order given; a folder stands for all pictures below it, sorted by path, and has some: ImageError.
 
-    A path that does not exist is kept: `PhotoSource.check` gives the error, and the other photos go on.
+    A path or link that leads nowhere is kept: `PhotoSource.check` gives the error, and the other photos go on. What is
+    no picture in a folder is reported, by its suffix.
     """
     found: list[PhotoSource] = []
     for argument in arguments:
-        path = Path(argument)
-        if argument.startswith(_PREFIX) or not path.is_dir():
+        if argument.startswith(_PREFIX) or not os.path.isdir(argument):
             found.append(PhotoSource(argument))
             continue
-        pictures, others = _pictures_below(path)
+        files = sorted(Path(argument, name) for name, _ in walk(Path(argument)))
+        pictures = [PhotoSource(str(file)) for file in files if is_picture(file)]
+        others = Counter(file.suffix.lower() or "without an ending" for file in files if not is_picture(file))
         report_left_out(argument, others)
         if not pictures:
             raise ImageError(f"no pictures in the folder {argument!r}")
-        found.extend(PhotoSource(str(picture)) for picture in pictures)
+        found += pictures
     return found
 
 
 def report_left_out(where: str, kinds: Mapping[str, int]) -> None:
     """Say what was found there and is no photo, by kind."""
     if kinds:
-        said = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-        report(f"left out of {where}: {said}")
-
-
-def _pictures_below(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """Pictures by their suffix, sorted by path, and how many other files of each suffix there are.
-
-    macOS's `._name` files are neither; a link that leads nowhere is a picture that cannot be read.
-    """
-    from patchioner.images import is_picture
-
-    files = sorted(folder / name for name, _ in walk(folder))
-    others = (file.suffix.lower() for file in files if not is_picture(file))
-    kinds = Counter(kind or "without an ending" for kind in others)
-    return [file for file in files if is_picture(file)], kinds
+        report(f"left out of {where}: " + ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())))
 
 
 def picture_name(text: str) -> Path:
@@ -299,17 +272,16 @@ def plan_pictures(out: Path | None, photos: Sequence[PhotoSource]) -> list[Path 
     """
     if out is None:
         return [None] * len(photos)
-    is_file = bool(out.suffix) and not out.is_dir()
-    if is_file and len(photos) == 1:
+    if out.suffix and not out.is_dir():
+        if len(photos) != 1:
+            raise OptionError(f"--out {str(out)!r} is one file for {len(photos)} photos: give a folder")
         return [out]
-    if is_file:
-        raise OptionError(f"--out {str(out)!r} is one file for {len(photos)} photos: give a folder")
     seen, paths = Counter[str](), list[Path | None]()
     for photo in photos:
-        name = photo.stem
+        name = stem = Path(photo.file_name).stem
         while seen[name]:  # as a name, or as one with a number
-            seen[photo.stem] += 1
-            name = f"{photo.stem}-{seen[photo.stem]}"
+            seen[stem] += 1
+            name = f"{stem}-{seen[stem]}"
         seen[name] += 1
         paths.append(out / f"{name}.overlay.png")
     return paths
