@@ -54,7 +54,7 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     add("--photos", type=Path, required=True, metavar="DIR", help="folder of all those photos")
     add("--limit", type=positive_int, default=300, metavar="N", help="photos, always the same (default: %(default)s)")
     add("--detail", action="store_true", help="fit instead the support of sentences, for `patchioner detail`")
-    add("--device")
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     add("--write", action="store_true", help="into the model's folder; else only print")
 
 

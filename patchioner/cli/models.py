@@ -116,7 +116,7 @@ def convert(options: argparse.Namespace) -> int:
     write_line(f"{options.out}: token ids equal those of {options.source} for {same} of {_TRIED} vectors")
     if same == _TRIED:
         return 0
-    report_error(f"{_TRIED - same} captions differ by the precision on disk: add --storage fp32 --bank-storage float32")
+    report_error(f"{_TRIED - same} captions differ by the precision on disk: use --storage fp32 --bank-storage float32")
     return 1
 
 

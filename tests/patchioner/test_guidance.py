@@ -244,7 +244,7 @@ def test_the_command_calibrates_a_folder(tmp_path: Path, capsys: Capture, boxes:
         # Some photos name all that can be said.
         texts = TEXTS if place % 2 else TEXTS[place : place + 2]
         pairs.append({"file_name": f"{place}.png", "captions": list(texts)})
-        named.append({"file_name": f"{place}.png", "boxes": rows})
+        named.append({"file_name": f"{place}.png", "boxes": [*rows, {"xyxy": [0, 0, 9, 9], "name": " "}]})
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     (tmp_path / "boxes.json").write_text(json.dumps(named))
     where = ["--model", str(tmp_path / "model"), "--device", "cpu"]
@@ -263,6 +263,8 @@ def test_the_command_calibrates_a_folder(tmp_path: Path, capsys: Capture, boxes:
     assert main(["caption", photo, *where, "--json", "--min-confidence", "1"]) == 0
     (said,) = json.loads(capsys.readouterr().out)["captions"]
     assert said["text"] is None and "below 1" in said["reason"]
+    (tmp_path / "boxes.json").write_text("[]")
+    assert not boxes or main(["calibrate", *where, *given]) == 1
 
 
 def test_odds_tell_kinds_of_nouns_apart() -> None:

@@ -121,8 +121,7 @@ def test_an_index_beside_a_bank(command: Command) -> None:
     assert "ivf, 6 lists, 2 probed, 0.0 MiB" in built.out
     assert "index      ivf, 6 lists, 2 probed" in command("bank info bank").out
     indexed = MemoryBank.load("bank")
-    assert indexed.index is not None
-    assert indexed.index.options == IndexOptions("ivf", lists=6, probes=2)
+    assert indexed.index is not None and indexed.index.options == IndexOptions("ivf", lists=6, probes=2)
     assert ": flat, 0.0 MiB" in command("bank index bank --kind flat").out
     shipped = command("bank index patchioner-mini --kind flat")  # which stays as it is
     assert shipped.status == 1 and "patchioner convert patchioner-mini COPY" in shipped.err

@@ -81,13 +81,11 @@ def test_the_script_that_people_copy_works(monkeypatch: MonkeyPatch, capsys: Cap
     assert len((REPOSITORY / "caption_region.py").read_text("utf-8").splitlines()) < 60
     Image.fromarray(np.full((60, 80), 255, dtype=np.uint8)).save("mask.png")
     for words in ("", "--box 1 2 30 40", "--mask mask.png", "--trace 1,2 3,4"):
-        line = f"caption_region.py photo.png {words} --model tiny"
-        monkeypatch.setattr(sys, "argv", line.split())
+        monkeypatch.setattr(sys, "argv", f"caption_region.py photo.png {words} --model tiny".split())
         assert caption_region.main() == 0
     assert len(capsys.readouterr().out.splitlines()) == 4
     for words in ("--box 90 90 99 99", "--trace 500,500", "--mask gone.png"):
-        line = f"caption_region.py photo.png {words} --model tiny"
-        monkeypatch.setattr(sys, "argv", line.split())
+        monkeypatch.setattr(sys, "argv", f"caption_region.py photo.png {words} --model tiny".split())
         assert caption_region.main() == 1
         assert capsys.readouterr().err.startswith("error: ")
 

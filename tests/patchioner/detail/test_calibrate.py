@@ -40,10 +40,12 @@ def test_a_calibrated_model_is_written_and_scores(data: list[str], tmp_path: Pat
     assert DenseScorer(again).threshold == printed["sentences"]["threshold"]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--write", "--model", "nowhere"], "--write needs"), (["--limit", "1"], "1 photos"),
-    (["--boxes", "b.json"], "--boxes"),
+@pytest.mark.parametrize(("arguments", "status", "message"), [
+    (["--write", "--model", "nowhere"], 1, "--write needs"), (["--limit", "1"], 1, "1 photos"),
+    (["--boxes", "b.json"], 2, "--boxes"),
 ])  # fmt: skip
-def test_mistakes_are_explained(data: list[str], arguments: list[str], message: str, capsys: Capture) -> None:
-    assert main([*data, *arguments]) == 1
+def test_mistakes_are_explained(
+    data: list[str], arguments: list[str], status: int, message: str, capsys: Capture
+) -> None:
+    assert main([*data, *arguments]) == status
     assert message in capsys.readouterr().err
