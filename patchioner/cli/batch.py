@@ -49,7 +49,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engine", metavar="local|ray|ray:N", default="local", help="who works: this process, or (N) workers of Ray")
     add("--shards", type=spelling.positive_int, metavar="N", help="pieces of a new run")
     add("--bank", metavar="DIR", help="memory bank in place of the model's")
-    spelling.add_min_confidence(add)
+    add("--min-confidence", type=spelling.number("[0, 1]"), metavar="P", help="leave out texts that are less sure")
     cost = "rate, and seconds of each stage alone; with the price of an hour, what photos cost"
     add("--profile", nargs="?", metavar="PRICE", type=spelling.not_negative, const=0.0, help=cost)
     add = parser.add_argument_group("other forms of the rows, once all are there").add_argument

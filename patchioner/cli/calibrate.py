@@ -126,14 +126,11 @@ def fit(
         photos = _embedded(placed, [(photo, [box for box, _ in boxes]) for photo, boxes in named_boxes[:limit]])
         nouns = nouns.of_asked(torch.cat([one.embeddings for one in photos]))
     placed = replace(placed, settings=settings, nouns=nouns.to(device))
-
-    def is_right(owner: int, place: int, text: str) -> bool:
-        if named_boxes is None:
-            return _all_told(text, pairs[owner][1])
-        return _says(text, named_boxes[owner][1][place][1])
-
     told = list(_captioned(photos, placed))
-    truth = [is_right(owner, place, text) for owner, place, text, *_ in told]
+    truth = [
+        _all_told(text, pairs[owner][1]) if named_boxes is None else _says(text, named_boxes[owner][1][place][1])
+        for owner, place, text, *_ in told
+    ]
     measures, odds = _with_odds(nouns, told, truth)
     fitted = fit_logistic(FEATURES, measures, truth)
     # It was fitted with as much weight on the right as on the wrong: back to how often each is.
@@ -202,8 +199,7 @@ def _embedded(placed: Parts, asked: Sequence[tuple[Any, Regions]]) -> list[Embed
             features = placed.backbone.encode([placed.backbone.prepare(load_image(photo))])[0]
             regions = regions(features.geometry) if callable(regions) else regions
             rows = embed_pooled(features, [*regions, WholeImage()], placed.settings)
-            taken = shares(regions, features.geometry)
-            found.append(Embedded(regions, rows[:-1], {}, taken, rows[-1]))
+            found.append(Embedded(regions, rows[:-1], {}, shares(regions, features.geometry), rows[-1]))
     return found
 
 
@@ -216,8 +212,7 @@ def _captioned(photos: Sequence[Embedded], placed: Parts) -> Iterator[Told]:
         part = photos[start : start + _AT_ONCE]
         asked = gathered(part, placed)
         texts = [one.text for one in write(asked, None, placed)]
-        here = placed.nouns.scores(asked.embeddings, asked=True)
-        best = best_nouns(here, texts, placed.nouns)
+        best = best_nouns(placed.nouns.scores(asked.embeddings, asked=True), texts, placed.nouns)
         rows = iter(zip(texts, features(asked, texts, placed.nouns), best, strict=True))
         for owner, one in enumerate(part, start=start):
             for place in range(len(one.regions)):

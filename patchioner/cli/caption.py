@@ -73,7 +73,7 @@ def add_caption_arguments(parser: argparse.ArgumentParser) -> None:
     add("--crop", action="store_const", const=True, help="encode each region cut out: slow; where patches say little")
     added = "add what each region's crop shows to its patches: surer of small regions, a quarter of a pass each"
     add("--add-crops", dest="crop", action="store_const", const="add", help=added)
-    spelling.add_min_confidence(add)
+    add("--min-confidence", type=spelling.number("[0, 1]"), metavar="P", help="leave out texts that are less sure")
     add("--plain", action="store_true", help="the likeliest captions, not kept to what the region shows")
     add("--style", choices=["auto", "phrase", "sentence"], default="auto", help="auto: the model's for that region")
     add("--gendered", action="store_true", help="men and women, not persons alone")

@@ -191,8 +191,8 @@ class _Run:
         from patchioner.detail.batch import describe_many, read_captions
 
         out, total = self._options.out, len(self._jobs)
-        told: dict[str, Any] = {"on_caption": self._tell} if out is None else {}
-        result = describe_many(self._captioner, self._jobs, out, **self._how, **told, on_error=_failed)
+        more: dict[str, Any] = {"on_caption": self._tell} if out is None else {}
+        result = describe_many(self._captioner, self._jobs, out, **self._how, **more, on_error=_failed)
         if result.stopped is not None:
             report_error(f"stopped: {result.stopped}")
         if out is not None:

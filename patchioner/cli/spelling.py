@@ -132,12 +132,6 @@ def add_region_file(add: Callable[..., Any]) -> None:
     add("--exif", choices=["apply", "ignore"], help="ignore: --regions are of the pixels as stored, not turned by EXIF")
 
 
-def add_min_confidence(add: Callable[..., Any]) -> None:
-    """`--min-confidence`."""
-    least = "leave out texts below this confidence (captions: of calibrated models)"
-    add("--min-confidence", type=number("[0, 1]"), metavar="P", help=least)
-
-
 def numbers_of_regions(options: argparse.Namespace) -> dict[str, Any]:
     """What the numbers of `--regions` mean, where that is told."""
     told = {name: getattr(options, name, None) for name in ("box_format", "normalized", "exif")}
