@@ -120,7 +120,8 @@ class Worker:
 
     def pending(self) -> list[int]:
         """Shards that are not finished, and to be done over."""
-        retry, paths = self.job.retry, enumerate(self.manifest.paths())
+        retry = self.job.retry
+        paths = enumerate(self.manifest.paths())
         return [n for n, path in paths if not path.exists() or (retry and any(row.error for row in read_rows(path)))]
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,8 +241,8 @@ def _work_on_ray(worker: Worker, left: Sequence[int], workers: int) -> str | Non
 
     Rows are written where they are made; here are only the numbers of each shard, whose failures are counted together.
     """
-    job, rows = worker.job, [{"shard": number} for number in left]
-    for came in on_ray(Worker, (job,), rows, workers, _CPUS, job.device):
+    job = worker.job
+    for came in on_ray(Worker, (job,), [{"shard": number} for number in left], workers, _CPUS, job.device):
         worker.photos += int(came["photos"].sum())
         worker.rows += int(came["regions"].sum())
         worker.failures += int(came["failures"].sum())

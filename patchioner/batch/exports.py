@@ -390,10 +390,10 @@ def _page(cards: list[Markup]) -> str:
 
 def _card(rows: list[Row], picture: str | None, by: str, place: int) -> Markup:
     known = [value for row in rows if (value := getattr(row, by)) is not None]
-    sure, size = str(min(known)) if known else None, size_of(rows)
+    size = size_of(rows)
     drawn = None if size is None or picture is None else _drawn(rows, picture, size)
     parts = (element("h2", rows[0].photo), drawn, element("ol", map(_line, rows)))
-    return element("article", *parts, data_sure=sure, data_place=place)
+    return element("article", *parts, data_sure=str(min(known)) if known else None, data_place=place)
 
 
 def _drawn(rows: list[Row], picture: str, size: Size) -> Markup:

@@ -113,9 +113,8 @@ class Tars(Source):
                 if not is_picture(one.name) and one.size <= _MOST_BESIDE:
                     beside[one.name[len(stem) + 1 :]] = _content(fetch(one), one.name)
             own = next((one for one in beside.values() if _has_regions(one)), None)
-            file, called = None if own is None else RegionFile(name, own, **self.how.numbers), None
-            if self.regions is not None:
-                file, called = self.regions.of(picture.name), picture.name
+            file = None if own is None else RegionFile(name, own, **self.how.numbers)
+            file, called = (file, None) if self.regions is None else (self.regions.of(picture.name), picture.name)
         except PatchionerError as error:
             return Sample(name, source=beside, error=error)
         return Sample(name, image, picture.size, file, called, beside)
@@ -244,8 +243,8 @@ class Tables(Source):
     def _batches(self, name: str) -> list[Any]:
         """The record batches of an Arrow file, or of the stream that `datasets` writes."""
         arrow, ipc = require("pyarrow", "batch"), require("pyarrow.ipc", "batch")
-        is_here = self.store.is_local
-        data = arrow.memory_map(self.store.image(name)) if is_here else arrow.BufferReader(self.store.read(name))
+        store = self.store
+        data = arrow.memory_map(store.image(name)) if store.is_local else arrow.BufferReader(store.read(name))
         try:
             reader = ipc.open_file(data)
             return [reader.get_batch(place) for place in range(reader.num_record_batches)]

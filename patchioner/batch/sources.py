@@ -247,8 +247,7 @@ class Photos(Source):
         """See `Source`."""
         for name in keys:
             photo, image = plain(name), self.store.image(name)
-            # An EXIF rotation is looked up in the photo itself.
-            called = str(image) if self.how.exif == "ignore" else name
+            called = str(image) if self.how.exif == "ignore" else name  # the rotation is looked up in the photo
             try:
                 if name in self._ambiguous:
                     raise self._ambiguous[name]

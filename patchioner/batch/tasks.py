@@ -114,13 +114,11 @@ def group_by_content(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 def _digest(sample: Sample) -> str | None:
     """Sha256 of a photo's bytes; None where there are none, which the pipeline reports."""
-    image = sample.image
-    try:
-        data = Path(image).read_bytes() if isinstance(image, str) else image
+    with suppress(PatchionerError, OSError):
+        data = Path(sample.image).read_bytes() if isinstance(sample.image, str) else sample.image
         data = data.read() if isinstance(data, Lazy) else data
         return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else None
-    except (PatchionerError, OSError):
-        return None
+    return None
 
 
 class Asked:
@@ -166,10 +164,9 @@ class Asked:
     def _place(self, region: Region) -> dict[str, Any]:
         """Kind and bbox; no bbox where the model sees nothing of it."""
         assert self._geometry is not None, "its size was known"
-        try:
+        corners = None
+        with suppress(RegionError):
             corners = tuple(round(float(edge), 3) for edge in region.bounds(self._geometry))
-        except RegionError:
-            corners = None
         return {"kind": region.kind, "bbox": corners}
 
 

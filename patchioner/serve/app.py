@@ -129,8 +129,7 @@ async def patches(id: str, question: schemas.PatchQuestion, engine: Asker) -> JS
 @router.post("/images/{id}/detail", response_class=StreamingResponse)
 async def detail(id: str, question: schemas.DetailQuestion, engine: Asker) -> StreamingResponse:
     """A long description as server-sent events, one for each sentence."""
-    photo = engine.known(id)
-    work = asyncio.ensure_future(engine.detail(photo, question.seed, question.preset))
+    work = asyncio.ensure_future(engine.detail(engine.known(id), question.seed, question.preset))
     return StreamingResponse(_events(work, _MOST_OF * engine.settings.deadline), media_type="text/event-stream")
 
 
@@ -166,10 +165,8 @@ def names(engine: Asker) -> JSONResponse:
     if engine.settings.root is None:
         return JSONResponse({"photos": []})
     base = engine.settings.root.resolve()
-    found = (file for file in base.rglob("*") if is_picture(file) and file.is_file())
-    inside = (file for file in found if file.resolve().is_relative_to(base))
-    listed = (file.relative_to(base).as_posix() for file in islice(inside, _MOST_LISTED))
-    return JSONResponse({"photos": sorted(listed)})
+    found = (one for one in base.rglob("*") if is_picture(one) and one.is_file() and one.resolve().is_relative_to(base))
+    return JSONResponse({"photos": sorted(one.relative_to(base).as_posix() for one in islice(found, _MOST_LISTED))})
 
 
 @router.get("/photos/{name:path}", response_class=Response)

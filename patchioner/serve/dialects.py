@@ -325,8 +325,7 @@ async def _photo(task: Entry, key: str, engine: Engine) -> Encoded:
     # As Label Studio names files: /data/upload/1/a.jpg, /data/local-files/?d=folder/a.jpg
     path, _, query = named.partition("?")
     local = parse_qs(query).get("d")
-    name = local[0] if local else re.sub("^/?(data/)?", "", unquote(path), count=1)
-    return await engine.upload(None, name)
+    return await engine.upload(None, local[0] if local else re.sub("^/?(data/)?", "", unquote(path), count=1))
 
 
 def _drawings(source: Any) -> list[Entry]:

@@ -269,9 +269,8 @@ class Engine:
         """The photo in base64 or a data URL, or of a name in `--root`, encoded."""
         if (image is None) == (path is None):
             raise schemas.bad_request("give the photo as 'image' (base64 or a data URL)")
-        if image is not None:
-            return await self.photo(schemas.photo_bytes(image))
-        return await self.photo(schemas.named_photo(path or "", self.settings))
+        data = schemas.named_photo(path or "", self.settings) if image is None else schemas.photo_bytes(image)
+        return await self.photo(data)
 
     def known(self, name: str) -> Encoded:
         """The photo of that id; RequestError where it is not there, or no more."""
@@ -303,8 +302,7 @@ class Engine:
 
         The key is ("caption", Asked), ("label", names, threshold), ("embed",) or ("explain", texts wanted).
         """
-        size = photo.features.geometry.image_size
-        read = await asyncio.to_thread(region_list, regions, size, self.settings)
+        read = await asyncio.to_thread(region_list, regions, photo.features.geometry.image_size, self.settings)
         sound, piece = [one for one in read if isinstance(one, Region)], self._piece
         pieces = [sound[start : start + piece] for start in range(0, len(sound), piece)]
         asked = (self.batcher.ask(key, _Regions(photo.features, some), len(some)) for some in pieces)

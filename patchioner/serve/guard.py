@@ -210,8 +210,7 @@ class _Call:
             headers["WWW-Authenticate"] = "Bearer"
         # Ollama's clients know a text only.
         said = str(error) if self.scope["path"].startswith("/api/") else error.to_dict()
-        answer = JSONResponse({"error": said}, error.status, headers)
-        await answer(self.scope, receive, self.send)
+        await JSONResponse({"error": said}, error.status, headers)(self.scope, receive, self.send)
 
 
 def _token(header: str) -> bytes:
