@@ -18,8 +18,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import Any
 
-_HALF = re.compile("[\ud800-\udfff]")  # of two that write an emoji in JSON
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half of what writes an emoji in JSON
 
 
 class PatchionerError(Exception):
@@ -115,15 +116,19 @@ def out_of_memory(error: BaseException) -> OutOfMemoryError | None:
         return None
     if isinstance(error, OutOfMemoryError):
         return error
-    reason = (str(error).splitlines() or ["no more to be had"])[0]
-    return OutOfMemoryError(
-        f"out of memory ({reason:.120}): give fewer regions at once, a smaller photo, or another device"
-    )
+    reason = first_line(error)
+    return OutOfMemoryError(f"out of memory ({reason:.120}): give fewer regions, a smaller photo, or another device")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Of a library's message; theirs run to paragraphs."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def first_few(values: Iterable[Any]) -> str:
+    """Five of them, in order, and how many there are besides: "3, 8, 9, 12, 20 and 2 more"; empty of none."""
+    ordered = sorted(values)
+    return ", ".join(map(str, ordered[:5])) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")
 
 
 def check_texts(texts: object, what: str = "text", *, blank: bool = False) -> list[str]:
@@ -134,6 +139,6 @@ def check_texts(texts: object, what: str = "text", *, blank: bool = False) -> li
     for index, text in enumerate(found):
         if not isinstance(text, str) or not (blank or text.strip()):
             raise TextError(f"{what} {index} is {text!r}: give {'' if blank else 'non-blank '}strings")
-        if not text.isascii() and _HALF.search(text):
+        if not text.isascii() and LONE_SURROGATE.search(text):
             raise TextError(f"{what} {index} is {text!r}: half a character is in it; decode it anew")
     return found

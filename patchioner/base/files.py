@@ -31,17 +31,13 @@ except ImportError:  # Windows has no such locks: there, nobody watches
 
 T = TypeVar("T")
 AnyPath = str | os.PathLike[str]
-_WORK = "unfinished"
 _COPIES = {"__MACOSX", "@eaDir", "thumbnails", "thumbs"}
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def atomic_path(path: AnyPath) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes `path`'s place, else it is removed.
-
-    Missing parent folders are made.
-    """
+    """Yield a path beside `path`, whose folder is made; on success it takes `path`'s place, else it is removed."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, because a rename is atomic only within one file system.
@@ -64,11 +60,8 @@ def replace_folder(path: AnyPath, owned: Collection[str] | None = None) -> Itera
     """Yield an empty folder beside `path`; on success it takes `path`'s place as a whole, else it is removed.
 
     Where the system cannot swap folders in one step (other than Linux), a kill within two renames leaves no folder;
-    the next `replace_folder` or `recover_folder` brings the old one back. Two writers wait for one another.
-
-    Args:
-        path: absent, or a folder to replace; OptionError for what cannot be replaced as a whole.
-        owned: names at its top that belong to the writer; others are carried over. None: nothing is.
+    the next `replace_folder` or `recover_folder` brings the old one back. Two writers wait for one another. What is not
+    among the names `owned` by the writer is carried over; None: nothing is. OptionError: it cannot be replaced.
     """
     target = Path(path).resolve()  # what a link names is replaced, not the link
     if target.exists() and not target.is_dir():
@@ -92,8 +85,7 @@ def replace_folder(path: AnyPath, owned: Collection[str] | None = None) -> Itera
     except (PermissionError, BlockingIOError) as error:
         if error.filename is None or Path(error.filename).parent != target.parent:
             raise
-        wrong = f"{os.fspath(path)} cannot be replaced as a whole ({error.strerror})"
-        raise OptionError(f"{wrong}: name a folder inside it") from error
+        raise OptionError(f"{os.fspath(path)} cannot be replaced ({error.strerror}): name a folder in it") from error
 
 
 def recover_folder(path: AnyPath) -> None:
@@ -198,8 +190,7 @@ def read_json(path: AnyPath) -> Any:
     """Read a JSON file; CheckpointError, which names it, where it is missing, unreadable or not JSON."""
     try:
         # Some editors begin a file with a mark of its encoding.
-        held = Path(path).read_text(encoding="utf-8-sig")
-        return json.loads(held, object_pairs_hook=without_repeats)
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=without_repeats)
     except FileNotFoundError as error:
         raise CheckpointError(f"{os.fspath(path)}: no such file: is the folder complete") from error
     except OSError as error:
@@ -221,8 +212,7 @@ def without_repeats(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
 def check(rule: str | Collection[object], owner: object = None, names: str = "", /, **values: Any) -> None:
     """OptionError, by name, for a value that is none of a collection, or no number of an interval.
 
-    The values are given by name, or are attributes of an owner. An interval such as "(0, 1]" may be of whole numbers,
-    and None may be allowed.
+    Values are given by name, or are attributes of an owner; an interval may be of whole numbers, and allow None.
 
     Example:
         >>> check("[0, 1)", dropout=0.1)
@@ -249,10 +239,8 @@ def check(rule: str | Collection[object], owner: object = None, names: str = "",
 def settings_from(kind: type[T], values: Any, what: str, **own: Any) -> T:
     """A dataclass of the keys and values of a file, nested ones and mappings of them too; lists become tuples.
 
-    `own` are values that no file sets.
-
-    OptionError, which begins with `what`: a key that is unknown (the close ones are offered) or missing, a value that
-    is not of its annotation's type, or that the class refuses.
+    `own` are values that no file sets. OptionError, which begins with `what`: a key that is unknown (the close ones are
+    offered) or missing, a value that is not of its annotation's type, or that the class refuses.
     """
     if not isinstance(values, Mapping):
         raise OptionError(f"{what}: expected keys and values, found {values!r:.80}")
@@ -340,7 +328,7 @@ def _carry_over(target: Path, fresh: Path, owned: Collection[str] | None) -> Non
     if not target.exists():
         return
     shutil.copymode(target, fresh)
-    for entry in target.iterdir() if owned is not None else ():
+    for entry in target.iterdir():
         if owned is None or entry.name in owned or (fresh / entry.name).exists():
             continue
         if entry.is_dir() and not entry.is_symlink():
@@ -392,11 +380,8 @@ class RunFolder:
     def claim(cls, root: Path, identity: Mapping[str, Any], *, resume: bool, record: str) -> Iterator[Self]:
         """Hold an empty or absent folder, or, with `resume`, the one of the same run, against other processes.
 
-        Args:
-            identity: JSON values that decide where the run ends.
-            record: name of the file that says what the run is.
-
-        OptionError: it holds something else, another run, or this one without `resume`; another process writes there.
+        `identity` are JSON values that decide where the run ends; the file `record` says them. OptionError: the folder
+        holds something else, another run, or this one without `resume`; another process writes there.
         """
         if root.exists() and not root.is_dir():
             raise OptionError(f"{root} is a file: name a folder to write to")
@@ -407,7 +392,7 @@ class RunFolder:
     @property
     def work(self) -> Path:
         """Intermediate files; gone when the run is finished."""
-        return self._record.parent / _WORK
+        return self._record.parent / "unfinished"
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Note the result and drop the intermediate files."""

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -29,7 +29,6 @@ from patchioner.base.errors import (
 
 T = TypeVar("T")
 _ROOT = Path(__file__).resolve().parents[2]
-_ARENA_MAX = -8  # glibc's M_ARENA_MAX
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -42,9 +41,7 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
-        raise MissingExtraError(
-            f"this needs {module!r}, which is not installed: {install_line(extra)}", name=module
-        ) from error
+        raise MissingExtraError(f"{module!r} is not installed: {install_line(extra)}", name=module) from error
 
 
 def read_pretrained(source: str, *kinds: str, dtype: object, offline: bool = False) -> list[Any]:
@@ -54,23 +51,18 @@ def read_pretrained(source: str, *kinds: str, dtype: object, offline: bool = Fal
     """
     transformers = require("transformers", "language-models")
     how: dict[str, Any] = {"trust_remote_code": False, "local_files_only": offline}
-    found = []
     try:
-        for kind in kinds:
-            if kind == kinds[-1]:
-                how |= {"dtype": dtype, "use_safetensors": True}
-            found.append(getattr(transformers, kind).from_pretrained(source, **how))
+        *others, network = (getattr(transformers, kind) for kind in kinds)
+        found = [one.from_pretrained(source, **how) for one in others]
+        return [*found, network.from_pretrained(source, **how, dtype=dtype, use_safetensors=True)]
     except OSError as error:
-        remedy = "give the id of a model with safetensors weights, or a folder that holds one"
-        said = f"the model {source!r} cannot be read: {first_line(error)}; {remedy}"
-        raise HubError(said) from error
+        remedy = "give the id or the folder of a model with safetensors weights"
+        raise HubError(f"the model {source!r} cannot be read: {first_line(error)}; {remedy}") from error
     except ImportError as error:
-        said = f"{source!r} needs a package that is not installed: {first_line(error)}"
-        raise MissingExtraError(said) from error
+        raise MissingExtraError(f"{source!r} needs a package that is not installed: {first_line(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"{source!r} is no model transformers reads as {kinds[-1]} ({first_line(error)})"
         raise OptionError(f"{said}; code that comes with a model is never run") from error
-    return found
 
 
 def install_line(extra: str) -> str:
@@ -92,28 +84,20 @@ def bound_memory(kernels: int = 128) -> None:
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(kernels))
     with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").mallopt(_ARENA_MAX, 1)
+        ctypes.CDLL("libc.so.6").mallopt(-8, 1)  # M_ARENA_MAX
 
 
-def refuse_shadows(names: Iterable[str] = ("decoders", "memory_bank")) -> None:
+def refuse_shadows() -> None:
     """Refuse, by an ImportError, a module of the user's that is found in place of a package of ours."""
-    for name in names:
+    for name in ("decoders", "memory_bank"):
         spec = find_spec(name)
         origin = Path(spec.origin).resolve() if spec and spec.origin else None
         if origin is not None and origin != _ROOT / name / "__init__.py":
-            raise ImportError(
-                f"{origin} hides Patchioner's own package {name!r}: rename it, or run from another folder",
-                name=name,
-                path=str(origin),
-            )
+            raise ImportError(f"{origin} hides Patchioner's own package {name!r}: rename it or run from another folder")
 
 
 class Registry(Generic[T]):
-    """A table of named parts of one kind, e.g. all backbones.
-
-    Args:
-        kind: what the parts are, in the singular, for messages ("backbone").
-        homes: names -> where each is, "module:attribute", imported when it is asked for.
+    """Parts of one `kind` ("backbone") by their names; each has a home, "module:attribute", imported when asked for.
 
     Example:
         >>> paths: Registry[type] = Registry("path", {"pure": "pathlib:PurePath"})
@@ -145,9 +129,6 @@ class Registry(Generic[T]):
         return tuple(sorted(self._homes))
 
 
-_TRIES = 3  # more of a row of which the worker died: a photo may be what kills it
-
-
 def asked_workers(engine: str) -> int | None:
     """How many workers of Ray "ray:8" asks for: 0, as many as fit, of "ray"; None of "local"; else OptionError."""
     found = re.fullmatch(r"local|ray(?::([1-9]\d{0,5}))?", engine)
@@ -163,10 +144,7 @@ def on_ray(
 
     Each takes a GPU, if there are any and `device` is not the CPU, and `cpus` processors; of what is too little for all
     `workers` a share. 0 are as many as there are GPUs or, without, fit. One that dies is made again.
-
-    Raises:
-        MissingExtraError: Ray is not installed.
-        PatchionerError: one failed, or Ray.
+    MissingExtraError: Ray is not installed; PatchionerError: one failed, or Ray.
     """
     ray = require("ray", "ray")
     require("ray.data", "ray")
@@ -186,7 +164,7 @@ def on_ray(
         compute=ray.data.ActorPoolStrategy(size=count),
         num_cpus=share(there["CPU"], count, cpus),
         num_gpus=share(gpus, count),
-        max_task_retries=_TRIES,
+        max_task_retries=3,  # of a row of which the worker died: a photo may be what kills it
     )
     try:
         yield from done.iter_batches(batch_size=None, prefetch_batches=0)

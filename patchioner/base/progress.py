@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from patchioner.base.errors import PatchionerError, out_of_memory
 
@@ -70,15 +70,11 @@ def guarded(work: Callable[[], int | None], program: str = "", stopped: str = "s
 
 
 def progress(iterable: Iterable[T], *, description: str, total: int | None = None, unit: str = "it") -> Iterator[T]:
-    """Yield the items of `iterable`, with a bar on standard error if that is a terminal.
-
-    `total` is the number of items, where `len(iterable)` does not tell; `unit` what one is called.
-    """
+    """Yield the items, with a bar on a terminal's standard error; `total`: how many, where `len(iterable)` fails."""
     from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
     # None is tqdm's own test for a terminal.
-    how: dict[str, Any] = {"file": sys.stderr, "disable": None, "total": total, "unit": unit}
-    yield from tqdm(iterable, desc=description, **how)
+    yield from tqdm(iterable, desc=description, total=total, unit=unit, file=sys.stderr, disable=None)
 
 
 def quiet_interrupts() -> None:
@@ -87,8 +83,7 @@ def quiet_interrupts() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         # A library that is stopped while it is imported hides the reason in its own error.
-        chain = (error, error.__cause__, error.__context__)
-        if any(isinstance(one, KeyboardInterrupt) for one in chain):
+        if any(isinstance(one, KeyboardInterrupt) for one in (error, error.__cause__, error.__context__)):
             sys.stderr.write("stopped\n")
         else:
             before(kind, error, trace)

@@ -14,9 +14,9 @@ import platform
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from patchioner.base.errors import CheckpointError, OptionError
+from patchioner.base.errors import LONE_SURROGATE, CheckpointError, OptionError, first_few, first_line
 from patchioner.base.files import AnyPath, atomic_path, check
 
 Storage = Literal["fp32", "fp16", "int8"]
@@ -52,17 +52,11 @@ _MAGIC = {
 
 
 def save_weights(state: Mapping[str, Tensor], path: AnyPath, *, storage: Storage) -> None:
-    """Write named tensors as one safetensors file, atomically.
+    """Write name -> tensor, which are left untouched, as one safetensors file, atomically; its folder is made.
 
-    Args:
-        state: name -> tensor, e.g. `module.state_dict()`; left untouched.
-        path: the file to write; its folder is made.
-        storage: precision of the float tensors; others stay as they are. "int8" is symmetric with one scale per output
-            row (dim 0), `w ~= q * max|w| / 127`, for tensors of >= 2 dims and >= 4096 values; the others become fp16.
-
-    Raises:
-        CheckpointError: a tensor is not finite, or overflows the chosen storage.
-        OptionError: unknown `storage`.
+    `storage` is of the float tensors; others stay as they are. "int8" is symmetric with one scale per output row (dim
+    0), `w ~= q * max|w| / 127`, for tensors of >= 2 dims and >= 4096 values; the others become fp16. CheckpointError: a
+    tensor is not finite, or overflows the storage; OptionError: there is no such storage.
     """
     check(get_args(Storage), storage=storage)
     stored: dict[str, Tensor] = {}
@@ -71,8 +65,7 @@ def save_weights(state: Mapping[str, Tensor], path: AnyPath, *, storage: Storage
             raise CheckpointError(f"tensor name {name!r} is reserved for int8 scales; rename it")
         stored.update(_stored_form(name, tensor.detach().cpu(), storage))
     with atomic_path(path) as temporary:
-        metadata = {"format": "pt", "storage": storage, "crc32": _crc32(stored)}
-        write_tensors(stored, temporary, metadata)
+        write_tensors(stored, temporary, {"format": "pt", "storage": storage, "crc32": _crc32(stored)})
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -89,25 +82,22 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
 
 
 def load_weights(path: AnyPath) -> dict[str, Tensor]:
-    """Read a file of `save_weights`, or any plain safetensors file, onto the CPU.
+    """Name -> tensor on the CPU, of `save_weights` or any plain safetensors file; floats of any storage as float32.
 
-    Returns:
-        name -> tensor: float tensors as float32 whatever their storage, others as they are.
-
-    Raises:
-        CheckpointError: the file is missing, truncated, a pickle or otherwise foreign, or a tensor is not finite.
+    CheckpointError: the file is missing, truncated, a pickle or otherwise foreign, or a tensor is not finite.
     """
     stored, storage = _read_safetensors(Path(path))
     scales = {name for name in stored if storage == "int8" and name.endswith(SCALE_SUFFIX)}
+    names = [name for name in stored if name not in scales]
+    if orphans := scales - {name + SCALE_SUFFIX for name in names}:
+        raise CheckpointError(f"{path}: scales without a tensor: {first_few(orphans)}")
     state = {}
-    for name in stored.keys() - scales:
+    for name in names:
         tensor = stored[name]
         if name + SCALE_SUFFIX in scales:
             tensor = _dequantise(tensor, stored[name + SCALE_SUFFIX], f"{path}: {name}")
         state[name] = as_float(tensor, f"{os.fspath(path)}: tensor {name!r}")
-    if orphans := [name for name in scales if name.removesuffix(SCALE_SUFFIX) not in state]:
-        raise CheckpointError(f"{path}: scales without a tensor: {_some(orphans)}")
-    return {name: state[name] for name in stored if name in state}
+    return state
 
 
 def as_float(tensor: Tensor, where: str) -> Tensor:
@@ -164,8 +154,7 @@ class AllocationLimit(TorchFunctionMode):
     @classmethod
     def beside(cls, weights: Path, source: str) -> AllocationLimit:
         """For a network whose weights are a file; without one, what no network of today takes."""
-        known = weights.is_file()
-        return cls(source, 16 * weights.stat().st_size + _SPARE if known else _MOST_BYTES)
+        return cls(source, 16 * weights.stat().st_size + _SPARE if weights.is_file() else _MOST_BYTES)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count what a factory would make before it makes it."""
@@ -175,43 +164,29 @@ class AllocationLimit(TorchFunctionMode):
                 asked = func(*args, **{**kwargs, "device": "meta"})
             self._left -= max(asked.numel() * asked.element_size(), _LEAST_BYTES)
             if self._left < 0:
-                raise CheckpointError(
-                    f"{self._source} asks for a network of over {self._limit >> 20:,} MiB, which is not that of its "
-                    "weights: fetch the checkpoint again"
-                )
+                asked_for = f"{self._source} asks for a network of over {self._limit >> 20:,} MiB"
+                raise CheckpointError(f"{asked_for}, which is not that of its weights: fetch the checkpoint again")
         return func(*args, **kwargs)
 
 
 def fit_weights(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Load name -> tensor into a module, strictly: only if every name and every shape fits.
-
-    Raises:
-        CheckpointError: names the missing, unexpected and wrong-shape tensors of the `source`, with both shapes.
-    """
+    """Load name -> tensor into a module, strictly; a CheckpointError names what is missing, unexpected or unlike."""
     wanted = module.state_dict()
-    faults = []
-    if missing := wanted.keys() - state.keys():
-        faults.append(f"missing {_some(missing)}")
-    if unexpected := state.keys() - wanted.keys():
-        faults.append(f"unexpected {_some(unexpected)}")
-    wrong = [
-        f"{name} is {tuple(state[name].shape)}, the network has {tuple(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if wrong:
-        faults.append(f"wrong shape: {_some(wrong)}")
-    if odd := [
-        f"{name} holds {state[name].dtype}, the network {tensor.dtype}"
-        for name, tensor in wanted.items()
-        if name in state and _kind(state[name]) != _kind(tensor)
-    ]:
-        faults.append(f"wrong type: {_some(odd)}")
-    if faults:
-        raise CheckpointError(
-            f"{source}: the weights do not fit {type(module).__name__}: {'; '.join(faults)}. "
-            "Use the configuration that the weights were saved with"
-        )
+    pairs = [(name, state[name], own) for name, own in wanted.items() if name in state]
+    shapes = [(name, tuple(found.shape), tuple(own.shape)) for name, found, own in pairs]
+    faults = {
+        "missing": wanted.keys() - state.keys(),
+        "unexpected": state.keys() - wanted.keys(),
+        "wrong shape:": [f"{name} is {found}, the network has {own}" for name, found, own in shapes if found != own],
+        "wrong type:": [
+            f"{name} holds {found.dtype}, the network {own.dtype}"
+            for name, found, own in pairs
+            if _kind(found) != _kind(own)
+        ],
+    }
+    if told := "; ".join(f"{what} {first_few(names)}" for what, names in faults.items() if names):
+        misfit = f"{source}: the weights do not fit {type(module).__name__}: {told}"
+        raise CheckpointError(f"{misfit}. Use the configuration that the weights were saved with")
     module.load_state_dict(state)
 
 
@@ -244,10 +219,8 @@ def _stored_form(name: str, tensor: Tensor, storage: Storage) -> dict[str, Tenso
 
 def _dequantise(levels: Tensor, scale: Tensor, where: str) -> Tensor:
     if levels.dtype != torch.int8 or levels.dim() < 2 or scale.shape != levels.shape[:1]:
-        raise CheckpointError(
-            f"{where}: {tuple(levels.shape)} {levels.dtype} does not go with int8 scales of shape "
-            f"{tuple(scale.shape)}; the file is corrupt"
-        )
+        found = f"{tuple(levels.shape)} {levels.dtype}"
+        raise CheckpointError(f"{where}: {found} with int8 scales of {tuple(scale.shape)}; the file is corrupt")
     return levels.float() * scale.float().reshape(-1, *[1] * (levels.dim() - 1))
 
 
@@ -272,13 +245,12 @@ def _crc32(tensors: Mapping[str, Tensor]) -> str:
     found = 0
     for name, tensor in sorted(tensors.items()):
         found = zlib.crc32(name.encode(), found)
-        numbers = tensor.contiguous().flatten().view(torch.uint8).numpy()
-        found = zlib.crc32(numbers.data, found)
+        found = zlib.crc32(tensor.contiguous().flatten().view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
 
 
 def _what_it_is(path: Path) -> str:
-    if any("\ud800" <= sign <= "\udfff" for sign in str(path)):
+    if LONE_SURROGATE.search(str(path)):
         return "its path is not UTF-8: rename the folder"
     if (kind := kind_of_file(path)) == _UNKNOWN:
         return "truncated, or not a safetensors file; fetch it again"
@@ -296,12 +268,6 @@ def _check_finite(tensor: Tensor, what: str, remedy: str) -> None:
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise CheckpointError(f"{what} has {bad} values that are not finite; {remedy}")
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    ordered = sorted(names)
-    rest = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(ordered[:most]) + rest
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -371,8 +337,7 @@ class PackedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """(out, in) float32: the weight bit for bit, in a new tensor: writing to it changes nothing."""
-        dense: Tensor = self._packed.to_dense()
-        return dense
+        return self._packed.to_dense()
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., in) to (..., out) float32."""
@@ -387,9 +352,7 @@ class PackedLinear(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> PackedLinear:
         probe = fn(torch.empty(0, dtype=torch.float32, device="cpu"))
         if probe.device.type != "cpu" or probe.dtype != torch.float32:
-            raise OptionError(
-                f"a packed layer cannot become {probe.dtype} on {probe.device}: make another `inference_copy` for that"
-            )
+            raise OptionError(f"no packed layer can be {probe.dtype} on {probe.device}: make another `inference_copy`")
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -457,12 +420,9 @@ def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _onednn_is_right() -> bool:
-    generator = torch.Generator().manual_seed(0)
+    drawn = partial(torch.randn, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu")
     with torch.inference_mode(False), torch.no_grad():
-        rows, weight, bias = (
-            torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-            for shape in ((5, 96), (64, 96), (64,))
-        )
+        rows, weight, bias = drawn(5, 96), drawn(64, 96), drawn(64)
         packed = _reordered(weight)
         expected = functional.linear(rows, weight, bias)
         found = [_onednn_linear(rows, kind, bias) for kind in (weight, packed)]
@@ -497,8 +457,7 @@ def usable_device(wanted: str | torch.device | None) -> torch.device:
     try:
         return torch.empty(0, device=chosen).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise OptionError(f"device {str(chosen)!r} cannot be used ({reason}): try 'cpu'") from error
+        raise OptionError(f"device {str(chosen)!r} cannot be used ({first_line(error)}): try 'cpu'") from error
 
 
 def usable_dtype(wanted: torch.dtype | str | None) -> torch.dtype:
