@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -15,10 +15,9 @@ from memory_bank import projection, storage
 from memory_bank.projection import Matrix, Precision
 from memory_bank.storage import INDEX_FILE, INDEX_HEADER, BankIndex, IndexOptions, read_index, write_index
 from patchioner.base.errors import MemoryBankError, OptionError
-from patchioner.base.files import check, replace_folder
+from patchioner.base.files import AnyPath, check, replace_folder
 
-FILES = (storage.HEADER, storage.ARRAYS, storage.TEXTS, INDEX_HEADER, INDEX_FILE)
-"""What a saved bank consists of; the last three may be absent."""
+FILES = (storage.HEADER, storage.ARRAYS, storage.TEXTS, INDEX_HEADER, INDEX_FILE)  # the last three may be absent
 
 
 @dataclass(frozen=True)
@@ -36,16 +35,16 @@ class Neighbours:
 class MemoryBank:
     """Text embeddings to project onto. Immutable: threads may share one.
 
-    Each row is at once a key (normalised, for the similarities) and a value (as it came in: its
-    norm may differ from 1, and longer rows weigh more in a projection).
+    Each row is at once a key (normalised, for the similarities) and a value (as it came in: longer rows weigh more in
+    a projection).
 
     Args:
         embeddings: (N, dim) tensor or array of any float type; copied.
         texts: N texts, or None.
         counts: (N,) positive integers: row i stands for `counts[i]` equal rows. None: all ones.
         drop_zero_rows: leave out rows of zero norm (with their texts and counts).
-        dtype: "float32"; "float16" for half the memory; "int8" with a scale per row for a quarter
-            (what its rounding does: `memory_bank.projection`). Sums are float32 or exact integers.
+        dtype: "float32"; "float16" for half the memory; "int8", with a scale per row, for a quarter (what its rounding
+            does: `memory_bank.projection`). Sums are float32.
 
     Attributes (shared, not copies: do not change them):
         keys, scales: (N, dim) rows of the bank's dtype, and None; of int8, and (N,) float32. See `units`.
@@ -85,24 +84,20 @@ class MemoryBank:
         self.dtype = next(name for name, kind in projection.DTYPES.items() if kind == self.keys.dtype)
 
     @classmethod
-    def _of(
-        cls, arrays: Mapping[str, Tensor], texts: Sequence[str] | None = None, index: BankIndex | None = None
-    ) -> MemoryBank:
+    def _of(cls, arrays: Mapping[str, Tensor], texts: Sequence[str] | None, index: BankIndex | None = None) -> Self:
         """Make a bank of arrays that are already sound, and an index of the same rows."""
         bank = cls.__new__(cls)
         bank._hold(arrays, texts, index)
         return bank
 
     @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str], memory_map: bool = True, device: torch.device | str = "cpu"
-    ) -> MemoryBank:
+    def load(cls, folder: AnyPath, memory_map: bool = True, device: torch.device | str = "cpu") -> MemoryBank:
         """Read a bank that `save` wrote, with its index if it has one (which is opened at its first use).
 
         Args:
             folder: where it is, or a checkpoint that has one.
-            memory_map: open at once and read rows from the file as they are needed; shapes, norms and counts are
-                checked, and that the files are of one bank. False: read everything and check its sha256.
+            memory_map: read rows from the file as they are needed; shapes, norms and counts are checked, and that the
+                files are of one bank. False: read everything and check its sha256.
             device: where searches run; other than "cpu", all rows are copied there.
 
         Raises:
@@ -110,16 +105,14 @@ class MemoryBank:
         """
         root = storage.bank_folder(folder)
         arrays, texts, identity = storage.read_bank(root, memory_map=memory_map)
-        indexed = (root / INDEX_HEADER).exists()
-        index = read_index(root, identity, *arrays["keys"].shape) if indexed else None
+        index = read_index(root, identity, *arrays["keys"].shape) if (root / INDEX_HEADER).exists() else None
         return cls._of(arrays, texts, index).to(device)
 
-    def save(self, folder: str | os.PathLike[str], dtype: Precision = "float16") -> None:
+    def save(self, folder: AnyPath, dtype: Precision = "float16") -> None:
         """Write the bank into a folder, in place of an older one: `FILES`, with its texts and index if it has any.
 
-        A kill leaves the older bank or this one; other files in the folder stay. In float16 the elements of a unit row
-        are rounded by at most 1 part in 2,048: cosines at width 384 move by about 1e-5, weights at temperature 0.01 by
-        1e-3; in int8 by about 4e-4 and 4e-2.
+        A kill leaves the older bank or this one; other files in the folder stay. At width 384 float16 moves cosines by
+        about 1e-5 and weights at temperature 0.01 by 1e-3, int8 by 4e-4 and 4e-2.
         """
         stored = self.to("cpu", dtype)
         if self.index is not None:
@@ -129,14 +122,15 @@ class MemoryBank:
             if self.index is not None:
                 write_index(fresh, self.index, identity)
 
-    def save_index(self, folder: str | os.PathLike[str]) -> None:
+    def save_index(self, folder: AnyPath) -> None:
         """Write only the index into a folder that holds this bank (else MemoryBankError); OptionError without one."""
         if self.index is None:
             raise OptionError("this bank has no index to save; make one by with_index(...)")
-        stored = storage.stored_fingerprint(Path(folder))
+        root = Path(folder)
+        stored = storage.bank_header(root)["fingerprint"]
         if stored != self.fingerprint():
-            raise MemoryBankError(f"{os.fspath(folder)} holds another bank; load it before the index is built")
-        write_index(Path(folder), self.index, stored)
+            raise MemoryBankError(f"{root} holds another bank; load it before the index is built")
+        write_index(root, self.index, stored)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -163,8 +157,9 @@ class MemoryBank:
         """This bank on another device or in another precision."""
         arrays = {name: array.to(device=device) for name, array in self._arrays.items()}
         if dtype is not None and projection.torch_dtype(dtype) != self.keys.dtype:
-            moved, shape = MemoryBank._of(arrays), self.keys.shape
-            keys, scales = projection.stored_rows(moved.units, shape, projection.torch_dtype(dtype), moved.device)
+            moved = MemoryBank._of(arrays, None)
+            keys = torch.empty_like(moved.keys, dtype=projection.torch_dtype(dtype))
+            scales = projection.fill_keys(keys, moved.units)
             arrays = {"keys": keys, "norms": moved.norms, "counts": moved.counts} | scales
         return MemoryBank._of(arrays, self.texts, self.index)
 
@@ -192,8 +187,7 @@ class MemoryBank:
             queries: (n, dim), any float type; normalised here, left untouched.
             temperature: positive; smaller is closer to the nearest row.
             normalize: return unit rows.
-            top_k: let only the k nearest rows take part: those that the bank's index finds, else
-                the k nearest. They are compared in float32. What that leaves out: `approximate`.
+            top_k: only so many rows take part: those that the bank's index finds, else the nearest; see `approximate`.
 
         Returns:
             (n, dim) float32 on the device of the queries.
@@ -231,9 +225,7 @@ class MemoryBank:
             index, similarity = projection.nearest(units, self, k)
         projection.check_finite(similarity)
         texts, home = self.texts, _home(queries)
-        found = None
-        if texts is not None:
-            found = tuple(tuple(texts[row] for row in rows) for rows in index.tolist())
+        found = None if texts is None else tuple(tuple(texts[row] for row in rows) for rows in index.tolist())
         return Neighbours(index.to(home), similarity.to(home), found)
 
     def take(self, rows: Tensor, counts: Tensor | None = None) -> MemoryBank:

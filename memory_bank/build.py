@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -56,8 +57,7 @@ def prepare(
     if not kept:
         raise TextError("no caption is left: give at least one that is not blank")
     if sample is not None and sample < len(kept):
-        chosen = sorted(random.Random(seed).sample(range(len(kept)), sample))
-        kept = [kept[index] for index in chosen]
+        kept = [kept[index] for index in sorted(random.Random(seed).sample(range(len(kept)), sample))]
     counts = Counter(kept)
     return list(counts), list(counts.values())
 
@@ -90,13 +90,11 @@ def build_bank_folder(
         captions: any number; repeated ones become one row with a count, which projects the same.
         embed: of the model that the bank is for, e.g. its text tower's `encode`.
         out: an absent or empty folder.
-        encoder: JSON values that tell this encoder from others, its settings and the sha256 of its weights: a run
-            goes on only with the encoder that it was begun with.
+        encoder: JSON values that tell it from others (settings, sha256 of weights): a run goes on only with its own.
         sample: captions drawn at random; None takes all.
         rows: size to compact to by k-means (`compact`); None keeps every distinct caption.
         lower: lower-case captions and strip a final full stop, as shipped models' banks are.
-        unit: store unit vectors. False keeps the lengths that the encoder gives, as the published banks do: longer
-            rows then weigh more in a projection.
+        unit: store unit vectors. False keeps the encoder's lengths, as published banks do: longer rows weigh more.
         keep_texts: keep the captions, for `explain` and for decoders that retrieve.
         dtype: precision of the rows.
         seed: of `sample` and of the k-means.
@@ -111,12 +109,8 @@ def build_bank_folder(
     check("int [1, inf) or None", sample=sample, rows=rows)
     out = Path(out)
     texts, counts = prepare(captions, lower=lower, sample=sample, seed=seed)
-    options = dict(sample=sample, rows=rows, lower=lower, unit=unit, keep_texts=keep_texts)
-    identity = {
-        "options": {**options, "dtype": dtype, "seed": seed},
-        "captions": _digest(texts, counts),
-        "text_tower": dict(encoder),
-    }
+    options = dict(sample=sample, rows=rows, lower=lower, unit=unit, keep_texts=keep_texts, dtype=dtype, seed=seed)
+    identity = {"options": options, "captions": _digest(texts, counts), "text_tower": dict(encoder)}
     with RunFolder.claim(out, identity, resume=resume, record=RECORD) as run:
         if run.finished:
             _log.info("%s is finished: nothing left to do", out)
@@ -143,12 +137,10 @@ def _digest(texts: Sequence[str], counts: Sequence[int]) -> str:
 def embed_texts(embed: Embed, texts: Sequence[str], folder: Path, *, shard: int = SHARD, unit: bool = True) -> Tensor:
     """Embeddings of texts, (N, dim); shards that lie in `folder` are read, the others written.
 
-    `unit` vectors are fp16, others fp32; all of them lie in a file beside the shards, not in memory. CheckpointError: a
-    shard is damaged or of other texts.
+    `unit` vectors are fp16, others fp32; all lie in a file, not in memory. CheckpointError: a damaged or foreign shard.
     """
     rows, kind = torch.empty(0), torch.float16 if unit else torch.float32
-    starts = range(0, len(texts), shard)
-    for start in progress(starts, description="embedding the corpus", unit="shard"):
+    for start in progress(range(0, len(texts), shard), description="embedding the corpus", unit="shard"):
         path, batch = shard_path(folder, start), list(texts[start : start + shard])
         if not path.exists():
             write_shard(embed, batch, path, unit=unit)
@@ -156,9 +148,7 @@ def embed_texts(embed: Embed, texts: Sequence[str], folder: Path, *, shard: int 
         if start == 0 and part is not None:
             rows = _on_disk(folder / "rows", (len(texts), part.shape[-1]), kind)
         if part is None or part.shape != (len(batch), rows.shape[-1]):
-            raise CheckpointError(
-                f"{path} does not hold {(len(batch), rows.shape[-1])} embeddings: remove it and go on"
-            )
+            raise CheckpointError(f"{path} holds no {(len(batch), rows.shape[-1])} embeddings: remove it and go on")
         rows[start : start + shard] = part
     return rows
 
@@ -166,8 +156,7 @@ def embed_texts(embed: Embed, texts: Sequence[str], folder: Path, *, shard: int 
 def _on_disk(path: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """A matrix in a file without a name, which the system writes to as memory runs short."""
     path.unlink(missing_ok=True)
-    size = shape[0] * shape[1]
-    rows = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(shape)
+    rows = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
     with suppress(OSError):  # where open files keep their names
         path.unlink()
     return rows
@@ -183,13 +172,10 @@ def write_shard(embed: Embed, texts: Sequence[str], path: Path, *, unit: bool) -
     with torch.no_grad():
         found = as_matrix(embed(list(texts)), "text embeddings").cpu()
     if len(found) != len(texts):
-        raise MemoryBankError(
-            f"the encoder gave shape {tuple(found.shape)} for {len(texts)} texts: one row each is needed"
-        )
+        raise MemoryBankError(f"the encoder gave {tuple(found.shape)} for {len(texts)} texts: one row each is needed")
     finite = torch.isfinite(found).all(dim=1).tolist()
     if not all(finite):
-        text = texts[finite.index(False)]
-        raise MemoryBankError(f"the embedding of {text!r} is not finite; check the encoder")
+        raise MemoryBankError(f"the embedding of {texts[finite.index(False)]!r} is not finite; check the encoder")
     found = functional.normalize(found.float(), dim=1).half() if unit else found.float()
     with atomic_path(path) as temporary:
         write_tensors({_NAME: found.contiguous()}, temporary, {})
@@ -207,8 +193,7 @@ def embed_on_ray(
 ) -> None:
     """Write the shards that `embed_texts` would, where they are missing, by Ray.
 
-    `make_embed` gives each worker its encoder, and is pickled; all machines see the `folder`; see `on_ray` for workers,
-    device and errors.
+    `make_embed`, which is pickled, gives each worker its encoder; all machines see the `folder`. The rest: `on_ray`.
     """
     rows = [
         {"path": str(path), "texts": list(texts[start : start + shard])}
@@ -271,8 +256,7 @@ def _cluster(bank: MemoryBank, rows: int, seed: int, iterations: int) -> tuple[T
         # Members that cancel out leave no direction: such a cluster keeps its centroid.
         directed = sums / lengths.clamp_min(_SMALLEST_NORM)
         centroids = torch.where(lengths > _SMALLEST_NORM, directed, centroids)
-        found = _assign(bank, centroids, f"clustering {iteration}")
-        label, similarity = _fill_empty(*found, rows)
+        label, similarity = _fill_empty(*_assign(bank, centroids, f"clustering {iteration}"), rows)
         if torch.equal(label, before):
             break
     return label, similarity
@@ -282,8 +266,7 @@ def _assign(bank: MemoryBank, centroids: Tensor, description: str) -> tuple[Tens
     """Give every row to the centroid of highest cosine: labels and cosines."""
     found = []
     for start in progress(range(0, len(bank), _BLOCK), description=description, unit="block"):
-        units = bank.units(slice(start, start + _BLOCK))
-        found.append(torch.max(units @ centroids.T, dim=1))
+        found.append(torch.max(bank.units(slice(start, start + _BLOCK)) @ centroids.T, dim=1))
     return torch.cat([best.indices for best in found]), torch.cat([best.values for best in found])
 
 
@@ -319,9 +302,7 @@ def _merge(bank: MemoryBank, label: Tensor, similarity: Tensor, rows: int) -> Me
     order = np.argsort(similarity.cpu().numpy(), kind="stable")
     best = np.empty(rows, dtype=np.int64)
     best[label.cpu().numpy()[order]] = order
-    nearest = torch.from_numpy(best).to(bank.device)
-    cancelled = torch.linalg.vector_norm(values, dim=1) <= _SMALLEST_NORM * bank.norms[nearest]
-    kept = bank.units(nearest) * bank.norms[nearest, None]
-    values = torch.where(cancelled[:, None], kept, values)
-    texts = None if bank.texts is None else [bank.texts[row] for row in nearest.tolist()]
-    return MemoryBank(values, texts, counts, dtype=bank.dtype)
+    nearest = bank.take(torch.from_numpy(best).to(bank.device))
+    cancelled = torch.linalg.vector_norm(values, dim=1) <= _SMALLEST_NORM * nearest.norms
+    values = torch.where(cancelled[:, None], nearest.embeddings(), values)
+    return MemoryBank(values, nearest.texts, counts, dtype=bank.dtype)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from patchioner.base.errors import MemoryBankError, OptionError
+from patchioner.base.errors import MemoryBankError, OptionError, first_few
 from patchioner.base.weights import linear, quantize_rows
 
 if TYPE_CHECKING:
@@ -25,19 +24,15 @@ if TYPE_CHECKING:
 Matrix: TypeAlias = Tensor | NDArray[Any]
 Precision = Literal["int8", "float16", "float32"]
 
-DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
-    {"int8": torch.int8, "float16": torch.float16, "float32": torch.float32}
-)
+DTYPES: Mapping[Precision, torch.dtype] = {"int8": torch.int8, "float16": torch.float16, "float32": torch.float32}
 """The torch dtype of the keys in each precision."""
 
 _QUERIES = 512  # worked on at once; neither this nor the size of a block of rows changes a result
 _CPU_BLOCK_BYTES = 6 * 2**20  # of float32, which stays in the cache: 2,048 rows of width 768
-_CPU_ROWS = (64, 65536)
-_GPU_ROWS = 65536
+_FEWEST_ROWS, _MOST_ROWS = 64, 65536  # of a block
 _KEPT_SHAPES = 16  # few of them: for each new one oneDNN prepares a millisecond
 _GATHERED_BYTES = 2**25
 _DENSE = 0.7  # above this share of rows that matter, gathering them costs more than it saves
-_CHECKED_ROWS = 65536
 _SMALLEST_NORM = torch.finfo(torch.float32).tiny
 
 
@@ -54,27 +49,24 @@ def quantise(units: Tensor) -> tuple[Tensor, Tensor]:
     return keys, (1 / torch.linalg.vector_norm(keys.double(), dim=1)).float()
 
 
-def torch_dtype(precision: str) -> torch.dtype:
+def torch_dtype(precision: Precision) -> torch.dtype:
     """The torch dtype of "int8", "float16" or "float32"; else it is an OptionError."""
     if precision not in DTYPES:
         raise OptionError(f"dtype={precision!r}; a bank is kept in one of {tuple(DTYPES)}")
-    return DTYPES[precision]  # type: ignore[index]
+    return DTYPES[precision]
 
 
 def as_matrix(value: Matrix, what: str) -> Tensor:
     """`value` as a detached (n, dim) float tensor, which may share its memory; else a MemoryBankError."""
-    if not isinstance(value, Tensor | np.ndarray):
-        raise MemoryBankError(f"{what} must be a tensor or a numpy array, got {type(value)}")
-    real = value.dtype.kind == "f" if isinstance(value, np.ndarray) else value.is_floating_point()
-    if not real:
-        raise MemoryBankError(f"{what} must be floating point, got {value.dtype}; convert it")
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         # torch warns of arrays it could write to by accident.
         value = torch.from_numpy(value if value.flags.writeable else value.copy())
+    if not isinstance(value, Tensor | np.ndarray):
+        raise MemoryBankError(f"{what} must be a tensor or a numpy array, got {type(value)}")
+    if isinstance(value, np.ndarray) or not value.is_floating_point():
+        raise MemoryBankError(f"{what} must be floating point, got {value.dtype}; convert it")
     if value.dim() != 2 or value.shape[1] == 0:
-        raise MemoryBankError(
-            f"{what} must have shape (rows, dim), got {tuple(value.shape)}; a single vector goes in as vector[None]"
-        )
+        raise MemoryBankError(f"{what} must be (rows, dim), got {tuple(value.shape)}; give one vector as vector[None]")
     return value.detach()
 
 
@@ -88,12 +80,8 @@ def split_embeddings(
     if len(kept) == 0:
         raise MemoryBankError(f"embeddings of shape {tuple(matrix.shape)} leave the bank no rows")
     all_counts = _checked_counts(counts, len(matrix), matrix.device)
-
-    def units(block: slice) -> Tensor:
-        rows = kept[block]
-        return matrix[rows].double() / norms[rows, None]
-
-    keys, scales = stored_rows(units, (len(kept), matrix.shape[1]), dtype, matrix.device)
+    keys = torch.empty((len(kept), matrix.shape[1]), dtype=dtype, device=matrix.device)
+    scales = fill_keys(keys, lambda block: matrix[kept[block]].double() / norms[kept[block], None])
     arrays = {"keys": keys, "norms": norms[kept].float(), "counts": all_counts[kept]}
     return arrays | scales, kept
 
@@ -101,9 +89,7 @@ def split_embeddings(
 def checked_norms(matrix: Tensor, what: str, *, zero_allowed: bool = False) -> Tensor:
     """The (n,) float64 norms of the rows, 0 below float32's range; rows of no finite or of zero norm are named."""
     # In float64, so that neither tiny nor huge values are lost in their squares.
-    norms = torch.empty(len(matrix), dtype=torch.float64, device=matrix.device)
-    for rows in _slices(len(matrix), _CHECKED_ROWS):
-        norms[rows] = torch.linalg.vector_norm(matrix[rows].double(), dim=1)
+    norms = torch.cat([torch.linalg.vector_norm(part.double(), dim=1) for part in matrix.split(_MOST_ROWS)])
     norms[norms < _SMALLEST_NORM] = 0.0
     if bad := _flagged(~torch.isfinite(norms.float())):
         raise MemoryBankError(f"{what} rows that are not finite: {bad}; find out where they arose")
@@ -117,9 +103,7 @@ def unit_queries(queries: Matrix, dim: int) -> Tensor:
     """Queries as (n, dim) float32 unit rows, where they are, in a new tensor."""
     matrix = as_matrix(queries, "queries")
     if matrix.shape[1] != dim:
-        raise MemoryBankError(
-            f"queries have width {matrix.shape[1]}, the bank has {dim}; use the bank of the same model"
-        )
+        raise MemoryBankError(f"queries have width {matrix.shape[1]}, the bank has {dim}; use their own model's bank")
     norms = checked_norms(matrix, "query")
     return (matrix.double() / norms[:, None]).float()
 
@@ -153,19 +137,16 @@ def identical_rows(bank: MemoryBank) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(first).to(bank.device), torch.tensor(group, device=bank.device)
 
 
-def stored_rows(
-    units: Callable[[slice], Tensor], shape: Sequence[int], dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Put unit rows into this dtype block by block: keys, and of int8 their "scales"."""
-    keys = torch.empty(tuple(shape), dtype=dtype, device=device)
-    if dtype.is_floating_point:
-        for block in _slices(len(keys), _CHECKED_ROWS):
+def fill_keys(keys: Tensor, units: Callable[[slice], Tensor]) -> dict[str, Tensor]:
+    """Write unit rows into keys of any dtype, block by block; of int8 return their "scales"."""
+    if keys.is_floating_point():
+        for block in _slices(len(keys), _MOST_ROWS):
             keys[block] = units(block)
-        return keys, {}
-    scales = torch.empty(len(keys), dtype=torch.float32, device=device)
-    for block in _slices(len(keys), _CHECKED_ROWS):
+        return {}
+    scales = torch.empty(len(keys), dtype=torch.float32, device=keys.device)
+    for block in _slices(len(keys), _MOST_ROWS):
         keys[block], scales[block] = quantise(units(block))
-    return keys, {"scales": scales}
+    return {"scales": scales}
 
 
 def _checked_counts(counts: Sequence[int] | Matrix | None, rows: int, device: torch.device) -> Tensor:
@@ -181,11 +162,9 @@ def _checked_counts(counts: Sequence[int] | Matrix | None, rows: int, device: to
     return tensor.to(torch.int64, copy=True)
 
 
-def _flagged(flags: Tensor, most: int = 5) -> str:
-    """Name the rows whose flag is set: "3, 8 and 2 more"; empty if none is."""
-    rows = torch.nonzero(flags).flatten().tolist()
-    rest = f" and {len(rows) - most} more" if len(rows) > most else ""
-    return ", ".join(map(str, rows[:most])) + rest
+def _flagged(flags: Tensor) -> str:
+    """Name the rows whose flag is set; empty if none is."""
+    return first_few(torch.nonzero(flags).flatten().tolist())
 
 
 def project(queries: Tensor, bank: MemoryBank, temperature: float) -> tuple[Tensor, Tensor]:
@@ -224,7 +203,7 @@ def _negligible(bank: MemoryBank) -> float:
     All rows so far below, repeated by their counts, add less than 2**-24 to a sum of at least 1, even if theirs are
     the longest values. The running maximum is no higher than the final one, so the bound holds throughout.
     """
-    longest, shortest = (float(end) for end in torch.aminmax(bank.norms)[::-1])
+    shortest, longest = map(float, torch.aminmax(bank.norms))
     # In logarithms, because the ratio of two lengths in float32's range may leave that range.
     rows = math.log(float(bank.counts.double().sum()))
     return -(24 * math.log(2) + rows + math.log(longest) - math.log(shortest))
@@ -251,12 +230,8 @@ def nearest(queries: Tensor, bank: MemoryBank, k: int) -> tuple[Tensor, Tensor]:
     best = queries.new_empty((len(queries), 0))
     index = best.long()
     for rows, block in _blocks(bank):
-        found = [
-            torch.topk(linear(queries[part], block), min(k, len(block)), dim=1)
-            for part in _slices(len(queries), _QUERIES)
-        ]
-        if not found:
-            return index.new_empty((0, k)), best.new_empty((0, k))
+        most = min(k, len(block))
+        found = [torch.topk(linear(part, block), most, dim=1) for part in queries.split(_QUERIES)]
         best = torch.cat([best, torch.cat([top.values for top in found])], dim=1)
         index = torch.cat([index, torch.cat([top.indices for top in found]) + rows.start], dim=1)
         best, order = torch.topk(best, min(k, best.shape[1]), dim=1)
@@ -266,9 +241,8 @@ def nearest(queries: Tensor, bank: MemoryBank, k: int) -> tuple[Tensor, Tensor]:
 
 def _block_rows(device: torch.device, dim: int) -> int:
     if device.type != "cpu":
-        return _GPU_ROWS
-    fewest, most = _CPU_ROWS
-    return min(max(_CPU_BLOCK_BYTES // (4 * dim), fewest), most)
+        return _MOST_ROWS
+    return min(max(_CPU_BLOCK_BYTES // (4 * dim), _FEWEST_ROWS), _MOST_ROWS)
 
 
 def _blocks(bank: MemoryBank) -> Iterator[tuple[slice, Tensor]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from memory_bank.projection import DTYPES
 from patchioner.base.errors import CheckpointError, MemoryBankError, PatchionerError, UnknownNameError
-from patchioner.base.files import atomic_path, check, file_sha256, read_json, recover_folder, write_json
+from patchioner.base.files import AnyPath, atomic_path, check, file_sha256, read_json, recover_folder, write_json
 from patchioner.base.optional import require
 from patchioner.base.progress import progress
 from patchioner.base.weights import write_tensors
@@ -70,10 +69,8 @@ class StoredTexts(Sequence[str]):
 
     @overload
     def __getitem__(self, index: int) -> str: ...
-
     @overload
     def __getitem__(self, index: slice) -> Sequence[str]: ...
-
     def __getitem__(self, index: int | slice) -> str | Sequence[str]:
         if isinstance(index, slice):
             return tuple(self[row] for row in range(*index.indices(len(self))))
@@ -88,7 +85,7 @@ class StoredTexts(Sequence[str]):
         return text
 
 
-def bank_folder(folder: str | os.PathLike[str]) -> Path:
+def bank_folder(folder: AnyPath) -> Path:
     """The folder of a bank: the given one, or the one inside a checkpoint's."""
     root = Path(folder)
     recover_folder(root)
@@ -102,23 +99,20 @@ def write_bank(root: Path, arrays: Mapping[str, Tensor], texts: Sequence[str] | 
     tensors = {name: tensor.contiguous() for name, tensor in arrays.items()}
     # One entry alone: safetensors writes several in an order of its own, and equal banks are equal files.
     write_tensors(tensors, root / ARRAYS, {"bank": identity})
-    lines = hashlib.sha256()
-    if texts is not None:
-        with (root / TEXTS).open("wb") as file:
-            for line in _text_lines(texts):
-                lines.update(line)
-                file.write(line)
     (rows, dim), version = arrays["keys"].shape, _VERSION if "scales" in arrays else _OLDEST
     header = {"format": _FORMAT, "version": version, "rows": rows, "dim": dim}
     header |= {"texts": texts is not None, "fingerprint": identity}
-    header |= {} if texts is None else {"texts_sha256": lines.hexdigest()}
+    if texts is not None:
+        with (root / TEXTS).open("wb") as file:
+            file.writelines(_text_lines(texts))
+        header["texts_sha256"] = file_sha256(root / TEXTS)
     write_json(root / HEADER, header)
     return identity
 
 
 def read_bank(root: Path, *, memory_map: bool) -> tuple[dict[str, Tensor], Sequence[str] | None, str]:
     """Read the arrays, texts and fingerprint of a bank; without `memory_map`, all of it, and check its sha256."""
-    header = _bank_header(root)
+    header = bank_header(root)
     identity = str(header["fingerprint"])
     arrays, named = _read_arrays(root / ARRAYS, header, memory_map)
     texts = StoredTexts(root / TEXTS) if header["texts"] else None
@@ -126,14 +120,11 @@ def read_bank(root: Path, *, memory_map: bool) -> tuple[dict[str, Tensor], Seque
         raise MemoryBankError(f"{root}: {len(texts)} texts for {header['rows']} rows; fetch anew")
     # Banks of earlier releases say nothing in their files: those are read whole.
     if memory_map and named is not None and (texts is None or "texts_sha256" in header):
-        sound = named == identity
-        sound = sound and (texts is None or texts.sha256() == header["texts_sha256"])
+        sound = named == identity and (texts is None or texts.sha256() == header["texts_sha256"])
     else:
         sound = fingerprint(arrays, texts) == identity
     if not sound:
-        raise MemoryBankError(
-            f"{root}: contents differ from their sha256, or the files are not of one bank; fetch it again"
-        )
+        raise MemoryBankError(f"{root}: contents differ from their sha256, or are not of one bank; fetch it again")
     return arrays, texts, identity
 
 
@@ -149,11 +140,6 @@ def fingerprint(arrays: Mapping[str, Tensor], texts: Sequence[str] | None) -> st
     return digest.hexdigest()
 
 
-def stored_fingerprint(root: Path) -> str:
-    """The fingerprint that a saved bank's header promises; nothing else is read."""
-    return str(_bank_header(root)["fingerprint"])
-
-
 def _text_lines(texts: Sequence[str]) -> Iterator[bytes]:
     # ASCII escapes: a lone surrogate, which UTF-8 cannot hold, must not fail a long run at its end.
     return ((json.dumps(text) + "\n").encode("ascii") for text in texts)
@@ -167,19 +153,16 @@ def read_header(path: Path, what: str, form: str, versions: Sequence[int], kinds
         raise MemoryBankError(f"not {what}: {error}") from error
     if not isinstance(header, dict) or header.get("format") != form:
         raise MemoryBankError(f"{path}: not the header of {what}")
-    if header.get("version") not in versions:
-        raise MemoryBankError(
-            f"{path}: version {header.get('version')!r}, this release reads {versions[0]} to {versions[-1]}; upgrade it"
-        )
+    if (found := header.get("version")) not in versions:
+        raise MemoryBankError(f"{path}: version {found!r}, this release reads {versions[0]} to {versions[-1]}; upgrade")
     for name, kind in kinds.items():
-        if not isinstance(header.get(name), kind):
-            raise MemoryBankError(
-                f"{path}: {name} is {header.get(name)!r}, expected {kind.__name__}; build or fetch it again"
-            )
+        if not isinstance(found := header.get(name), kind):
+            raise MemoryBankError(f"{path}: {name} is {found!r}, expected {kind.__name__}; build or fetch it again")
     return header
 
 
-def _bank_header(root: Path) -> dict[str, Any]:
+def bank_header(root: Path) -> dict[str, Any]:
+    """What a saved bank says of itself, checked; nothing else is read."""
     kinds = {"rows": int, "dim": int, "texts": bool, "fingerprint": str}
     return read_header(root / HEADER, "a memory bank", _FORMAT, (_OLDEST, _VERSION), kinds)
 
@@ -199,10 +182,7 @@ def _read_arrays(path: Path, header: dict[str, Any], memory_map: bool) -> tuple[
     for name, tensor in arrays.items():
         shape = (header["rows"], header["dim"]) if name == "keys" else (header["rows"],)
         if tensor.shape != shape or tensor.dtype not in dtypes.get(name, (torch.float32,)):
-            raise MemoryBankError(
-                f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, the header promises {shape}; "
-                "the files are not of one bank"
-            )
+            raise MemoryBankError(f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, not {shape}; fetch anew")
         if name != "keys" and not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
             raise MemoryBankError(f"{path}: {name} that are not positive; fetch it again")
     return arrays, named
@@ -213,9 +193,8 @@ class IndexOptions:
     """How an index is built and searched. None leaves a number to the size of the bank.
 
     Args:
-        kind: "ivf" looks at the lists of rows nearest to the query; "ivfsq" is "ivf" over rows of eight bits a value,
-            a quarter of the memory; "flat" looks at every row, on a GPU that FAISS was built for (elsewhere the bank's
-            own exact search is as fast, and is taken).
+        kind: "ivf" looks at the lists of rows nearest to the query; "ivfsq" too, in a quarter of the memory, eight bits
+            a value; "flat" at every row, on a GPU that FAISS was built for (elsewhere the bank's own is as fast).
         lists: of those with lists. None: four times the square root of the number of rows.
         probes: lists looked at per query; more find more. None: an eighth of them.
         seed: of the clustering into lists.
@@ -263,17 +242,15 @@ class BankIndex:
     def build(cls, bank: MemoryBank, options: IndexOptions) -> BankIndex:
         """Index the unit keys of a bank, block by block, on the CPU."""
         faiss = require("faiss", "faiss")
-        rows, dim = len(bank), bank.dim
-        codes = {"flat": "Flat", "ivf": "Flat", "ivfsq": "SQ8"}[options.kind]
-        lists = f"IVF{options.lists_for(rows)}," if options.has_lists else ""
-        index = faiss.index_factory(dim, f"{lists}{codes}", faiss.METRIC_INNER_PRODUCT)
+        rows, dim, lists = len(bank), bank.dim, options.lists_for(len(bank))
+        factory = {"flat": "Flat", "ivf": f"IVF{lists},Flat", "ivfsq": f"IVF{lists},SQ8"}[options.kind]
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
         if options.has_lists:
             index.cp.seed = options.seed
             index.cp.min_points_per_centroid = 1  # FAISS would write a warning to the terminal
             index.train(_training_rows(bank, options))
         for start in progress(range(0, rows, _BLOCK), description="indexing", unit="block"):
-            block = slice(start, start + _BLOCK)
-            index.add(np.ascontiguousarray(bank.units(block).cpu().numpy()))
+            index.add(bank.units(slice(start, start + _BLOCK)).cpu().numpy())
         return cls(options, rows, dim, lambda: index)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BankIndex:
@@ -309,8 +286,7 @@ class BankIndex:
         if self.options.has_lists:
             faiss = require("faiss", "faiss")
             parameters = faiss.SearchParametersIVF(nprobe=self.options.probes_for(self.rows))
-        queries = np.ascontiguousarray(units.detach().float().cpu().numpy())
-        return torch.from_numpy(index.search(queries, k, params=parameters)[1]).to(units.device)
+        return torch.from_numpy(index.search(units.detach().cpu().numpy(), k, params=parameters)[1]).to(units.device)
 
 
 def write_index(root: Path, index: BankIndex, bank: str) -> None:
@@ -321,9 +297,8 @@ def write_index(root: Path, index: BankIndex, bank: str) -> None:
     with atomic_path(root / INDEX_FILE) as temporary:
         faiss.write_index(opened, str(temporary))
         digest = file_sha256(temporary)
-    shape = {"bank": bank, "rows": index.rows, "dim": index.dim, "sha256": digest}
-    header = {"format": _INDEX_FORMAT, "version": _INDEX_VERSION, **shape, "options": asdict(index.options)}
-    write_json(root / INDEX_HEADER, header)
+    header = {"format": _INDEX_FORMAT, "version": _INDEX_VERSION, "bank": bank, "rows": index.rows, "dim": index.dim}
+    write_json(root / INDEX_HEADER, header | {"sha256": digest, "options": asdict(index.options)})
 
 
 def read_index(root: Path, bank: str, rows: int, dim: int) -> BankIndex:
@@ -332,26 +307,19 @@ def read_index(root: Path, bank: str, rows: int, dim: int) -> BankIndex:
     kinds = {"bank": str, "rows": int, "dim": int, "sha256": str, "options": dict}
     header = read_header(path, "a bank's index", _INDEX_FORMAT, (_INDEX_VERSION,), kinds)
     if (header["bank"], header["rows"], header["dim"]) != (bank, rows, dim):
-        raise MemoryBankError(
-            f"{path}: an index of another bank; build it again (`patchioner bank index`) or delete it"
-        )
+        raise MemoryBankError(f"{path}: an index of another bank; run `patchioner bank index` or delete it")
     try:
         options = IndexOptions(**header["options"])
     except (PatchionerError, TypeError) as error:
-        raise MemoryBankError(
-            f"{path}: {error}; build the index again (`patchioner bank index`) or delete it"
-        ) from error
-    source = partial(_read_faiss, root / INDEX_FILE, header["sha256"], options, rows, dim)
-    return BankIndex(options, rows, dim, source)
+        raise MemoryBankError(f"{path}: {error}; run `patchioner bank index` or delete it") from error
+    return BankIndex(options, rows, dim, partial(_read_faiss, root / INDEX_FILE, header["sha256"], options, rows, dim))
 
 
 def _training_rows(bank: MemoryBank, options: IndexOptions) -> Any:
     """Rows for the clustering, drawn by the seed: all of a large bank would take its memory again."""
-    rows = len(bank)
-    wanted = max(_TRAINING_ROWS_A_LIST * options.lists_for(rows), _BLOCK)
-    generator = torch.Generator().manual_seed(options.seed)
-    drawn = torch.randperm(rows, generator=generator)[:wanted].sort().values
-    return np.ascontiguousarray(bank.units(drawn.to(bank.device)).cpu().numpy())
+    wanted = max(_TRAINING_ROWS_A_LIST * options.lists_for(len(bank)), _BLOCK)
+    order = torch.randperm(len(bank), generator=torch.Generator().manual_seed(options.seed))
+    return bank.units(order[:wanted].sort().values.to(bank.device)).cpu().numpy()
 
 
 def _has_gpu(device: torch.device) -> bool:

@@ -19,16 +19,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from patchioner.base.errors import TextError
+from patchioner.base.errors import LONE_SURROGATE, TextError
 from patchioner.base.optional import require
 
 MAX_BYTES, MOST_UNPACKED = 2 * 2**30, 32
 """A file that holds more once unpacked, or so many times its own size, is refused."""
 
-MOST_CHARACTERS = 10_000
-"""What is longer is no caption."""
+MOST_CHARACTERS = 10_000  # what is longer is no caption
 
 _COLUMNS = ("caption", "captions", "text", "sentence", "raw", "comment")
 _DELIMITERS = ",;|\t"
@@ -43,13 +42,11 @@ _ADDRESS = rf"https?://\S+|\S+{_PICTURE}"
 _NO_LINE = re.compile(_ADDRESS, re.IGNORECASE)
 # A line may be a label such as "50".
 _NO_CELL = re.compile(rf"{_ADDRESS}|[\W_]*\d[\W\d_]*", re.IGNORECASE)
-_HALF = re.compile("[\ud800-\udfff]")  # of two that write an emoji in JSON
 _MARKUP = re.compile(r"\s*<(?:!doctype|html|\?xml)\b", re.IGNORECASE)
 _NOTHING = {"", "nan", "null", "none", "n/a"}  # as pandas and the like write what is not there
 _logger = logging.getLogger(__name__)
 
-Values: TypeAlias = Iterable[tuple[str, Any]]
-"""Where each stands ("line 1"), and what."""
+Values: TypeAlias = Iterable[tuple[str, Any]]  # where each stands ("line 1"), and what
 
 
 def read_captions(
@@ -60,16 +57,14 @@ def read_captions(
     Args:
         path: the ending says the kind; a further ``.gz`` or ``.zst`` is unpacked on the way.
 
-            * ``.txt``, ``.token``, none: a caption a line, freed of marks of a list and of quotes round all; or JSON;
-              or a table, told by the header (``image,caption``) or by names or numbers of photos in front
-              (Flickr's ``token.txt``);
+            * ``.txt``, ``.token``, none: a caption a line, freed of list marks and of quotes round all; or JSON; or a
+              table, told by its header (``image,caption``) or by names or numbers of photos (Flickr's ``token.txt``);
             * ``.csv``: separated by comma, semicolon, bar or tab; ``.tsv``: by tab, quotes are text;
             * ``.parquet``;
             * ``.json``: a list of strings or objects, ``{"annotations": [{"caption": ...}]}`` as COCO, or
               ``{"images": [{"split": ..., "sentences": [{"raw": ...}]}]}`` as Karpathy splits, or photos with
               their captions, ``{"1.jpg": [...]}``; ``.jsonl``, ``.ndjson``: one such string or object a line.
-        column: of a table, or the key of the objects, in any case; None tries "caption", "text", ... A cell
-            may hold several captions (a list).
+        column: of a table, or the key of objects, in any case; None tries "caption", "text", ... A cell may be a list.
         splits: of a file whose rows or photos have a ``split``, those to read.
 
     Returns:
@@ -99,8 +94,7 @@ def read_captions(
     except OSError as error:
         raise file.fault(f"cannot be read ({error.strerror or error})") from error
     except (UnicodeDecodeError, csv.Error, EOFError, zlib.error) as error:
-        wrong = f"damaged, or not UTF-8 text, after {place} ({error})"
-        raise file.fault(f"{wrong}; mend it, or save it as UTF-8") from error
+        raise file.fault(f"damaged, or not UTF-8 text, after {place} ({error}); mend it or save it as UTF-8") from error
     if missing:
         _logger.warning("%s: left out %d rows without a caption", file.path, missing)
     others = ", ".join(sorted(file.left_out))
@@ -124,7 +118,7 @@ def _what_is_wrong(caption: object) -> str:
         return "no caption"
     if len(caption) > MOST_CHARACTERS:
         return f"too long ({len(caption):,} characters) for a caption"
-    return "with half a character in it" if _HALF.search(caption) else ""
+    return "with half a character in it" if LONE_SURROGATE.search(caption) else ""
 
 
 def _is_missing(value: object) -> bool:
@@ -212,10 +206,7 @@ class _File:
             close = difflib.get_close_matches(self.column, names, n=3) or list(names)
             raise self.fault(f"no column {self.column!r}; did you mean {', '.join(close)}?")
         shown = ", ".join(map(str, names))
-        raise self.fault(
-            f"none of its columns ({shown:.200}) looks like captions; name one (--column), or put a line of names on "
-            "top, such as image,caption, where there is none"
-        )
+        raise self.fault(f"none of its columns ({shown:.200}) fits; name one (--column) or put a line of names on top")
 
     def delimiter(self, header: str) -> str | None:
         """What separates a header one of whose names is a column of captions; None where it is no such header."""
@@ -257,8 +248,7 @@ def _text(file: _File) -> Values:
     if _most(lines, _QUOTED.fullmatch):
         lines = [_unquoted(line.strip().removesuffix(",")) for line in lines]
     if _most(lines, re.compile(r".*\S\t+\S").match):
-        above = "put names of columns in a line on top, such as image, a tab, caption"
-        raise file.fault(f"its lines have tabs: a table without names; {above}")
+        raise file.fault("its lines have tabs: a table without names; put those on top, such as image, a tab, caption")
     return _numbered("line", lines)
 
 
@@ -273,27 +263,20 @@ def _table(file: _File) -> Iterator[tuple[str, Any]]:
     found = file.delimiter(text.split("\n", 1)[0])
     delimiter = "\t" if file.kind == ".tsv" else found or ","
     unquoted = delimiter in "\t|"  # quotes are text there
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL
     # Strict: a quote that is not closed would swallow the rows up to the next one.
-    rows = csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_NONE if unquoted else csv.QUOTE_MINIMAL,
-        strict=True,
-    )
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True)
     names = [name.strip() for name in next(rows, [])]
     place = names.index(file.chosen(names))
     split = next((at for at, name in enumerate(names) if _is_split(name)), len(names))
-    for number, row in enumerate((row for row in rows if row), 1):
+    for at, row in _numbered("row", filter(None, rows)):
         if len(row) > len(names):
-            raise file.fault(
-                f"row {number} has {len(row)} cells, the header {len(names)}; put captions with {delimiter!r} in quotes"
-            )
+            raise file.fault(f"{at} has {len(row)} cells, not {len(names)}; quote captions with {delimiter!r}")
         if any(_is_glued(cell.split("\n"), delimiter) for cell in row if "\n" in cell):
-            glued = "has the next in quotes with it: double a quote that is text, or take it out"
-            raise file.fault(f"row {number} {glued}")
+            raise file.fault(f"{at} has the next in its quotes: double a quote that is text, or take it out")
         if file.wants(row[split] if split < len(row) else None):
             cell = row[place].strip() if place < len(row) else None
-            yield f"row {number}", _opened(cell, quoted=not unquoted) if cell else cell
+            yield at, _opened(cell, quoted=not unquoted) if cell else cell
 
 
 def _is_glued(lines: Sequence[str], delimiter: str) -> bool:
@@ -360,15 +343,12 @@ def _listed(content: dict[str, Any], file: _File) -> list[Any]:
     images = content.get("images")
     wanted = list[Any]()
     for image in images if isinstance(images, list) else ():
-        if isinstance(image, dict) and isinstance(image.get("sentences"), list):
-            wanted += image["sentences"] if file.wants(image.get("split")) else []
+        if isinstance(image, dict) and isinstance(image.get("sentences"), list) and file.wants(image.get("split")):
+            wanted += image["sentences"]
     if wanted or file.left_out:
         return wanted
-    rows = [
-        value
-        for key, value in content.items()
-        if isinstance(value, list) and (key.lower() in _COLUMNS or _are_objects(value))
-    ]
+    listed = {name: value for name, value in content.items() if isinstance(value, list)}
+    rows = [value for name, value in listed.items() if name.lower() in _COLUMNS or _are_objects(value)]
     if len(rows) == 1 and "images" not in content:
         return rows[0]
     if content and all(map(_PHOTO_KEY.fullmatch, content)):

@@ -185,7 +185,7 @@ def made(embeddings: Any, **more: Any) -> MemoryBank:
 
 TWO, HOLED = torch.eye(2), torch.ones(20, 3).index_fill_(0, torch.arange(4, 20), torch.nan)
 REFUSED: list[tuple[Callable[[], object], str]] = [
-    (lambda: made(torch.ones(3)), r"shape \(rows, dim\), got \(3,\)"),
+    (lambda: made(torch.ones(3)), r"\(rows, dim\), got \(3,\)"),
     (lambda: made(torch.ones(2, 3, 4)), r"got \(2, 3, 4\)"), (lambda: made(torch.ones(3, 0)), r"got \(3, 0\)"),
     (lambda: made(torch.ones(0, 3)), "no rows"), (lambda: made(torch.zeros(2, 3)), "no rows"),
     (lambda: made(torch.ones(2, 3, dtype=torch.int64)), "floating point, got torch.int64"),
@@ -198,7 +198,7 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: BANK.project(torch.full((3, DIM), torch.nan)), "query rows that are not finite: 0, 1, 2"),
     (lambda: BANK.nearest(torch.zeros(2, DIM), 2), "query rows of zero norm.*: 0, 1"),
     (lambda: BANK.project(torch.ones(2, 8)), "queries have width 8, the bank has 7"),
-    (lambda: BANK.nearest(torch.ones(DIM), 2), r"single vector goes in as vector\[None\]"),
+    (lambda: BANK.nearest(torch.ones(DIM), 2), r"one vector as vector\[None\]"),
     *((partial(BANK.project, QUERIES, t), f" is {t}") for t in (0.0, -1.0, math.nan, math.inf)),
     (lambda: BANK.project(QUERIES, top_k=0), "top_k is 0"),
     *((partial(BANK.nearest, QUERIES, k), f"k is {k}; .*1, {ROWS}") for k in (0, -1, ROWS + 1)),

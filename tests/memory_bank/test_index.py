@@ -117,7 +117,7 @@ AT_LOAD: dict[Any, str] = {
     (lambda f: change(f, version=2)): "version 2, this release reads 1",
     (lambda f: change(f, bank="0" * 64)): "an index of another bank",
     (lambda f: options(f, kind="ivv")): "did you mean 'ivf'",
-    (lambda f: options(f, kind="hnsw")): "'hnsw'.*build the index again",  # retired
+    (lambda f: options(f, kind="hnsw")): "'hnsw'.*patchioner bank index",  # retired
     (lambda f: options(f, speed=3)): "'speed'",
     (lambda f: options(f, lists=0)): "lists is 0",
 }

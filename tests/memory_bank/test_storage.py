@@ -69,7 +69,7 @@ FOREIGN = "missing, truncated or foreign"
         (lambda f: (f / "bank.json").write_text("[]"), "not the header"),
         (lambda f: change(f, version=3), "version 3, .* reads 1 to 2"),
         (lambda f: change(f, rows="6"), "rows is '6', expected int"),
-        (lambda f: change(f, dim=4), "keys is .6, 5. .*not of one bank"),
+        (lambda f: change(f, dim=4), "keys is .6, 5. .*not .6, 4."),
         (lambda f: torch.save(1, f / "bank.safetensors"), FOREIGN),
         (lambda f: put(f, "keys", torch.ones(6, 5).int()), "keys is"),
         (lambda f: put(f, "counts", torch.ones(6)), "counts is"),
