@@ -26,8 +26,7 @@ from patchioner.checkpoints import StoredModule, WeightSource, make_part, read_t
 
 TOKENIZER_FILE = "tokenizer.json"
 # Talk2DINO's published names of the two layers; the last is that of older files.
-_PUBLISHED = {"linear_layer": "project_in"}
-_PUBLISHED |= {"hidden_layers.0": "project_out", "linear_layer2": "project_out"}
+_PUBLISHED = {"linear_layer": "project_in", "hidden_layers.0": "project_out", "linear_layer2": "project_out"}
 logger = logging.getLogger(__name__)
 
 
@@ -42,14 +41,9 @@ class TextTower(StoredModule):
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
-        """Embed texts; those of one length share passes, so that a batch holds no padding.
+        """Embed n non-blank texts (else TextError), at most `batch` a pass: (n, dim) float32 on the CPU, unnormalised.
 
-        Args:
-            texts: n non-blank strings; else TextError.
-            batch: most texts per pass.
-
-        Returns:
-            (n, dim) float32 on the CPU, not normalised. A text's vector does not depend on the others.
+        Those of one length share passes, so that a batch holds no padding and no vector depends on the other texts.
         """
         sequences, device = self.token_ids(check_texts(texts)), next(self.parameters()).device
         result = torch.empty(len(sequences), self.dim, dtype=torch.float32)
@@ -101,8 +95,7 @@ def check_shape(settings: Any, what: str) -> None:
 def cut_ids(encoded: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
     """Token ids of at most `limit` each, the last one kept; one warning says how many texts were longer."""
     if cut := sum(len(ids) > limit for ids in encoded):
-        wrong = "%d of %d texts are longer than %d tokens and were cut"
-        logger.warning(wrong, cut, len(encoded), limit)
+        logger.warning("%d of %d texts are longer than %d tokens and were cut", cut, len(encoded), limit)
     return [[*ids] if len(ids) <= limit else [*ids[: limit - 1], ids[-1]] for ids in encoded]
 
 
@@ -173,12 +166,7 @@ class BertLayer(nn.Module):
 
 
 class BertTower(ShapedTower):
-    """Tokenizer, encoder and projection.
-
-    Args:
-        settings: the tower's shape.
-        tokenizer: adds the start and end tokens itself; copied, without its padding and truncation.
-    """
+    """A tokenizer that adds the start and end tokens (copied without padding, truncation), encoder and projection."""
 
     kind = "bert"
 
@@ -222,17 +210,14 @@ class BertTower(ShapedTower):
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TextTower.token_ids`."""
-        encoded = self.tokenizer.encode_batch(list(texts))
-        return cut_ids([one.ids for one in encoded], self.settings.max_tokens)
+        return cut_ids([one.ids for one in self.tokenizer.encode_batch(list(texts))], self.settings.max_tokens)
 
 
 class Talk2DinoTower(TextTower):
     """Any text tower, then Talk2DINO's projection of its vectors t into the visual space: W2 tanh(W1 t + b1) + b2.
 
-    Args:
-        tower: embeds texts; its vectors are not normalised before the projection, as published.
-        dim: width of the visual tokens.
-        width: width between the two layers, `dim` as published; None for the linear projection without them.
+    The vectors of `tower` are not normalised before, as published. `dim` is that of the visual tokens; `width`, between
+    the two layers, is `dim` as published, or None for the linear projection without them.
     """
 
     def __init__(self, tower: TextTower, dim: int, *, width: int | None) -> None:
@@ -253,14 +238,12 @@ class Talk2DinoTower(TextTower):
             if not isinstance(whole, cls):
                 raise OptionError(f"{source.folder} holds a {type(whole).__name__}")
             return whole
-        inner = own.pop("tower", "tower")
-        tower = make_part(TEXT_TOWERS, inner, folder, "the tower of a talk2dino")
+        tower = make_part(TEXT_TOWERS, own.pop("tower", "tower"), folder, "the tower of a talk2dino")
         if source.file is not None:
             return cls.from_file(tower, source.file)
         dim = int(own.get("dim", 768))
         width = own.get("width", dim)
-        made = cls(tower, dim, width=None if width is None else int(width))
-        return made.restore(source.folder)
+        return cls(tower, dim, width=None if width is None else int(width)).restore(source.folder)
 
     @classmethod
     def from_file(cls, tower: TextTower, path: Path) -> Self:
@@ -281,10 +264,8 @@ class Talk2DinoTower(TextTower):
             raise CheckpointError(f"{source}: {shapes}")
         width, taken = first.shape
         if taken != tower.dim:
-            raise CheckpointError(
-                f"this Talk2DINO projection takes text features {taken} wide, the text tower gives {tower.dim}: "
-                "use the tower it was trained with (CLIP ViT-B/16, 512 wide, for the published ones)"
-            )
+            wrong = f"{path} takes text features {taken} wide, the text tower gives {tower.dim}"
+            raise CheckpointError(f"{wrong}: use the tower it was trained with (CLIP ViT-B/16 for the published ones)")
         two = any(name.startswith("project_out.") for name in state)
         joined = cls(tower, len(state.get("project_out.weight", first)), width=width if two else None)
         fit_weights(joined.stored(), state, source=source)
@@ -299,8 +280,7 @@ class Talk2DinoTower(TextTower):
     @torch.inference_mode()
     def encode(self, texts: Sequence[str], *, batch: int = 256) -> Tensor:
         """Embed texts into the space of the patch tokens; see `TextTower.encode`."""
-        features = self.tower.encode(texts, batch=batch)
-        rows: Tensor = self.project_in(features.to(self.project_in.weight))
+        rows: Tensor = self.project_in(self.tower.encode(texts, batch=batch).to(self.project_in.weight))
         if self.project_out is not None:
             rows = self.project_out(torch.tanh(rows))
         return rows.to("cpu", torch.float32)

@@ -20,26 +20,20 @@ from patchioner.base.errors import OptionError, TextError
 from patchioner.base.files import check
 from patchioner.base.optional import require
 from patchioner.base.weights import fit_weights
-from patchioner.checkpoints import PRETRAINED, WeightSource, existing_path, part_of, read_tensors, settings_of
+from patchioner.checkpoints import PRETRAINED, WeightSource, existing_path, fetch, part_of, read_tensors, settings_of
 from patchioner.text import TOKENIZER_FILE, ShapedTower, TextTower, check_shape, cut_ids, plain_tokenizer
 
 # open_clip builds both halves of a model; the other one is made as small as it will go and dropped.
 _NO_VISION = {"layers": 1, "width": 8, "head_width": 8, "patch_size": 8, "image_size": 8}
 # The text half of a model that open_clip keeps in one piece with the visual half.
 _TEXT_PARTS = ("positional_embedding", "token_embedding.", "transformer.", "ln_final.", "text_proj")
-_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_SIGLIP_PREFIXES = ("text.", "text_model.", "")
-_SIGLIP_FILE = "open_clip_model.safetensors"
 
 
 class OpenClipText(TextTower):
     """The text tower of an open_clip model; the visual half is neither kept nor stored.
 
-    Args:
-        name: an open_clip model, e.g. ``ViT-B-16`` (unknown names get the close ones).
-        architecture, quick_gelu, pretrained: as for `patchioner.backbones.clip.OpenClipViT`.
-
-    A text longer than the tower's context (77 tokens for CLIP) is cut and keeps its end token, with one warning.
+    Arguments: see `patchioner.backbones.clip.model_config`. A text longer than the tower's context (77 tokens for CLIP)
+    is cut and keeps its end token, with one warning.
 
     OptionError where the model's texts are read otherwise than CLIP's, or by another library's network or tokenizer.
     """
@@ -75,8 +69,7 @@ class OpenClipText(TextTower):
         """See `StoredModule.from_config`; fetched weights go by a tag, ``pretrained:openai``."""
         own = settings_of(config, ("name", "architecture", "quick_gelu"))
         source = WeightSource.of(config, folder)
-        tower = cls(own.pop("name"), pretrained=pretrained_of(source), **own)
-        return tower.restore(source.folder)
+        return cls(own.pop("name"), pretrained=pretrained_of(source), **own).restore(source.folder)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -111,10 +104,7 @@ def read_causally(text: Any, ids: Tensor) -> Tensor:
 
 
 def clip_ids(tokenizer: Any, texts: Sequence[str], longest: int) -> list[list[int]]:
-    """CLIP's ids of each text between start and end; longer texts are cut, with one warning.
-
-    TextError where CLIP's cleaning leaves nothing of a text.
-    """
+    """CLIP's ids, start and end included; longer texts are cut, with a warning. TextError: cleaning leaves nothing."""
     encoded = []
     for index, text in enumerate(texts):
         if not (words := tokenizer.encode(text)):
@@ -155,8 +145,7 @@ def _tokenizer(name: str, settings: Mapping[str, Any], text: Any) -> Any:
     clean = (settings.get("tokenizer_kwargs") or {}).get("clean", "lower")
     tokenizer = require("open_clip", "clip").SimpleTokenizer(clean=clean)
     if (pieces := tokenizer.vocab_size) > text.vocab_size:
-        wrong = f"the tower of {name!r} has {text.vocab_size} tokens, CLIP's tokenizer {pieces}"
-        raise OptionError(f"{wrong}: set vocab_size to {pieces}")
+        raise OptionError(f"{name!r} has {text.vocab_size} tokens, CLIP's tokenizer {pieces}: set vocab_size to that")
     if text.context_length < 3:
         raise OptionError(f"context_length {text.context_length} of {name!r}: give 3 or more")
     return tokenizer
@@ -171,22 +160,15 @@ def _text_state(model: Any) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class SiglipTextSettings:
-    """Shape of a tower, ViT-B/16's of SigLIP 2 by default; OptionError where the numbers do not fit together.
+    """Shape of a tower, ViT-B/16's of SigLIP 2 by default; OptionError where the numbers do not fit together."""
 
-    Attributes:
-        vocabulary, dim: pieces of the tokenizer; width of the embedding space.
-        width, layers, heads: of the transformer; its MLPs are four times as wide.
-        max_tokens: length that every text is padded or cut to.
-        pad_id: the token to pad with (Gemma: 0; SigLIP 1 pads with 1).
-    """
-
-    vocabulary: int = 256000
-    dim: int = 768
-    width: int = 768
+    vocabulary: int = 256000  # pieces of the tokenizer
+    dim: int = 768  # of the embedding space
+    width: int = 768  # of the transformer; its MLPs are four times as wide
     layers: int = 12
     heads: int = 12
-    max_tokens: int = 64
-    pad_id: int = 0
+    max_tokens: int = 64  # that every text is padded or cut to
+    pad_id: int = 0  # as for Gemma; SigLIP 1 pads with 1
 
     def __post_init__(self) -> None:
         check_shape(self, "the SigLIP text tower")
@@ -196,12 +178,9 @@ class SiglipTextSettings:
 class SiglipText(ShapedTower):
     """Tokenizer and text transformer of SigLIP 2 (arXiv 2502.14786) or SigLIP.
 
-    The vector is that of the last position, mostly padding: all texts are padded to one length, and none is masked.
-
-    Args:
-        settings: the tower's shape.
-        tokenizer: adds the end token itself (Gemma's, from SigLIP 2's repositories); copied, without its padding and
-            truncation. OptionError where it has more pieces than the vocabulary.
+    The vector is that of the last position, mostly padding: all texts are padded to one length, and none is masked. The
+    tokenizer adds the end token itself (Gemma's, from SigLIP 2's repositories), and is copied without its padding and
+    truncation; OptionError where it has more pieces than the vocabulary.
     """
 
     kind = "siglip"
@@ -209,9 +188,7 @@ class SiglipText(ShapedTower):
     def __init__(self, settings: SiglipTextSettings, tokenizer: Tokenizer) -> None:
         super().__init__(settings)
         if (pieces := tokenizer.get_vocab_size()) > settings.vocabulary:
-            raise OptionError(
-                f"the tokenizer has {pieces} pieces, the tower only {settings.vocabulary}: take the weights' own"
-            )
+            raise OptionError(f"the tokenizer has {pieces} pieces, the tower only {settings.vocabulary}: use its own")
         self.tokenizer = plain_tokenizer(tokenizer)
         kind = {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}
         gelu = partial(nn.GELU, approximate="tanh")
@@ -220,13 +197,7 @@ class SiglipText(ShapedTower):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> Self:
-        """See `StoredModule.from_config`.
-
-        "tokenizer" is a path or ``pretrained:OWNER/NAME``, else in the folder of the weights; fetched weights are
-        ``pretrained:OWNER/NAME``.
-        """
-        from patchioner.checkpoints import fetch
-
+        """See `StoredModule.from_config`; "tokenizer" is a path or ``pretrained:OWNER/NAME``, or beside the weights."""
         known = ["tokenizer", *(one.name for one in fields(SiglipTextSettings))]
         own, source = settings_of(config, known), WeightSource.of(config, folder)
         source.refuse(fetched=source.tag is None, advice="use a repository, pretrained:OWNER/NAME")
@@ -237,7 +208,7 @@ class SiglipText(ShapedTower):
         else:
             tokenizer = existing_path(given, folder, "tokenizer of the SigLIP text tower")
         tower = cls(SiglipTextSettings(**own), read_tokenizer(tokenizer, plain_tokenizer)).restore(source.folder)
-        file = source.file if source.tag is None else fetch(source.tag, _SIGLIP_FILE)
+        file = source.file if source.tag is None else fetch(source.tag, "open_clip_model.safetensors")
         if file is not None:
             tower.read_published(read_tensors(file), source=str(file))
         return tower
@@ -258,7 +229,7 @@ class SiglipText(ShapedTower):
 
     def read_published(self, state: Mapping[str, Tensor], *, source: str) -> None:
         """Load the text half (names under ``text.``) of an open_clip SigLIP checkpoint, in place and strictly."""
-        fit_weights(self.network, part_of(state, _SIGLIP_PREFIXES), source=source)
+        fit_weights(self.network, part_of(state, ("text.", "text_model.", "")), source=source)
 
 
 def canonical(text: str) -> str:
@@ -268,7 +239,7 @@ def canonical(text: str) -> str:
         >>> canonical("A  red_bus, parked.")
         'a red bus parked'
     """
-    bare = text.replace("_", " ").translate(_WITHOUT_PUNCTUATION).lower()
+    bare = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower()
     return " ".join(bare.split())
 
 
@@ -286,22 +257,15 @@ Half = Literal["patch", "both"]
 
 @dataclass(frozen=True)
 class DinoTxtTextSettings:
-    """Shape of a tower, the published one by default; OptionError where the numbers do not fit together.
+    """Shape of a tower, the published one by default; OptionError where the numbers do not fit together."""
 
-    Attributes:
-        space: "patch" gives the second half of the columns, the space of the patch tokens; "both" gives all.
-        columns: of the published vector, both halves together; even.
-        width, layers, heads: of the transformer; its MLPs are four times as wide.
-        max_tokens: longest text, start and end token included.
-    """
-
-    space: Half = "patch"
-    columns: int = 2048
+    space: Half = "patch"  # gives the second half of the columns, the space of the patch tokens; "both" gives all
+    columns: int = 2048  # of the published vector, both halves together; even
     vocabulary: int = 49408
-    width: int = 1280
+    width: int = 1280  # of the transformer; its MLPs are four times as wide
     layers: int = 24
     heads: int = 20
-    max_tokens: int = 77
+    max_tokens: int = 77  # start and end included
 
     def __post_init__(self) -> None:
         check(get_args(Half), space=self.space)
@@ -362,8 +326,7 @@ class DinoTxtText(ShapedTower):
         """Load DINOv2's file of the text encoder, or DINOv3's of head and text tower, in place and strictly."""
         own = part_of(state, ("text_model.", ""))
         own.pop("logit_scale", None)  # of the contrastive loss
-        inner = self.network.state_dict().items()
-        named = {k: torch.zeros_like(t) for k, t in inner if k.endswith("in_proj_bias")}
+        named = {k: torch.zeros_like(t) for k, t in self.network.state_dict().items() if k.endswith("in_proj_bias")}
         for name, tensor in own.items():
             for theirs, ours in _DINOTXT_NAMES.items():
                 name = name.replace(theirs, ours)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from memory_bank import MemoryBank
-from patchioner import Patchioner, checkpoints
+from patchioner import Patchioner
 from patchioner.backbones import BACKBONES, TimmViT, load_backbone
 from patchioner.backbones.clip import ProxyClip
 from patchioner.backbones.dinotxt import DinoTxtViT
@@ -223,7 +223,7 @@ def test_siglips_text_is_fetched(tmp_path: Path, monkeypatch: MonkeyPatch) -> No
     state = {f"text.{name}": t for name, t in original.network.state_dict().items()}
     save_file(state, tmp_path / "open_clip_model.safetensors")
     fetch = Mock(side_effect=lambda hub_id, name: tmp_path / name)
-    monkeypatch.setattr(checkpoints, "fetch", fetch)
+    monkeypatch.setattr("patchioner.text.clip.fetch", fetch)
     place = "pretrained:owner/name"
     fetched = build_text_tower({**settings, "tokenizer": place, "weights": place}, tmp_path)
     names = ("tokenizer.json", "open_clip_model.safetensors")
