@@ -84,8 +84,9 @@ Photo = Image.Image | ReducedPhoto
 def readable_formats() -> dict[str, str]:
     """Suffix -> format of all photos that Pillow opens here; with pillow-heif installed, HEIC and HEIF too."""
     _register_heif()
+    known = Image.registered_extensions()  # which fills `OPEN`, too
     opened = Image.OPEN.keys() - _NO_PHOTOS
-    return {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in opened}
+    return {suffix: kind for suffix, kind in known.items() if kind in opened}
 
 
 def is_picture(name: str | os.PathLike[str]) -> bool:
