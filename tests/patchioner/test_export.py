@@ -147,7 +147,7 @@ def test_what_cannot_be_done(model: Patchioner, folders: dict[str, Path], tmp_pa
         (loaded, {}, ExportError, "an export already"),
         (model, {"format": "onxx"}, UnknownNameError, "onxx.*did you mean 'onnx'"),
         (model, {"precision": "bf16"}, OptionError, "no precision 'bf16'"),
-        (model, {"size": 50}, OptionError, "multiple of the patch size"),
+        (model, {"size": 50}, OptionError, "multiple of patch size"),
     ):
         with pytest.raises(error, match=message):
             export.export_model(source, tmp_path / "out", **options)
