@@ -35,9 +35,12 @@ NEUTRAL = {
     "children": "boys girls", "their": "his her", "they": "he she", "them": "him",
 }  # fmt: skip
 """Words for people, each with those that it stands in for: what these are worth together, it is worth."""
-SEVERAL = "people men women children boys girls kids players group couple crowd bunch two several"
+SEVERAL = (
+    *("people", "men", "women", "children", "boys", "girls", "kids", "players"),
+    *("group", "couple", "crowd", "bunch", "two", "several"),
+)
 """Words for more than one: captions of photos, from which decoders learn, have them oftener than regions show them."""
-UNCOUNTED = "three four five six seven eight nine ten"
+UNCOUNTED = ("three", "four", "five", "six", "seven", "eight", "nine", "ten")
 """Numbers that are guessed; never written where words for several count less."""
 
 
@@ -127,9 +130,9 @@ class GuidedNetwork:
             for word, stood_for in NEUTRAL.items()
             if guide.neutral and word in places
         ]
-        self._several = [places[word] for word in SEVERAL.split() if word in places]
+        self._several = [places[word] for word in SEVERAL if word in places]
         self._less = guide.several
-        self._never = [places[word] for word in UNCOUNTED.split() if guide.several and word in places]
+        self._never = [places[word] for word in UNCOUNTED if guide.several and word in places]
 
     def row_bytes(self, max_tokens: int) -> int:
         """Memory of one row: twice the network's, and scores."""

@@ -106,7 +106,9 @@ class LanguageDecoder(TrainableDecoder):
             self._driven.check()
         if self.max_tokens < 1:
             prompt = self.config.prefix_tokens
-            raise OptionError(f"the language model has {most} positions, the prompt takes {prompt}: shorten it")
+            raise OptionError(
+                f"the language model has {most} positions, the prompt takes {prompt}: shorten it or take another"
+            )
 
     @classmethod
     def create(

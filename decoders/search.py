@@ -63,7 +63,7 @@ def generate(
     found: list[Hypothesis] = []
     copies = _BEAM_COPIES * options.beam_width if options.strategy == "beam" else 1
     row = network.row_bytes(options.max_tokens) * copies
-    size = max(1, int(options.batch_memory_mb * 2**20 / row) // draws)
+    size = int(min(len(distinct), max(1, options.batch_memory_mb * 2**20 / row // draws)))
     for part in distinct.split(size):
         found += search(network, part.repeat_interleave(draws, dim=0), constraints)
     captions = [Decoded(vocabulary.decode(ids), ids, log_probs) for ids, log_probs in found]

@@ -181,8 +181,10 @@ def _read_arrays(path: Path, header: dict[str, Any], memory_map: bool) -> tuple[
     dtypes = {"keys": tuple(DTYPES.values()), "counts": (torch.int64,)}
     for name, tensor in arrays.items():
         shape = (header["rows"], header["dim"]) if name == "keys" else (header["rows"],)
-        if tensor.shape != shape or tensor.dtype not in dtypes.get(name, (torch.float32,)):
-            raise MemoryBankError(f"{path}: {name} is {tuple(tensor.shape)} {tensor.dtype}, not {shape}; fetch anew")
+        kinds = dtypes.get(name, (torch.float32,))
+        if tensor.shape != shape or tensor.dtype not in kinds:
+            held = f"{name} is {tuple(tensor.shape)} {tensor.dtype}"
+            raise MemoryBankError(f"{path}: {held}, not {shape} of {kinds}; fetch it again")
         if name != "keys" and not bool((torch.isfinite(tensor) & (tensor > 0)).all()):
             raise MemoryBankError(f"{path}: {name} that are not positive; fetch it again")
     return arrays, named
@@ -194,7 +196,8 @@ class IndexOptions:
 
     Args:
         kind: "ivf" looks at the lists of rows nearest to the query; "ivfsq" too, in a quarter of the memory, eight bits
-            a value; "flat" at every row, on a GPU that FAISS was built for (elsewhere the bank's own is as fast).
+            a value; "flat" at every row, on a GPU that FAISS was built for (elsewhere the bank's own search is
+            as fast, and taken).
         lists: of those with lists. None: four times the square root of the number of rows.
         probes: lists looked at per query; more find more. None: an eighth of them.
         seed: of the clustering into lists.

@@ -206,7 +206,8 @@ class _File:
             close = difflib.get_close_matches(self.column, names, n=3) or list(names)
             raise self.fault(f"no column {self.column!r}; did you mean {', '.join(close)}?")
         shown = ", ".join(map(str, names))
-        raise self.fault(f"none of its columns ({shown:.200}) fits; name one (--column) or put a line of names on top")
+        names_on_top = "put a line of names on top, such as image,caption"
+        raise self.fault(f"none of its columns ({shown:.200}) holds captions; name one (--column), or {names_on_top}")
 
     def delimiter(self, header: str) -> str | None:
         """What separates a header one of whose names is a column of captions; None where it is no such header."""

@@ -17,7 +17,6 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from patchioner.base.errors import OptionError
 from patchioner.geometry import ImageGeometry
-from patchioner.nouns import named
 from patchioner.regions import Patch, Region
 from patchioner.results import Caption, Label
 
@@ -473,6 +472,8 @@ def cluster_captions(texts: Sequence[str | None], *, limit: int = 12) -> list[Cl
     """
     said = [text or "none of these" for text in texts]
     plain = [" ".join(re.findall(r"\w+", text.lower())) for text in said]
+    from patchioner.nouns import named  # which needs torch
+
     things = [named(text) or frozenset(text.split()) for text in plain]
     leaders = [own for own, _ in Counter(things).most_common(limit)]
     groups: dict[int, list[int]] = {}

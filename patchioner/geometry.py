@@ -22,6 +22,7 @@ class ImageGeometry:
     """The affine map between the pixels of one photo and its patch grid.
 
     ``model pixel = original pixel * scale + offset`` for each axis; a patch is ``patch_size`` model pixels wide.
+    Sizes are (width, height), `scale` and `offset` (x, y), `grid` is (rows, columns).
 
     Example:
         >>> geometry = fit_image((640, 480), mode="stretch", size=518, patch_size=14)

@@ -170,7 +170,7 @@ def best_nouns(here: Tensor, texts: Sequence[str], nouns: NounTable) -> list[int
 
 
 def confidence_of(settings: ModelSettings) -> Logistic | None:
-    """`FEATURES` -> confidence, where a checkpoint is calibrated; CheckpointError for one of other measures."""
+    """`FEATURES` -> confidence, where a checkpoint is calibrated; CheckpointError: that is none or of others."""
     if KEY not in settings.calibration:
         return None
     source = f"{settings.name}: calibration of captions"

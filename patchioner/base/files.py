@@ -328,8 +328,10 @@ def _carry_over(target: Path, fresh: Path, owned: Collection[str] | None) -> Non
     if not target.exists():
         return
     shutil.copymode(target, fresh)
+    if owned is None:
+        return
     for entry in target.iterdir():
-        if owned is None or entry.name in owned or (fresh / entry.name).exists():
+        if entry.name in owned or (fresh / entry.name).exists():
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, fresh / entry.name, symlinks=True, copy_function=_link)

@@ -80,7 +80,8 @@ class Row:
         """From `to_dict`, a line of JSON or a row of Arrow; OptionError for columns of another version."""
         if "photo" not in values or not values.keys() <= set(COLUMNS):
             raise OptionError(f"columns {sorted(map(str, values))} are no rows of version {VERSION}: {COLUMNS}")
-        given: Any = {key: tuple(one) if isinstance(one, list) else one for key, one in values.items()}
+        given = dict(values)
+        given |= {key: tuple(given[key]) for key in ("bbox", "embedding") if given.get(key) is not None}
         return cls(**given)
 
 

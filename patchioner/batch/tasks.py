@@ -58,12 +58,12 @@ class Task:
     def answers(self, model: Patchioner, items: Iterable[Question]) -> Any:
         """A closable iterator: of each photo, in order, an answer or error per region, or the error that cost all."""
         if self.kind == "label":
-            return model.label_many(items, self.texts, on_error="return", **self.how)
+            return model.label_many(items, self.texts, **{"on_error": "return", **self.how})
         if self.kind == "embed":
             return model.embed_many(items, on_error="return")
         if self.kind == "detail":
             return _described(model, items)
-        return model.caption_many(items, on_error="return", **self.how)
+        return model.caption_many(items, **{"on_error": "return", **self.how})
 
     def columns(self, answer: Any) -> dict[str, Any]:
         """An answer as columns of its row."""

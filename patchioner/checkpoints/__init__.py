@@ -199,7 +199,9 @@ class WeightSource:
         given = config.get("weights")
         if given is None:
             if not (file := folder / WEIGHTS_FILE).is_file():
-                raise OptionError(f"{file}: no such file; else a config needs 'weights': random, pretrained, a path")
+                raise OptionError(
+                    f"{file}: no such file: is the folder complete? Else it needs 'weights': random, a path ..."
+                )
             return cls(folder=folder)
         if isinstance(given, Mapping):
             return cls(parts=given)
@@ -240,7 +242,8 @@ def read_object(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{path}: it holds code; nothing was executed: save a plain state dict") from error
+        wrong = "it holds more than tensors, which could run code; nothing was executed"
+        raise CheckpointError(f"{path}: {wrong}: save a plain state dict, or safetensors") from error
     except Exception as error:  # torch has no error class of its own for a damaged file
         raise CheckpointError(f"{path}: truncated or not a file of tensors ({first_line(error)})") from error
 
@@ -318,7 +321,7 @@ def upload(folder: Path, name: str) -> None:
 
 def fetch(hub_id: str, name: str) -> Path:
     """One file of a hub repository, from the cache where it is there already; HubError where it cannot be had."""
-    with at_hub(f"{name!r} of {hub_id} cannot be fetched", "check the connection"):
+    with at_hub(f"{name!r} of {hub_id} cannot be fetched", "check the connection and the name"):
         return Path(huggingface_hub.hf_hub_download(hub_id, name))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from patchioner.base.errors import OptionError, TextError
-from patchioner.base.files import replace_folder, write_json
+from patchioner.base.files import read_json, replace_folder, write_json
 from patchioner.base.progress import progress
 from patchioner.cli.spelling import declare, positive_int, write_line
 from patchioner.images import load_image
@@ -280,7 +280,7 @@ def _measures(sure: Sequence[float], truth: Sequence[bool], photos: int) -> dict
 def _write(folder: Path, fitted: Parts, before: Parts) -> None:
     """Settings, and nouns if they are other ones, into a checkpoint's folder; the rest of its config.json stays."""
     config = folder / "config.json"
-    values = json.loads(config.read_text(encoding="utf-8"))
+    values = read_json(config)
     values["calibration"] = dict(fitted.settings.calibration)
     if fitted.nouns is not None and fitted.nouns is not before.nouns:
         with replace_folder(folder / "nouns") as fresh:

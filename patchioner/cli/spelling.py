@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from patchioner.base.errors import ImageError, OptionError, PatchionerError, TextError, UnknownNameError
 from patchioner.base.files import atomic_path, check, walk
 from patchioner.base.optional import require
 from patchioner.base.progress import complain, printable, wipe_progress
-from patchioner.images import ImageSource, is_picture, load_image
 from patchioner.regions import Box, Mask, Point, Polygon, RegionFile, RegionSet, Trace, read_trace
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from patchioner.images import ImageSource
 
 T = TypeVar("T")
 Run: TypeAlias = Callable[[argparse.Namespace], int]
@@ -221,6 +223,8 @@ class PhotoSource:
 
     def load(self) -> Image.Image:
         """Read the photo, upright and RGB; errors of `check` and `load_image`."""
+        from patchioner.images import load_image
+
         return load_image(self.source())
 
 
@@ -230,6 +234,8 @@ def find_photos(arguments: Sequence[str]) -> list[PhotoSource]:
     A path or link that leads nowhere is kept: `PhotoSource.check` gives the error, and the other photos go on. What is
     no picture in a folder is reported, by its suffix.
     """
+    from patchioner.images import is_picture
+
     found: list[PhotoSource] = []
     for argument in arguments:
         if argument.startswith(_PREFIX) or not os.path.isdir(argument):

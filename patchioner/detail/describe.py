@@ -156,9 +156,9 @@ def divide(
     chosen = settings or DivideSettings()
     regions = (as_region(one, photo.size) for one in given)
     things = found = [replace(one, id=f"user-{n}") for n, one in enumerate(regions, 1)]
-    if chosen.objects == "union" and found:
-        if model is None:
-            raise OptionError("objects='union' goes by a caption: give a model, or objects='each'")
+    if chosen.objects == "union" and model is None:
+        raise OptionError("objects='union' goes by a caption: give a model, or objects='each'")
+    if chosen.objects == "union" and model is not None and found:
         (told,) = model.caption(photo.features or photo.image, style="sentence")
         box = union_of_named(found, told.text or "", photo.size)
         things = [DetailRegion("semantic-1", "semantic", box)] if box else []

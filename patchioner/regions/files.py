@@ -157,7 +157,7 @@ class RegionFile:
     def _own_candidates(self, image_name: str) -> Iterator[Path]:
         for parts in dict.fromkeys((PurePosixPath(image_name).parts or ("",), _parts(image_name))):
             for at in range(len(parts)):
-                if not {"/", "..", ""} & set(parts[at:]):  # which would lead out of the folder
+                if not {"/", "//", "..", ""} & set(parts[at:]):  # which would lead out of the folder
                     photo = self.path.joinpath(*parts[at:])
                     yield from (photo.parent / f"{photo.stem}{suffix}" for suffix in _OWN_NAMES)
 

@@ -347,5 +347,7 @@ def _box_items(array: _Array, box_format: BoxFormat | None) -> list[Item]:
         raise RegionError(f"'boxes' has shape {array.shape}; give (n, 4), x, y, width, height")
     table = np.asarray(array, dtype=np.float64)
     if box_format is None and len(table) and (table[:, 2:] > table[:, :2]).all():
-        _logger.warning("boxes read as x, y, width, height could be corners: say which by box_format (--box-format)")
+        _logger.warning(
+            "boxes read as x, y, width, height could be corners: say which by box_format (--box-format): xywh or xyxy"
+        )
     return items_from([{"bbox": row} for row in array.tolist()], "box", partial(from_coco, box_format=box_format))

@@ -296,7 +296,9 @@ class Box(_Numbers, Shape):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.x2 <= self.x1 or self.y2 <= self.y1:
-            raise RegionError(f"{self!r} is empty or inverted: x2, y2 are ends; from_xywh takes sizes, Point a place")
+            raise RegionError(
+                f"{self!r} is empty or inverted: give x2 > x1, y2 > y1; from_xywh takes sizes, Point a place"
+            )
 
     @classmethod
     def from_xywh(cls, x: float, y: float, width: float, height: float) -> Self:

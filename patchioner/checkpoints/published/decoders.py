@@ -238,8 +238,14 @@ def _unpickled(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             return _TensorUnpickler(file).load()
+    except _RefusedError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # damaged pickles fail in any way there is
         raise CheckpointError(f"{path}: truncated or not a pickled tensor ({first_line(error)})") from error
+
+
+class _RefusedError(pickle.UnpicklingError):
+    """What a pickle asks for is no part of a tensor."""
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -257,5 +263,5 @@ class _TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The allowed function of that name."""
         if (module, name) not in self._allowed:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}; nothing was executed: convert it to safetensors")
+            raise _RefusedError(f"it wants {module}.{name}; nothing was executed: convert it to safetensors")
         return self._allowed[module, name]
