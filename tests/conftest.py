@@ -19,6 +19,8 @@ hypothesis.settings.register_profile(
     "steady", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("steady")
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads that wait for one another take the processors from the other tests
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_finish() -> None:
