@@ -74,12 +74,15 @@ def main() -> int:
     root = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT
     sys.path.insert(0, str(root))
     rows = []
-    targets = {"product": (27_000, 90), "benchmarks": (6_500, 30), "tests": (18_000, None)}
+    # Of the product the house alone; and with all that was planned beside it.
+    targets = {
+        "product": "21,000 lines, 90 files; 27,000 with everything planned",
+        "benchmarks": "6,500 lines, 30 files",
+        "tests": "18,000 lines",
+    }
     for name, rooms in (("product", PRODUCT), ("benchmarks", ("benchmarks",)), ("tests", ("tests",))):
         found = modules(root, rooms)
-        most, files = targets[name]
-        target = f"{most:,} lines" + (f", {files} files" if files else "")
-        rows.append((name, f"{lines(found):,} lines, {len(found)} files", target))
+        rows.append((name, f"{lines(found):,} lines, {len(found)} files", targets[name]))
     for room in PRODUCT:
         if found := modules(root, (room,)):
             rows.append((f"  {room}", f"{lines(found):,} lines, {len(found)} files", ""))
