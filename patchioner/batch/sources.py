@@ -352,8 +352,8 @@ def _of_range(name: str, span: re.Match[str], how: Reading, identity: str) -> So
         raise OptionError(f"{span.group()} in {name!r}: give numbers that rise, at most a million")
     store, tail = _folder_of(name[: span.start()]), name[name.rfind("/", 0, span.start()) + 1 :]
     names = [tail.replace(span.group(), f"{one:0{len(first)}}") for one in range(int(first), int(last) + 1)]
-    if missing := [one for one in names if not store.fs.exists(os.path.join(store.root, one))]:
-        raise ImageError(f"nothing at {missing[0]!r}, of {name!r}: check the numbers")
+    if missing := next((one for one in names if not store.fs.exists(os.path.join(store.root, one))), None):
+        raise ImageError(f"nothing at {missing!r}, of {name!r}: check the numbers")
     return _of_files(store, {one: store.size(one) for one in names}, how, identity)
 
 
