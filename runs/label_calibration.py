@@ -56,7 +56,7 @@ def fit(rows: Tensor, names: Sequence[str], classes: Sequence[str], texts: Tenso
             cosine, place = row[picked].max(dim=0)
             best.append(float(cosine))
             right.append(float(classes[picked[int(place)]] == name))
-    inputs, truth = (torch.tensor(best, dtype=torch.float64), torch.tensor(right, dtype=torch.float64))
+    inputs, truth = torch.tensor(best, dtype=torch.float64), torch.tensor(right, dtype=torch.float64)
     line = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([line], max_iter=200)
 

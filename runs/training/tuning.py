@@ -111,7 +111,7 @@ class _Run:
     """The two losses of one step; holds nothing but what the caller gave and the photos' latest embeddings."""
 
     def __init__(self, backbone: TimmViT, head: StandardiseHead, data: TuneData, options: TuneOptions, images: Tensor):
-        self.backbone, self.head, self.data, self.options, self.images = (backbone, head, data, options, images)
+        self.backbone, self.head, self.data, self.options, self.images = backbone, head, data, options, images
         self.buckets: defaultdict[float, list[int]] = defaultdict(list)
         for index, photo in enumerate(data.photos):
             self.buckets[round(photo.width / photo.height, 1)].append(index)
